@@ -1,0 +1,71 @@
+"""The registry of backends: the folder ``implementations/``, and the entry points of other packages.
+
+A backend is a module that defines ``attend`` (a halo attention operator) or ``build`` (a layer that mixes pixels in
+another way). It may also define ``execution``, ``meaning`` and ``borders``; see ``halobench.problem.Backend``.
+"""
+
+import importlib
+import pkgutil
+from functools import partial, wraps
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+
+from torch import Tensor
+
+from halobench.geometry import Geometry
+from halobench.layer import HaloAttention
+from halobench.problem import Attend, Backend, RelativeTables, as_given, check_inputs
+
+PACKAGE = "implementations"
+ENTRY_POINTS = "halobench.backends"
+
+
+def names() -> list[str]:
+    """The names of all backends, installed packages missing or not, in alphabetical order."""
+    package = importlib.import_module(PACKAGE)
+    own = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
+    return sorted(own | set(others()))
+
+
+def load(name: str) -> Backend:
+    """The backend of this name.
+
+    Raises:
+        ValueError: there is no such backend; the message lists those there are.
+        ModuleNotFoundError: the backend needs a package that is not installed; ``.name`` says which.
+        TypeError: the module defines neither ``attend`` nor ``build``.
+    """
+    if name not in names():
+        raise ValueError(f"no backend is called {name!r}; there are {', '.join(names())}")
+    extra = others().get(name)
+    module: ModuleType = extra.load() if extra else importlib.import_module(f"{PACKAGE}.{name}")
+    attend = checked(module.attend) if hasattr(module, "attend") else None
+    if attend is None and not hasattr(module, "build"):
+        raise TypeError(f"backend {name!r} ({module.__name__}) defines neither attend nor build")
+    return Backend(
+        name,
+        summary=(module.__doc__ or "").strip().partition("\n")[0],
+        attend=attend,
+        build=getattr(module, "build", None) or partial(HaloAttention, attend=attend),
+        execution=getattr(module, "execution", None),
+        meaning=getattr(module, "meaning", as_given),
+        borders=getattr(module, "borders", ("masked", "zero")),
+    )
+
+
+def others() -> dict[str, EntryPoint]:
+    """Backends that other packages add through the entry-point group ``halobench.backends``."""
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def checked(attend: Attend) -> Attend:
+    """``attend`` with its arguments checked first, so that bad input reads the same from every backend."""
+
+    @wraps(attend)
+    def checked_attend(
+        query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry
+    ) -> Tensor:
+        check_inputs(query, key, value, relative, geometry)
+        return attend(query, key, value, relative, geometry)
+
+    return checked_attend

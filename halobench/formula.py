@@ -1,0 +1,115 @@
+"""The readable formula: halo attention in plain PyTorch. Start here.
+
+    query  [b n H/s W/s d]  --blocks-->   [b n R C i j d]   i, j: the queries of a block
+    key    [b n H   W   d]  --windows-->  [b n R C y x d]   y, x: the window that all queries of the block see
+    logits = scale * (query . key + query . rows[y's offset from i] + query . columns[x's offset from j])
+    output = softmax(logits over the window) @ value
+
+R x C blocks tile the map. The eager backends differ only in how they take the windows, so ``windows`` is an argument.
+The formula is also the yardstick of accuracy: a backend may err twice as much as it does at the same dtype.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from halobench.geometry import Geometry
+from halobench.problem import Execution, Problem, RelativeTables, Unsupported
+
+Windows = Callable[[Tensor, Geometry], Tensor]
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    relative: RelativeTables | None,
+    geometry: Geometry,
+    windows: Windows | None = None,
+) -> Tensor:
+    """Halo attention: (b n H/s W/s d), (b n H W d), (b n H W e) -> (b n H/s W/s e).
+
+    Raises:
+        Unsupported: block and stride do not divide one another, so that blocks hold different numbers of queries.
+    """
+    windows = windows or strided_windows
+    height, width = key.shape[2:4]
+    queries = blocks(query, geometry)  # [b n R C i j d]
+    keys, values = windows(key, geometry), windows(value, geometry)  # [b n R C y x d], [b n R C y x e]
+
+    logits = torch.einsum("bnRCijd,bnRCyxd->bnRCijyx", queries, keys)
+    if relative is not None:
+        rows, columns = offset_tables(relative, geometry)  # [i y d], [j x d]
+        logits = logits + torch.einsum("bnRCijd,iyd->bnRCijy", queries, rows).unsqueeze(-1)
+        logits = logits + torch.einsum("bnRCijd,jxd->bnRCijx", queries, columns).unsqueeze(-2)
+    logits = logits * query.shape[-1] ** -0.5
+    if geometry.border == "masked":
+        inside = inside_image(height, width, geometry, query.device)  # [R C y x]
+        logits = logits.masked_fill(~inside[:, :, None, None], -torch.inf)
+
+    weights = logits.flatten(-2).softmax(-1).view_as(logits)
+    output = torch.einsum("bnRCijyx,bnRCyxe->bnRCije", weights, values)
+    return unblock(output, query.shape[2], query.shape[3])
+
+
+def blocks(query: Tensor, geometry: Geometry) -> Tensor:
+    """Cut the queries into blocks, partial ones filled up with zeros: (b n H/s W/s d) -> (b n R C i j d)."""
+    if not geometry.tiles:
+        raise Unsupported(f"block {geometry.block} and stride {geometry.stride} do not divide one another")
+    side = geometry.side
+    height, width = query.shape[2:4]
+    padded = F.pad(query, (0, 0, 0, -width % side, 0, -height % side))
+    return padded.unflatten(3, (-1, side)).unflatten(2, (-1, side)).transpose(3, 4)
+
+
+def unblock(output: Tensor, height: int, width: int) -> Tensor:
+    """Join blocks to a map of ``height`` x ``width`` queries: (b n R C i j e) -> (b n height width e)."""
+    return output.transpose(3, 4).flatten(4, 5).flatten(2, 3)[:, :, :height, :width]
+
+
+def pad_to_windows(pixels: Tensor, geometry: Geometry) -> Tensor:
+    """Zeros around the map, so that every block has a whole window: (b n H W d) -> (b n H' W' d)."""
+    height, width = pixels.shape[2:4]
+    # From the first pixel of the last block, a window reaches block + halo pixels further.
+    bottom = (geometry.blocks(height) - 1) * geometry.step + geometry.block + geometry.halo - height
+    right = (geometry.blocks(width) - 1) * geometry.step + geometry.block + geometry.halo - width
+    return F.pad(pixels, (0, 0, geometry.halo, right, geometry.halo, bottom))
+
+
+def strided_windows(pixels: Tensor, geometry: Geometry) -> Tensor:
+    """Overlapping windows as strided views of the padded map: (b n H W d) -> (b n R C y x d)."""
+    padded = pad_to_windows(pixels, geometry)
+    windows = padded.unfold(2, geometry.window, geometry.step).unfold(3, geometry.window, geometry.step)
+    return windows.movedim(4, -1)
+
+
+def offset_tables(relative: RelativeTables, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """The tables' vectors for each query and window pixel along an axis: two tensors (side, window, key_dim)."""
+    device = relative.rows.device
+    queries = geometry.stride * torch.arange(geometry.side, device=device)  # pixels from the block's corner
+    keys = torch.arange(geometry.window, device=device) - geometry.halo
+    index = keys[None, :] - queries[:, None] + geometry.window - 1
+    return relative.rows[index], relative.columns[index]
+
+
+def inside_image(height: int, width: int, geometry: Geometry, device: torch.device) -> Tensor:
+    """Whether each pixel of each window is a pixel of the image: (R C y x)."""
+
+    def along(size: int) -> Tensor:
+        corners = geometry.step * torch.arange(geometry.blocks(size), device=device)
+        pixels = corners[:, None] + torch.arange(geometry.window, device=device) - geometry.halo
+        return (pixels >= 0) & (pixels < size)
+
+    rows, columns = along(height), along(width)  # [R y], [C x]
+    return rows[:, None, :, None] & columns[None, :, None, :]
+
+
+def execution(problem: Problem) -> Execution:
+    """The cost of the formula: full windows are scored, windows and scores are stored."""
+    geometry, pairs = problem.geometry, problem.window_pairs
+    queries = pairs // geometry.window**2
+    windows = queries // geometry.side**2 * geometry.window**2 * (problem.key_dim + problem.value_dim)
+    position_flops = 2 * 2 * queries * geometry.window * problem.key_dim if problem.relative else 0
+    return Execution.of_pairs(problem, pairs, position_flops=position_flops, stored=windows + pairs)

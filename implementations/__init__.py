@@ -1,0 +1,1 @@
+"""Halo attention backends, one module each: this folder is the registry."""

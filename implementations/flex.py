@@ -1,0 +1,154 @@
+"""FlexAttention: tokens in block-major order, halo as a block mask, relative positions as a score modification.
+
+In block-major order the pixels of a block are neighbours in the sequence, so the keys of a window lie in few tiles
+and FlexAttention skips the rest. The bias of a query for every offset is one small product beforehand; the score
+modification looks it up, and its gradient flows back to the tables. On the GPU the kernel is compiled for each shape;
+on the CPU PyTorch's unfused reference of the same operator runs, forward only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from halobench import formula
+from halobench.geometry import Geometry
+from halobench.problem import Execution, Problem, RelativeTables, Unsupported
+
+TILE = 64  # tokens along a side of FlexAttention's sparse tiles: an 8 x 8 block
+compiled_flex_attention = torch.compile(flex_attention, fullgraph=True, dynamic=False)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
+    """Halo attention through ``flex_attention``.
+
+    Raises:
+        Unsupported: what FlexAttention refuses: gradients on the CPU, heads under 16 on the GPU.
+    """
+    refuse(query, key, value)
+    order = BlockMajor(geometry, *key.shape[2:4])
+    queries = formula.blocks(query, geometry)  # [b n R C i j d]
+    tokens = queries.flatten(2, 5)
+    score_mod = None
+    if relative is not None:
+        scale = query.shape[-1] ** -0.5
+        score_mod = order.score_mod(tokens @ relative.rows.T * scale, tokens @ relative.columns.T * scale)
+    kernel = compiled_flex_attention if query.is_cuda else flex_attention
+    output = kernel(
+        tokens, order.key_tokens(key), order.key_tokens(value), score_mod, block_mask(order, str(query.device))
+    )
+    return formula.unblock(output.unflatten(2, queries.shape[2:6]), query.shape[2], query.shape[3])
+
+
+@dataclass(frozen=True)
+class BlockMajor:
+    """Where the tokens of a map of ``height`` x ``width`` pixels sit, queries and keys both in block-major order.
+
+    Keys live on a canvas of whole blocks; under border ``"zero"`` it extends beyond the image by the halo.
+    """
+
+    geometry: Geometry
+    height: int
+    width: int
+
+    @property
+    def margin(self) -> int:
+        """Pixels of the canvas before the image, in whole blocks."""
+        geometry = self.geometry
+        return -(-geometry.halo // geometry.step) * geometry.step if geometry.border == "zero" else 0
+
+    def key_tokens(self, pixels: Tensor) -> Tensor:
+        """The map's pixels in block-major order: (b n H W d) -> (b n tokens d)."""
+        step, margin = self.geometry.step, self.margin
+        bottom, right = margin + -self.height % step, margin + -self.width % step
+        canvas = F.pad(pixels, (0, 0, margin, right, margin, bottom))
+        return canvas.unflatten(3, (-1, step)).unflatten(2, (-1, step)).transpose(3, 4).flatten(2, 5)
+
+    def query_pixel(self, token: Tensor) -> tuple[Tensor, Tensor]:
+        """The pixel (i, j) that a query token sits on."""
+        blocks, side = self.geometry.blocks(self.width), self.geometry.side
+        block, inner = token // side**2, token % side**2
+        i = block // blocks * self.geometry.step + inner // side * self.geometry.stride
+        j = block % blocks * self.geometry.step + inner % side * self.geometry.stride
+        return i, j
+
+    def key_pixel(self, token: Tensor) -> tuple[Tensor, Tensor]:
+        """The pixel (a, b) that a key token sits on; outside the image on the margin."""
+        step, margin = self.geometry.step, self.margin
+        blocks = self.geometry.blocks(self.width) + 2 * margin // step
+        block, inner = token // step**2, token % step**2
+        return block // blocks * step + inner // step - margin, block % blocks * step + inner % step - margin
+
+    def sees(self, query_token: Tensor, key_token: Tensor) -> Tensor:
+        """Whether the query sees the key."""
+        (i, j), (a, b) = self.query_pixel(query_token), self.key_pixel(key_token)
+        block, halo = self.geometry.block, self.geometry.halo
+        top, left = i // block * block, j // block * block
+        visible = (a >= top - halo) & (a < top + block + halo) & (b >= left - halo) & (b < left + block + halo)
+        if self.geometry.border == "masked":
+            visible = visible & (a < self.height) & (b < self.width)
+        return visible
+
+    def score_mod(self, row_bias: Tensor, column_bias: Tensor) -> Callable[..., Tensor]:
+        """A score modification that adds a query's bias for the key's offset; biases (b n tokens 2 * window - 1)."""
+        last = 2 * self.geometry.window - 2
+
+        def add_positions(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            (i, j), (a, b) = self.query_pixel(query), self.key_pixel(key)
+            # Pairs that the mask hides may lie beyond the tables; they are looked up all the same.
+            row = (a - i + self.geometry.window - 1).clamp(0, last)
+            column = (b - j + self.geometry.window - 1).clamp(0, last)
+            return score + row_bias[batch, head, query, row] + column_bias[batch, head, query, column]
+
+        return add_positions
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Number of query tokens and of key tokens."""
+        rows, columns = self.geometry.blocks(self.height), self.geometry.blocks(self.width)
+        extra = 2 * self.margin // self.geometry.step
+        return (
+            rows * columns * self.geometry.side**2,
+            (rows + extra) * (columns + extra) * self.geometry.step**2,
+        )
+
+
+@lru_cache(maxsize=4)
+def block_mask(order: BlockMajor, device: str) -> BlockMask:
+    """The sparse tiles of the score matrix; a model builds them once and keeps them, so this is remembered."""
+    queries, keys = order.lengths
+    return create_block_mask(
+        lambda _batch, _head, query, key: order.sees(query, key),
+        None, None, queries, keys, device=device, BLOCK_SIZE=TILE,
+    )  # fmt: skip
+
+
+def refuse(query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Raise ``Unsupported`` for what FlexAttention refuses."""
+    gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
+    if query.device.type == "cpu" and gradients:
+        raise Unsupported("FlexAttention has no backward on the CPU")
+    if query.is_cuda and min(query.shape[-1], value.shape[-1]) < 16:
+        raise Unsupported(f"FlexAttention needs heads of at least 16, got {query.shape[-1]} and {value.shape[-1]}")
+    if query.shape[0] == 0:
+        raise Unsupported("FlexAttention takes no empty batch")
+
+
+def execution(problem: Problem) -> Execution:
+    """Every tile that holds a visible pair is scored whole; each query's bias for every offset is stored."""
+    order = BlockMajor(problem.geometry, problem.height, problem.width)
+    tiles = int(block_mask(order, "cpu").to_dense().sum())
+    pairs = problem.batch * problem.heads * tiles * TILE**2
+    tokens = problem.batch * problem.heads * order.lengths[0]
+    offsets = 2 * (2 * problem.geometry.window - 1) if problem.relative else 0
+    return Execution.of_pairs(
+        problem,
+        pairs,
+        position_flops=2 * tokens * offsets * problem.key_dim,
+        stored=tokens * offsets,
+        recomputes=True,
+    )

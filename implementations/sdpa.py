@@ -1,0 +1,52 @@
+"""SDPA: windows folded into the batch of PyTorch's ``scaled_dot_product_attention``.
+
+Each block is an attention problem of its own: its queries against the keys of its window. Relative positions and the
+border ride along in the head dimension (``halobench.folding``) instead of an attention mask, so the fused kernels
+apply and no score matrix reaches memory; what remains is the copy of overlapping windows.
+"""
+
+import torch
+from torch import Tensor
+
+from halobench import formula
+from halobench.folding import fold, folded_dim, fused_attention
+from halobench.geometry import Geometry
+from halobench.problem import Execution, Problem, RelativeTables
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
+    """Halo attention, one batch entry of ``scaled_dot_product_attention`` per block and head."""
+    height, width = key.shape[2:4]
+    queries = formula.blocks(query, geometry)  # [b n R C i j d]
+    keys, values = formula.strided_windows(key, geometry), formula.strided_windows(value, geometry)
+    vectors = None if relative is None else formula.offset_tables(relative, geometry)
+    visible = None
+    if needs_mask(geometry, height, width):
+        inside = formula.inside_image(height, width, geometry, query.device)  # [R C y x]
+        visible = inside.any(3)[:, 0], inside.any(2)[0]  # the image is a rectangle: rows and columns suffice
+    queries, keys = fold(queries, keys, vectors, visible)
+    output = fused_attention(
+        queries.flatten(4, 5), keys.flatten(4, 5), values.flatten(4, 5), scale=query.shape[-1] ** -0.5
+    )
+    return formula.unblock(output.unflatten(4, (geometry.side, geometry.side)), query.shape[2], query.shape[3])
+
+
+def needs_mask(geometry: Geometry, height: int, width: int) -> bool:
+    """Whether any window holds a pixel outside the image that must not count."""
+    whole = geometry.halo == 0 and height % geometry.block == 0 and width % geometry.block == 0
+    return geometry.border == "masked" and not whole
+
+
+def execution(problem: Problem) -> Execution:
+    """Full windows are scored at the folded head dimension; windows are stored, scores are not."""
+    geometry, pairs = problem.geometry, problem.window_pairs
+    queries = pairs // geometry.window**2
+    needed = problem.relative or needs_mask(geometry, problem.height, problem.width)
+    dim = folded_dim(problem.key_dim, geometry.window, geometry.window, needed=needed)
+    position_flops = 2 * (dim - problem.key_dim) * pairs
+    if problem.relative:
+        position_flops += 2 * 2 * queries * geometry.window * problem.key_dim
+    windows = queries // geometry.side**2 * geometry.window**2 * (dim + problem.value_dim)
+    return Execution.of_pairs(
+        problem, pairs, position_flops=position_flops, stored=windows + queries * dim, recomputes=True
+    )
