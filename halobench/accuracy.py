@@ -1,0 +1,168 @@
+"""A backend's error against the oracle, and the error it is allowed.
+
+The error of a tensor is ``|x - truth| / |truth|`` in the 2-norm. Its budget is twice the error that the readable
+formula makes with the same inputs at the same dtype, and never less than twice the unavoidable: half a rounding to
+the dtype, or four roundings to float32, the error of an exponential whose argument is a float32 of magnitude 8. There
+are no tolerances per backend.
+
+The check runs at the full shape. The first and the last image of the batch are compared; the cotangent of all others
+is zero, so that the gradients of shared tensors (tables, weights) depend on the compared images alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+
+import torch
+from torch import Tensor
+
+from halobench import formula, oracle
+from halobench.geometry import Geometry
+from halobench.layer import HaloAttention
+from halobench.problem import Attend, Backend, Direction, RelativeTables
+from halobench.workload import Slot, Task, Workload, bind
+
+OUTPUT = "output"
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome: errors and budgets by tensor (``"output"`` and the gradients), and the fault, if there is one."""
+
+    errors: dict[str, float]
+    budgets: dict[str, float]
+    fault: str | None = None
+
+
+def check(backend: Backend, task: Task, device: torch.device | str, direction: Direction, seed: int = 0) -> Check:
+    """Compare a backend with the truth on one task; ``Check.fault`` says in a sentence what is wrong, if anything.
+
+    Raises:
+        Unsupported: the backend refuses the task.
+    """
+    workload = bind(backend, task, device, seed)
+    before = {name: tensor.detach().clone() for name, tensor in compared(workload).items()}
+    found = run(workload, direction)
+    for name, tensor in compared(workload).items():
+        if not torch.equal(tensor, before[name]):
+            return Check({}, {}, f"the call changed its input {name}")
+    for name, tensor in found.items():
+        wanted = workload.cotangent if name == OUTPUT else workload.tensors[name]
+        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
+            form = f"{tuple(tensor.shape)} {tensor.dtype}, expected {tuple(wanted.shape)} {wanted.dtype}"
+            return Check({}, {}, f"{name} is {form}")
+        if not tensor.isfinite().all():
+            return Check({}, {}, f"{name} is not finite")
+    truth, plain = expected(Reference(backend), task, str(device), seed)
+    found = select(found, workload.shared)
+    errors = {name: error(tensor, truth[name]) for name, tensor in found.items()}
+    least = unavoidable(workload.cotangent.dtype)
+    budgets = {name: 2 * max(error(plain[name], truth[name]), least) for name in found}
+    faults = [
+        f"{name} is off by {errors[name]:.2g}, allowed {budgets[name]:.2g}"
+        for name in found
+        if not errors[name] <= budgets[name]  # written so that NaN is a fault
+    ]
+    return Check(errors, budgets, "; ".join(faults) or None)
+
+
+def run(workload: Workload, direction: Direction) -> dict[str, Tensor]:
+    """The output and, when training, the gradient of every tensor, as the measured call computes them."""
+    call = workload.call(direction)
+    if direction == "forward":
+        output = call()
+        assert isinstance(output, Tensor)
+        return {OUTPUT: output}
+    output = workload.forward()
+    if output.shape != workload.cotangent.shape or output.dtype != workload.cotangent.dtype:
+        return {OUTPUT: output}
+    chosen = torch.zeros_like(workload.cotangent)
+    images = ends(len(chosen))
+    chosen[images] = workload.cotangent[images]
+    gradients = torch.autograd.grad(output, list(workload.tensors.values()), chosen)
+    return {OUTPUT: output.detach(), **dict(zip(workload.tensors, gradients, strict=True))}
+
+
+class Reference:
+    """What a backend's truth depends on; equal for all backends that share one, so that it is computed once."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.key = backend.name if backend.attend is None else backend.meaning
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reference) and self.key == other.key
+
+    def through(self, attend: Attend) -> Backend:
+        """The backend with its arithmetic done by ``attend``; a backend that is no attention stays itself."""
+        if self.backend.attend is None:
+            return self.backend
+        meant = partial(attend_as_meant, attend, self.backend.meaning)
+        return replace(self.backend, attend=meant, build=partial(HaloAttention, attend=meant))
+
+
+@lru_cache(maxsize=4)
+def expected(reference: Reference, task: Task, device: str, seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The truth of a task's compared images, and what the readable formula makes of them.
+
+    Where there is no attention, the yardstick is the truth itself and only the unavoidable error is allowed.
+    """
+    truth = evaluate(bind(reference.through(oracle.attend), task, device, seed), torch.float64)
+    if reference.backend.attend is None:
+        return truth, truth
+    dtype = (task.problem if isinstance(task, Slot) else task).torch_dtype
+    return truth, evaluate(bind(reference.through(formula.attend), task, device, seed), dtype)
+
+
+def evaluate(workload: Workload, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The output and all gradients on the compared images, computed in ``dtype``."""
+    leaves = {name: tensor.detach().to(dtype).requires_grad_() for name, tensor in compared(workload).items()}
+    output = workload.apply(leaves)
+    images = ends(len(workload.cotangent))
+    gradients = torch.autograd.grad(output, list(leaves.values()), workload.cotangent[images].to(dtype))
+    return {OUTPUT: output.detach(), **dict(zip(leaves, gradients, strict=True))}
+
+
+def attend_as_meant(
+    attend: Attend,
+    meaning: Callable[[RelativeTables | None, Geometry, int, int], tuple[RelativeTables | None, Geometry]],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    relative: RelativeTables | None,
+    geometry: Geometry,
+) -> Tensor:
+    """``attend`` with the tables and the geometry that a backend means when it is given these."""
+    relative, geometry = meaning(relative, geometry, key.shape[2], key.shape[3])
+    return attend(query, key, value, relative, geometry)
+
+
+def compared(workload: Workload) -> dict[str, Tensor]:
+    """The workload's tensors, those with a batch axis cut to the compared images."""
+    return select(workload.tensors, workload.shared)
+
+
+def select(tensors: dict[str, Tensor], shared: frozenset[str]) -> dict[str, Tensor]:
+    """Those tensors with a batch axis (all but ``shared``) cut to the compared images."""
+    return {name: tensor if name in shared else tensor[ends(len(tensor))] for name, tensor in tensors.items()}
+
+
+def ends(batch: int) -> list[int]:
+    """The compared images: the first and the last."""
+    return sorted({0, batch - 1}) if batch else []
+
+
+def error(tensor: Tensor, truth: Tensor) -> float:
+    """``|tensor - truth| / |truth|``; where the truth is zero, the error itself, for inputs of magnitude one."""
+    difference = (tensor.double() - truth).norm().item()
+    size = truth.norm().item()
+    # A sum that cancels exactly leaves rounding dust in float64; it has no relative error.
+    return difference / size if size > 1e-12 * truth.numel() ** 0.5 else difference / max(truth.numel(), 1) ** 0.5
+
+
+def unavoidable(dtype: torch.dtype) -> float:
+    """The error that no backend can avoid: see the module's docstring."""
+    return max(torch.finfo(dtype).eps / 2, 4 * torch.finfo(torch.float32).eps)
