@@ -34,6 +34,14 @@ class Check:
     fault: str | None = None
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a backend returned: the output and, when training, the gradients; and an input it changed, if any."""
+
+    found: dict[str, Tensor]
+    changed: str | None
+
+
 def check(backend: Backend, task: Task, device: torch.device | str, direction: Direction, seed: int = 0) -> Check:
     """Compare a backend with the truth on one task; ``Check.fault`` says in a sentence what is wrong, if anything.
 
@@ -41,20 +49,30 @@ def check(backend: Backend, task: Task, device: torch.device | str, direction: D
         Unsupported: the backend refuses the task.
     """
     workload = bind(backend, task, device, seed)
+    return judge(ask(workload, direction), backend, task, workload, str(device), seed)
+
+
+def ask(workload: Workload, direction: Direction) -> Answer:
+    """Run the backend once and see whether it left its inputs alone."""
     before = {name: tensor.detach().clone() for name, tensor in compared(workload).items()}
     found = run(workload, direction)
-    for name, tensor in compared(workload).items():
-        if not torch.equal(tensor, before[name]):
-            return Check({}, {}, f"the call changed its input {name}")
-    for name, tensor in found.items():
+    after = compared(workload)
+    return Answer(found, next((name for name in before if not torch.equal(after[name], before[name])), None))
+
+
+def judge(answer: Answer, backend: Backend, task: Task, workload: Workload, device: str, seed: int = 0) -> Check:
+    """Hold an answer against the truth of the task that the workload was bound to."""
+    if answer.changed is not None:
+        return Check({}, {}, f"the call changed its input {answer.changed}")
+    for name, tensor in answer.found.items():
         wanted = workload.cotangent if name == OUTPUT else workload.tensors[name]
         if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
             form = f"{tuple(tensor.shape)} {tensor.dtype}, expected {tuple(wanted.shape)} {wanted.dtype}"
             return Check({}, {}, f"{name} is {form}")
         if not tensor.isfinite().all():
             return Check({}, {}, f"{name} is not finite")
-    truth, plain = expected(Reference(backend), task, str(device), seed)
-    found = select(found, workload.shared)
+    truth, plain = expected(Reference(backend), task, device, seed)
+    found = select(answer.found, workload.shared)
     errors = {name: error(tensor, truth[name]) for name, tensor in found.items()}
     least = unavoidable(workload.cotangent.dtype)
     budgets = {name: 2 * max(error(plain[name], truth[name]), least) for name in found}
@@ -157,8 +175,7 @@ def ends(batch: int) -> list[int]:
 
 def error(tensor: Tensor, truth: Tensor) -> float:
     """``|tensor - truth| / |truth|``; where the truth is zero, the error itself, for inputs of magnitude one."""
-    difference = (tensor.double() - truth).norm().item()
-    size = truth.norm().item()
+    difference, size = float((tensor.double() - truth).norm()), float(truth.norm())
     # A sum that cancels exactly leaves rounding dust in float64; it has no relative error.
     return difference / size if size > 1e-12 * truth.numel() ** 0.5 else difference / max(truth.numel(), 1) ** 0.5
 

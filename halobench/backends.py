@@ -1,7 +1,7 @@
 """The registry of backends: the folder ``implementations/``, and the entry points of other packages.
 
-A backend is a module that defines ``attend`` (a halo attention operator) or ``build`` (a layer that mixes pixels in
-another way). It may also define ``execution``, ``meaning`` and ``borders``; see ``halobench.problem.Backend``.
+A backend is a module that defines ``attend`` (a halo attention operator) or, if it mixes pixels in another way,
+``build`` (a layer). It may also define ``execution``, ``meaning`` and ``borders``; see ``halobench.problem.Backend``.
 """
 
 import importlib
@@ -46,7 +46,7 @@ def load(name: str) -> Backend:
         name,
         summary=(module.__doc__ or "").strip().partition("\n")[0],
         attend=attend,
-        build=getattr(module, "build", None) or partial(HaloAttention, attend=attend),
+        build=module.build if attend is None else partial(HaloAttention, attend=attend),
         execution=getattr(module, "execution", None),
         meaning=getattr(module, "meaning", as_given),
         borders=getattr(module, "borders", ("masked", "zero")),

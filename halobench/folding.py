@@ -24,7 +24,8 @@ def fold(
     """Queries and keys with positions and border in their head dimension.
 
     Args:
-        queries: (b n R C i j d), keys: (b n R C y x d).
+        queries: (b n R C i j d).
+        keys: (b n R C y x d).
         vectors: the tables' vectors for each pair along an axis, (i y d) and (j x d), or ``None``.
         visible: whether each row and column of a window is real, (R y) and (C x), or ``None`` for all.
 
@@ -64,6 +65,6 @@ def fused_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float)
     On the CPU the fused kernel takes equal head dimensions only, so values are padded to the keys' there.
     """
     spare = max(keys.shape[-1] - values.shape[-1], 0) if values.device.type == "cpu" else 0
-    flat = [tokens.flatten(0, -3)[:, None] for tokens in (queries, keys, F.pad(values, (0, spare)))]
-    output = F.scaled_dot_product_attention(*flat, scale=scale)
+    query, key, value = (tokens.flatten(0, -3)[:, None] for tokens in (queries, keys, F.pad(values, (0, spare))))
+    output = F.scaled_dot_product_attention(query, key, value, scale=scale)
     return output[..., : values.shape[-1]].view(*queries.shape[:-1], values.shape[-1])

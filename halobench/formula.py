@@ -62,7 +62,8 @@ def blocks(query: Tensor, geometry: Geometry) -> Tensor:
     side = geometry.side
     height, width = query.shape[2:4]
     padded = F.pad(query, (0, 0, 0, -width % side, 0, -height % side))
-    return padded.unflatten(3, (-1, side)).unflatten(2, (-1, side)).transpose(3, 4)
+    tiled: Tensor = padded.unflatten(3, (-1, side)).unflatten(2, (-1, side))
+    return tiled.transpose(3, 4)
 
 
 def unblock(output: Tensor, height: int, width: int) -> Tensor:

@@ -60,7 +60,8 @@ class HaloAttention(nn.Module):
 
     def heads(self, channels: Tensor) -> Tensor:
         """(batch, heads * dim, H, W) -> (batch, heads, H, W, dim), a view."""
-        return channels.unflatten(1, (self.spec.heads, -1)).movedim(2, -1)
+        heads: Tensor = channels.unflatten(1, (self.spec.heads, -1))
+        return heads.movedim(2, -1)
 
     def extra_repr(self) -> str:
         """The layer's specification, for ``print``."""

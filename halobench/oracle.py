@@ -15,9 +15,7 @@ from halobench.geometry import Geometry
 from halobench.problem import RelativeTables, check_inputs
 
 
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry
-) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
     """Halo attention by definition; arguments and result as every backend's ``attend``, but in float64.
 
     Shapes: query (batch, heads, H / stride, W / stride, key_dim), key (batch, heads, H, W, key_dim), value
@@ -61,9 +59,7 @@ def attend(
 
     terms = () if row_terms is None or column_terms is None else (row_terms, column_terms)
     # Checkpointed: only one row's scores are in memory at a time, in the backward pass too.
-    rows = [
-        checkpoint(one_row, y, query, key, value, *terms, use_reentrant=False) for y in range(len(query_rows))
-    ]
+    rows = [checkpoint(one_row, y, query, key, value, *terms, use_reentrant=False) for y in range(len(query_rows))]
     return torch.stack(rows, dim=2)
 
 

@@ -200,9 +200,9 @@ class Execution:
 Attend = Callable[[Tensor, Tensor, Tensor, RelativeTables | None, Geometry], Tensor]
 
 
-def as_given(relative: RelativeTables | None, geometry: Geometry, height: int, width: int) -> tuple[
-    RelativeTables | None, Geometry
-]:
+def as_given(
+    relative: RelativeTables | None, geometry: Geometry, height: int, width: int
+) -> tuple[RelativeTables | None, Geometry]:
     """The halo attention that most backends compute: the one they were asked for."""
     del height, width
     return relative, geometry

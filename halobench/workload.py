@@ -39,7 +39,7 @@ class Slot:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = build(self.layer)
-        return module.to(device, self.problem.torch_dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return module.to(device, self.problem.torch_dtype).to(memory_format=torch.channels_last)
 
 
 Task = Problem | Slot
@@ -51,7 +51,7 @@ class Workload:
 
     ``forward`` computes the output from ``tensors``, every one of which takes part in the backward pass; ``apply``
     computes it from other tensors of the same names. ``shared`` names those without a batch axis. ``cotangent`` is
-    the gradient of the output that a training call starts from.
+    the gradient of the output that a training call starts from. ``module`` is the layer, where there is one.
     """
 
     forward: Callable[[], Tensor]
@@ -59,6 +59,7 @@ class Workload:
     tensors: dict[str, Tensor]
     shared: frozenset[str]
     cotangent: Tensor
+    module: nn.Module | None = None
 
     def call(self, direction: Direction) -> Callable[[], object]:
         """The call to measure: the forward pass without gradients, or forward and the gradient of every tensor."""
@@ -114,6 +115,7 @@ def bind_layer(backend: Backend, slot: Slot, device: torch.device | str, seed: i
         tensors={PIXELS: pixels, **weights},
         shared=frozenset(weights),
         cotangent=cotangent(slot.problem, device, seed).permute(0, 1, 4, 2, 3).flatten(1, 2),
+        module=module,
     )
 
 

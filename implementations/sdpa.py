@@ -5,7 +5,6 @@ border ride along in the head dimension (``halobench.folding``) instead of an at
 apply and no score matrix reaches memory; what remains is the copy of overlapping windows.
 """
 
-import torch
 from torch import Tensor
 
 from halobench import formula

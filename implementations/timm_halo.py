@@ -32,7 +32,7 @@ class Given(nn.Module):
 
 @lru_cache(maxsize=1)
 def layer(heads: int, key_dim: int, value_dim: int, geometry: Geometry) -> HaloAttn:
-    """timm's layer of this shape, its projections replaced."""
+    """Timm's layer of this shape, its projections replaced."""
     halo_attn = HaloAttn(
         dim=heads * value_dim,
         num_heads=heads,

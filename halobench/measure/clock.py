@@ -1,0 +1,129 @@
+"""Device time and host time of a call, on CUDA and on the CPU, behind one interface."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from halobench.nvml import Gpu
+
+Call = Callable[[], object]
+
+
+@dataclass
+class Burst:
+    """Samples taken in a row. Times in ms; ``host_ms`` is how long the call kept the host, launches included."""
+
+    device_ms: list[float] = field(default_factory=list)
+    host_ms: list[float] = field(default_factory=list)
+    sm_mhz: list[int] = field(default_factory=list)
+    throttles: set[str] = field(default_factory=set)
+
+    def extend(self, other: "Burst") -> None:
+        """Add another burst's samples and readings."""
+        self.device_ms += other.device_ms
+        self.host_ms += other.host_ms
+        self.sm_mhz += other.sm_mhz
+        self.throttles |= other.throttles
+
+
+class Clock(Protocol):
+    """Takes samples of a call's duration."""
+
+    def burst(self, call: Call, count: int) -> Burst:
+        """``count`` samples in a row."""
+
+    def synchronize(self) -> None:
+        """Wait until the device is idle."""
+
+
+class CpuClock:
+    """Wall time of the call. Caches are as the previous call left them."""
+
+    def burst(self, call: Call, count: int) -> Burst:
+        """``count`` samples in a row; host and device time are the same."""
+        burst = Burst()
+        for _ in range(count):
+            start = time.perf_counter_ns()
+            call()
+            burst.device_ms.append((time.perf_counter_ns() - start) / 1e6)
+        burst.host_ms = list(burst.device_ms)
+        return burst
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+
+class CudaClock:
+    """CUDA events around the call, its launches hidden and the L2 cache cold (or ``hot``).
+
+    Before each sample the stream reads a buffer of twice the L2 cache's size. Reading evicts what earlier calls left
+    without leaving dirty lines whose write-back the call would pay for. The read is repeated until it lasts longer
+    than the host needs to launch the call, so that the device never waits for the host inside a sample.
+    """
+
+    PRELOAD_LIMIT_MS = 5.0
+
+    def __init__(self, *, hot: bool = False) -> None:
+        self.hot = hot
+        self.gpu = Gpu(torch.cuda.current_device())
+        cache = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+        self._buffer = torch.zeros(2 * cache // 4, dtype=torch.int32, device="cuda")
+        self._sum = torch.zeros((), dtype=torch.int64, device="cuda")
+        self._read()
+        self._read_ms = min(self._events(self._read, 5))
+
+    def burst(self, call: Call, count: int) -> Burst:
+        """``count`` samples in a row, one synchronization at their end."""
+        burst = Burst()
+        preload = self._preload(call)
+        pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
+        for start, end in pairs:
+            for _ in range(preload):
+                self._read()
+            if self.hot:
+                call()
+            start.record()
+            begin = time.perf_counter_ns()
+            call()
+            burst.host_ms.append((time.perf_counter_ns() - begin) / 1e6)
+            end.record()
+        clock, throttles = self.gpu.sm_mhz, self.gpu.throttles  # the device is still at work on the burst
+        torch.cuda.synchronize()
+        burst.device_ms = [start.elapsed_time(end) for start, end in pairs]
+        burst.sm_mhz = [] if clock is None else [clock]
+        burst.throttles = set(throttles or ())
+        return burst
+
+    def synchronize(self) -> None:
+        """Wait until the device is idle."""
+        torch.cuda.synchronize()
+
+    def _preload(self, call: Call) -> int:
+        """How often to read the buffer so that the stream is busy while the host launches the call."""
+        torch.cuda.synchronize()
+        begin = time.perf_counter_ns()
+        call()
+        host_ms = (time.perf_counter_ns() - begin) / 1e6
+        torch.cuda.synchronize()
+        return 1 + int(min(1.5 * host_ms, self.PRELOAD_LIMIT_MS) / self._read_ms)
+
+    def _read(self) -> None:
+        torch.sum(self._buffer, dim=0, out=self._sum)
+
+    @staticmethod
+    def _events(call: Call, count: int) -> list[float]:
+        pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
+        for start, end in pairs:
+            start.record()
+            call()
+            end.record()
+        torch.cuda.synchronize()
+        return [start.elapsed_time(end) for start, end in pairs]
+
+
+def clock_for(device: str, *, hot: bool = False) -> Clock:
+    """The clock of a device."""
+    return CudaClock(hot=hot) if torch.device(device).type == "cuda" else CpuClock()

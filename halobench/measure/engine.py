@@ -1,0 +1,147 @@
+"""One case, measured: accuracy first, then memory, latency, energy and cost, each in a pass of its own."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from halobench import accuracy, backends, cost, counters
+from halobench.case import Case
+from halobench.measure import energy, latency, memory
+from halobench.measure.clock import Burst, Clock
+from halobench.measure.statistics import summarize
+from halobench.problem import Backend
+from halobench.roofline import Ceilings, floor
+from halobench.workload import Workload, bind
+
+Fields = dict[str, Any]
+
+
+class Incorrect(Exception):
+    """A backend's answer is wrong; the message gives errors and budgets."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for all cases of a run. ``timed=False`` checks every case and measures none."""
+
+    device: str
+    effort: latency.Effort = field(default_factory=latency.Effort)
+    hot: bool = False
+    timed: bool = True
+    energy: bool = True
+
+
+@dataclass
+class Stopwatch:
+    """Where the wall time of a case goes: the backend's own calls (warm-up, measured), or the harness around them."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: {"warmup": 0.0, "measured": 0.0, "harness": 0.0})
+    started: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the time inside the block towards a phase."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.monotonic() - start
+
+    def total(self) -> dict[str, float]:
+        """Seconds by phase; what no phase claims is the harness's."""
+        claimed = self.seconds["warmup"] + self.seconds["measured"]
+        return self.seconds | {"harness": time.monotonic() - self.started - claimed}
+
+
+def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Settings) -> Fields:
+    """The measured fields of a case's row.
+
+    Raises:
+        ModuleNotFoundError: the backend needs a package that is not installed.
+        Unsupported: the backend refuses the task.
+        Incorrect: its answer is wrong; nothing was timed.
+    """
+    stopwatch = Stopwatch()
+    backend = backends.load(case.backend)
+    workload = bind(backend, case.task, case.device)
+    checked = verify(backend, case, workload, stopwatch)
+    if not settings.timed:
+        return {"accuracy": checked, "seconds": stopwatch.total()}
+    call = workload.call(case.direction)
+    with stopwatch.phase("warmup"):
+        call()
+        clock.synchronize()
+    with stopwatch.phase("measured"):
+        peak = memory.peak_bytes(call, case.device)
+        samples = latency.sample(call, clock, settings.effort)
+        middle = median(samples.device_ms)
+        joules = energy.joules_per_call(call, middle, case.device) if settings.energy else None
+    return {
+        "samples_ms": samples.device_ms,
+        "latency": latency_fields(samples),
+        "clock": clock_fields(samples),
+        "memory": {"peak_bytes": peak, "closed_form_bytes": cost.memory_bytes(backend, case.task, case.direction)},
+        "energy_joules": joules,
+        "cost": cost_fields(backend, case, workload),
+        "floor": floor_fields(backend, case, ceilings, middle),
+        "accuracy": checked,
+        "seconds": stopwatch.total(),
+    }
+
+
+def verify(backend: Backend, case: Case, workload: Workload, stopwatch: Stopwatch) -> Fields:
+    """The accuracy check that a case must pass before it is timed. Its call of the backend compiles and warms up."""
+    with stopwatch.phase("warmup"):
+        answer = accuracy.ask(workload, case.direction)
+    outcome = accuracy.judge(answer, backend, case.task, workload, case.device)
+    if outcome.fault is not None:
+        raise Incorrect(outcome.fault)
+    return {"errors": outcome.errors, "budgets": outcome.budgets}
+
+
+def latency_fields(samples: Burst) -> Fields:
+    """Median, interval and noise of the device time, and the median of the host time."""
+    summary = summarize(samples.device_ms)
+    return {
+        "median_ms": summary.median,
+        "low_ms": summary.low,
+        "high_ms": summary.high,
+        "host_ms": median(samples.host_ms),
+        "noise": summary.noise,
+        "outliers": summary.outliers,
+    }
+
+
+def clock_fields(samples: Burst) -> Fields:
+    """SM clock and throttling while the samples were taken; ``None`` where nobody can say."""
+    return {
+        "sm_mhz": median(samples.sm_mhz) if samples.sm_mhz else None,
+        "throttled": bool(samples.throttles) if samples.sm_mhz else None,
+        "reasons": sorted(samples.throttles),
+    }
+
+
+def cost_fields(backend: Backend, case: Case, workload: Workload) -> Fields:
+    """FLOPs, bytes and exponentials: useful and executed in closed form, and what two counters say of the FLOPs."""
+    useful = cost.useful(backend, case.task, case.direction)
+    executed = cost.executed(backend, case.task, case.direction)
+    fields: Fields = {
+        "fvcore_flops": counters.multiply_adds(backend.name, case.task, case.device),
+        "torch_flops": counters.counted_by_torch(workload, case.direction),
+    }
+    for name, amounts in (("useful", useful), ("executed", executed)):
+        for quantity in ("flops", "bytes", "exponentials"):
+            fields[f"{name}_{quantity}"] = None if amounts is None else getattr(amounts, quantity)
+    return fields
+
+
+def floor_fields(backend: Backend, case: Case, ceilings: Ceilings | None, median_ms: float) -> Fields:
+    """The floor of the case under the measured ceilings, and the measured time as a share of it."""
+    passes = cost.passes(backend, case.task, case.direction)
+    least = floor(passes, ceilings) if passes and ceilings else None
+    if least is None:
+        return {"ms": None, "share": None, "bound": None}
+    return {"ms": least.ms, "share": least.ms / median_ms, "bound": least.bound}

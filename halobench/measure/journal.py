@@ -1,0 +1,109 @@
+"""The journal of a run: every row is on disk the moment it exists, so that a killed run can go on.
+
+One JSON object a line: first the header of the run, then its rows. The last line may be cut short by a kill.
+"""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+Fields = dict[str, Any]
+
+
+class JournalError(Exception):
+    """The journal cannot be used; the message says why and what to do."""
+
+
+class Journal:
+    """An open journal file, locked against a second run. ``rows`` holds what was measured, by case name."""
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        """Open a journal to go on with (``resume``) or to begin.
+
+        Raises:
+            JournalError: another run holds the file, or it holds rows that would be lost.
+        """
+        self.path = path
+        self.header: Fields | None = None
+        self.rows: dict[str, Fields] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: TextIO = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise JournalError(f"{path} cannot be written: {error.strerror}") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise JournalError(f"{path} is in use by another run; give this one another --benchmark-json") from None
+        self._read()
+        if self.rows and not resume:
+            count = len(self.rows)
+            self._file.close()
+            raise JournalError(
+                f"{path} holds {count} rows of a run that did not finish: go on with --resume, or delete the file"
+            )
+
+    def begin(self, header: Fields) -> None:
+        """Write the header, or hold it against that of the run to go on with.
+
+        Raises:
+            JournalError: that run was on another machine, software, commit or options.
+        """
+        header = json.loads(json.dumps(header))
+        if self.header is None:
+            self._write({"halobench": header})
+        else:
+            changed = sorted(differences(self.header, header))
+            if changed:
+                raise JournalError(
+                    f"{self.path} cannot be resumed: {', '.join(changed)} changed since; delete the file to start over"
+                )
+        self.header = header
+
+    def append(self, row: Fields) -> None:
+        """Add a row, safe against a kill once this returns."""
+        self._write(row)
+        self.rows[row["case"]] = row
+
+    def close(self, *, finished: bool) -> None:
+        """Close the file; a run that ``finished`` has its rows in the results file and needs no journal."""
+        if finished:
+            self.path.unlink(missing_ok=True)
+        self._file.close()
+
+    def _write(self, record: Fields) -> None:
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _read(self) -> None:
+        """Take over what an earlier run left; a line that was cut short is removed."""
+        self._file.seek(0)
+        whole = 0
+        for line in self._file:
+            if not line.endswith("\n"):
+                break
+            record = json.loads(line)
+            if "halobench" in record:
+                self.header = record["halobench"]
+            else:
+                self.rows[record["case"]] = record
+            whole += len(line.encode())
+        self._file.truncate(whole)
+        self._file.seek(0, os.SEEK_END)
+
+
+def differences(old: Fields, new: Fields, prefix: str = "") -> set[str]:
+    """The dotted names of the fields in which two headers differ; ceilings are measured anew and may."""
+    found: set[str] = set()
+    for key in old.keys() | new.keys():
+        name = f"{prefix}{key}"
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found |= differences(before, after, f"{name}.")
+        elif before != after:
+            found.add(name)
+    return {name for name in found if not name.startswith("ceilings")}

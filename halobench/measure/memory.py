@@ -1,0 +1,50 @@
+"""Peak memory of one call above what was in use before it, as the allocator of the device saw it."""
+
+import gc
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+
+def peak_bytes(call: Callable[[], object], device: str) -> int | None:
+    """Bytes of tensors alive at the worst moment of one call, its result included, its inputs not.
+
+    CUDA: the caching allocator's own counters. CPU: the allocations and frees that torch's CPU allocator reports to
+    the profiler; memory that a library takes past that allocator is not seen. ``None`` where nothing was recorded.
+    """
+    gc.collect()
+    return cuda_peak(call) if torch.device(device).type == "cuda" else cpu_peak(call)
+
+
+def cuda_peak(call: Callable[[], object]) -> int:
+    """Peak of the caching allocator's live bytes during the call."""
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    result = call()
+    torch.cuda.synchronize()
+    del result
+    return torch.cuda.max_memory_allocated() - before
+
+
+def cpu_peak(call: Callable[[], object]) -> int | None:
+    """Peak of the running sum of allocations and frees during the call, read from a profiler trace."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = call()
+    del result
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    changes = [event for event in events if event.get("name") == "[memory]"]
+    if not changes:
+        return None
+    in_use = peak = 0
+    for event in sorted(changes, key=lambda event: event["ts"]):
+        in_use += event["args"]["Bytes"]
+        peak = max(peak, in_use)
+    return peak

@@ -1,0 +1,80 @@
+"""A run of the suites: rows from the journal or from the worker, and what the results file says about all of them."""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from halobench.case import Case
+from halobench.measure.engine import Settings
+from halobench.measure.journal import Journal
+from halobench.measure.session import Session
+from halobench.options import Options
+
+SCHEMA_VERSION = 1
+
+Fields = dict[str, Any]
+
+
+class Run:
+    """Gives each case its row, measuring it if no earlier part of the run did. ``close`` ends the worker.
+
+    Raises:
+        JournalError: the journal belongs to a run on another machine, software or with other options.
+        RuntimeError: the device cannot be used.
+    """
+
+    def __init__(self, settings: Settings, options: Options, journal: Journal | None) -> None:
+        self.started = time.monotonic()
+        self.settings = settings
+        self.session = Session(settings)
+        self.journal = journal
+        self.failures: list[Fields] = []
+        self.spent = {"warmup": 0.0, "measured": 0.0}
+        try:
+            environment = self.session.environment(options.dtype)
+            self.header: Fields = {
+                "schema": SCHEMA_VERSION,
+                "tier": options.tier,
+                "options": {**asdict(options), "hot": settings.hot},
+                **environment,
+            }
+            if journal is not None:
+                journal.begin(self.header)
+        except BaseException:
+            self.close(finished=False)
+            raise
+
+    def row(self, case: Case) -> Fields:
+        """The row of a case."""
+        done = self.journal.rows.get(case.name) if self.journal else None
+        row = done or self._measure(case)
+        if row["status"] != "OK":
+            self.failures.append(row)
+        return row
+
+    def _measure(self, case: Case) -> Fields:
+        row = self.session.measure(case)
+        for phase in self.spent:
+            self.spent[phase] += row.get("seconds", {}).get(phase, 0.0)
+        if self.journal is not None:
+            self.journal.append(row)
+        return row
+
+    def section(self) -> Fields:
+        """The results file's section about the run as a whole."""
+        wall = time.monotonic() - self.started
+        overhead = wall - sum(self.spent.values())
+        harness = {
+            "wall_s": wall,
+            "measured_s": self.spent["measured"],
+            "warmup_s": self.spent["warmup"],
+            "overhead_s": overhead,
+            "overhead_share": overhead / wall,
+        }
+        return {**self.header, "failures": self.failures, "harness": harness}
+
+    def close(self, *, finished: bool) -> None:
+        """End the worker; ``finished`` says that a results file holds all rows, so that the journal may go."""
+        self.session.stop()
+        if self.journal is not None:
+            self.journal.close(finished=finished)

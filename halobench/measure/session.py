@@ -1,0 +1,105 @@
+"""A run: cases go to a worker process, rows come back; a worker that hangs or dies becomes a row and is replaced."""
+
+import multiprocessing
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Self
+
+from halobench.case import Case
+from halobench.measure.engine import Settings
+from halobench.measure.worker import serve
+from halobench.roofline import Ceilings
+
+Fields = dict[str, Any]
+TIMEOUT_S = 180.0  # one case, compilation included
+
+
+class Session:
+    """Measures cases one after the other in a worker process. A context manager: leaving it ends the worker.
+
+    ``timeout_s`` bounds one case; a worker that takes longer is killed and the case's status is ``TIMEOUT``.
+    """
+
+    def __init__(self, settings: Settings, timeout_s: float = TIMEOUT_S) -> None:
+        self.settings = settings
+        self.timeout_s = timeout_s
+        self.ceilings: Ceilings | None = None
+        self.started = time.monotonic()
+        self._folder = tempfile.TemporaryDirectory(prefix="halobench-")
+        self._log = Path(self._folder.name) / "worker.log"
+        self._pipe: Connection | None = None
+        self._process: BaseProcess | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._folder.cleanup()
+
+    def environment(self, dtype: str) -> Fields:
+        """The fingerprint, and the ceilings of the device for ``dtype`` (``None`` when nothing is timed).
+
+        Raises:
+            RuntimeError: the device cannot be used at all; the message holds the worker's last words.
+        """
+        reply = self._request("environment", dtype)
+        if "status" in reply:
+            raise RuntimeError(f"the device {self.settings.device!r} cannot be used: {reply['reason']}")
+        if reply["ceilings"] is not None:
+            self.ceilings = Ceilings(**reply["ceilings"])
+        return reply
+
+    def measure(self, case: Case) -> Fields:
+        """The row of a case: its own columns, and what the worker measured or why it could not."""
+        return {**case.row(), **self._request("case", case, self.ceilings)}
+
+    def stop(self) -> None:
+        """End the worker, if there is one."""
+        if self._process is None or self._pipe is None:
+            return
+        self._pipe.close()
+        self._process.join(timeout=5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._process = self._pipe = None
+
+    def _request(self, *request: object) -> Fields:
+        if self._process is None or not self._process.is_alive():
+            self._start()
+        assert self._pipe is not None
+        assert self._process is not None
+        try:
+            self._pipe.send(request)
+            if self._pipe.poll(self.timeout_s):
+                reply, last = self._pipe.recv()
+                if last:
+                    self.stop()
+                return dict(reply)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._process.join()
+            code = self._process.exitcode or 0
+            end = f"signal {-code}" if code < 0 else f"exit status {code}"
+            self._process = self._pipe = None
+            return {"status": "CRASHED", "reason": f"the worker ended with {end}{self._last_words()}"}
+        self._process.kill()
+        self._process.join()
+        self._process = self._pipe = None
+        return {"status": "TIMEOUT", "reason": f"no answer within {self.timeout_s:.0f} s"}
+
+    def _start(self) -> None:
+        self.stop()
+        self._log.write_text("")
+        context = multiprocessing.get_context("spawn")  # a forked child could not use CUDA
+        self._pipe, far_end = context.Pipe()
+        self._process = context.Process(target=serve, args=(far_end, self.settings, self._log), daemon=True)
+        self._process.start()
+        far_end.close()
+
+    def _last_words(self) -> str:
+        lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        return f": {lines[-1][:300]}" if lines else ""

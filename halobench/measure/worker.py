@@ -1,0 +1,134 @@
+"""The process that touches the device. It measures cases for its parent, and may die without taking the run along.
+
+The parent (``halobench.measure.session``) sends cases through a pipe and gets rows back. An illegal memory access, a
+hang or a crash ends this process only; the parent starts another and goes on with the next case.
+"""
+
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from contextlib import suppress
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from halobench import roofline
+from halobench.case import Case
+from halobench.environment import fingerprint
+from halobench.measure import engine
+from halobench.measure.clock import Clock, clock_for
+from halobench.measure.engine import Incorrect, Settings
+from halobench.problem import Unsupported
+from halobench.roofline import Ceilings
+from halobench.workload import Task
+
+Reply = dict[str, Any]
+
+
+def serve(pipe: Connection, settings: Settings, log: Path) -> None:
+    """Answer requests until the pipe closes: ``("environment", dtype)`` or ``("case", case, ceilings)``."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the pipe
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    redirect_output(log)
+    warnings.simplefilter("ignore")
+    # float32 means float32: convolutions use TF32 by default, attention does not.
+    torch.backends.cudnn.allow_tf32 = False
+    clock = clock_for(settings.device, hot=settings.hot)
+    task: Task | None = None
+    while True:
+        try:
+            request = pipe.recv()
+        except EOFError:
+            return
+        if request[0] == "environment":
+            ceilings = asdict(roofline.measure(settings.device, request[1])) if settings.timed else None
+            pipe.send(({"fingerprint": fingerprint(settings.device), "ceilings": ceilings}, False))
+            continue
+        _, case, ceilings = request
+        if case.task != task:
+            task = case.task
+            forget()
+        reply = answer(case, clock, ceilings, settings)
+        # A CUDA error sticks to its process: the parent starts another one.
+        last = not healthy(settings.device)
+        pipe.send((reply, last))
+        if last:
+            return
+
+
+def end_with(parent: int) -> None:
+    """End this process soon after its parent is gone, even in the middle of a call that hangs."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def answer(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Settings) -> Reply:
+    """The measured fields of a case's row with its status and, where it failed, the reason."""
+    try:
+        return {"status": "OK", "reason": None, **engine.measure(case, clock, ceilings, settings)}
+    except ModuleNotFoundError as error:
+        return {"status": "MISSING", "reason": f"needs the package {error.name}, which is not installed"}
+    except Unsupported as error:
+        return {"status": "UNSUPPORTED", "reason": str(error)}
+    except Incorrect as error:
+        return {"status": "INCORRECT", "reason": str(error)}
+    except Exception as error:  # noqa: BLE001 - whatever a backend raises is a row, and the run goes on
+        status = "OOM" if out_of_memory(error) else "CRASHED"
+        return {"status": status, "reason": one_line(error)}
+    finally:
+        release()
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory ran out, on the GPU or on the CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def one_line(error: Exception) -> str:
+    """An exception as one line of a report."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+def release() -> None:
+    """Give back the memory of the case that ended."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        with suppress(RuntimeError):  # the device may be lost: ``healthy`` ends this process then
+            torch.cuda.empty_cache()
+
+
+def forget() -> None:
+    """Drop what was compiled for the last task: the compiler keeps eight shapes of a function, then gives up."""
+    torch.compiler.reset()
+
+
+def healthy(device: str) -> bool:
+    """Whether the device still answers."""
+    if torch.device(device).type != "cuda":
+        return True
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
+
+
+def redirect_output(log: Path) -> None:
+    """Send everything that backends and compilers print, C code included, to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)

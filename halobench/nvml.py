@@ -1,0 +1,86 @@
+"""What NVML says about one GPU. Every reading is ``None`` where the driver does not give it: unknown, never a guess."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+try:
+    import pynvml
+except ImportError:  # pragma: no cover - nvidia-ml-py is a dependency; a broken install must not end a run
+    pynvml = None
+
+# Reasons for a clock below what was asked for that distort a measurement. Idle and fixed clocks do not.
+THROTTLES = {
+    "nvmlClocksEventReasonSwPowerCap": "power cap",
+    "nvmlClocksThrottleReasonHwSlowdown": "hardware slowdown",
+    "nvmlClocksEventReasonSwThermalSlowdown": "thermal (software)",
+    "nvmlClocksThrottleReasonHwThermalSlowdown": "thermal (hardware)",
+    "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": "power brake",
+}
+
+
+class Gpu:
+    """NVML's view of a CUDA device of this process."""
+
+    def __init__(self, index: int = 0) -> None:
+        self._handle: Any = None
+        if pynvml is None:
+            return
+        try:
+            pynvml.nvmlInit()
+            # NVML counts all GPUs of the machine, CUDA only the visible ones: they are matched by UUID.
+            uuid = f"GPU-{torch.cuda.get_device_properties(index).uuid}"
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        except pynvml.NVMLError:
+            self._handle = None
+
+    def read(self, function: str, *arguments: object) -> Any:
+        """The value of an NVML query of this GPU, or ``None``."""
+        if self._handle is None:
+            return None
+        query: Callable[..., Any] = getattr(pynvml, function)
+        try:
+            value = query(self._handle, *arguments)
+        except pynvml.NVMLError:
+            return None
+        return value.decode() if isinstance(value, bytes) else value
+
+    @property
+    def driver(self) -> str | None:
+        """Version of the driver."""
+        if self._handle is None:
+            return None
+        version = pynvml.nvmlSystemGetDriverVersion()
+        return version.decode() if isinstance(version, bytes) else version
+
+    @property
+    def sm_mhz(self) -> int | None:
+        """SM clock now, MHz."""
+        clock: int | None = self.read("nvmlDeviceGetClockInfo", getattr(pynvml, "NVML_CLOCK_SM", 1))
+        return clock
+
+    @property
+    def throttles(self) -> list[str] | None:
+        """Why the clock is held down now, in words; empty where it is not."""
+        mask = self.read("nvmlDeviceGetCurrentClocksThrottleReasons")
+        if mask is None:
+            return None
+        return [word for constant, word in THROTTLES.items() if mask & getattr(pynvml, constant, 0)]
+
+    @property
+    def joules(self) -> float | None:
+        """Energy the GPU has used since the driver was loaded; the counter moves every 10 to 100 ms."""
+        millijoules = self.read("nvmlDeviceGetTotalEnergyConsumption")
+        return None if millijoules is None else millijoules / 1e3
+
+    @property
+    def power_limit_watts(self) -> float | None:
+        """The enforced power limit."""
+        milliwatts = self.read("nvmlDeviceGetEnforcedPowerLimit")
+        return None if milliwatts is None else milliwatts / 1e3
+
+    def max_mhz(self, domain: str) -> int | None:
+        """Highest clock of a domain (``"SM"`` or ``"MEM"``), MHz."""
+        clock: int | None = self.read("nvmlDeviceGetMaxClockInfo", getattr(pynvml, f"NVML_CLOCK_{domain}", 1))
+        return clock

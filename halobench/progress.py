@@ -1,0 +1,58 @@
+"""Progress of a run: a bar with the time left on a terminal, a plain line for each case elsewhere."""
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+
+class Progress:
+    """Reports ``total`` cases one by one. It writes between captures only, so nothing refreshes in the background."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = 0
+        self.started = time.monotonic()
+        self.text = ""
+        self.console = Console(file=sys.stderr)
+        self.bar: Bar | None = None
+        if self.console.is_terminal:
+            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn())
+            self.bar = Bar(*columns, TextColumn("{task.description}"), console=self.console, auto_refresh=False)
+            self.task = self.bar.add_task("", total=total)
+            self.bar.start()
+
+    def note(self, row: dict[str, Any]) -> None:
+        """Remember the case that was just measured."""
+        self.text = describe(row)
+
+    def advance(self) -> None:
+        """Show that one more case is done."""
+        self.done += 1
+        if self.bar is not None:
+            self.bar.update(self.task, advance=1, description=self.text, refresh=True)
+            return
+        left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
+        self.console.print(
+            f"[{self.done}/{self.total}, {left / 60:.1f} min left] {self.text}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def describe(row: dict[str, Any]) -> str:
+    """A case and its outcome in one line."""
+    name = row["case"].partition("/")[2]
+    if row["status"] != "OK":
+        return f"{name}: {row['status']} ({row['reason']})"
+    latency = row.get("latency")
+    return f"{name}: {latency['median_ms']:.4g} ms" if latency else f"{name}: correct"

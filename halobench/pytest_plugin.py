@@ -1,0 +1,227 @@
+"""The pytest side of the suites: options, cases, and device times handed to pytest-benchmark.
+
+Measure, then replay: the engine takes its samples by its own rules; a clock that repeats them then drives
+``benchmark.pedantic``. pytest-benchmark's JSON, storage and comparisons hold real device times, through its public API.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from halobench.case import Case
+from halobench.measure.engine import Settings
+from halobench.measure.journal import Journal, JournalError
+from halobench.measure.run import Run
+from halobench.options import TIERS, Options
+from halobench.progress import Progress
+
+OPTIONS = pytest.StashKey[Options]()
+RUN = pytest.StashKey[Run]()
+PROGRESS = pytest.StashKey[Progress]()
+WRITTEN = pytest.StashKey[bool]()  # pytest-benchmark writes no file when no case has a time
+SKIPPED = ("MISSING", "UNSUPPORTED", "OOM")  # results that say something about the case, not that something is wrong
+
+
+class NoTime(Exception):
+    """A case has a row but no time; raised where pytest-benchmark expects the measured call."""
+
+
+class ReplayClock:
+    """A timer that replays samples: its first reading of a round is zero, its second the sample."""
+
+    __name__ = "device_time"
+
+    def __init__(self) -> None:
+        self._readings: Iterator[float] = iter(())
+
+    def load(self, samples_s: list[float]) -> None:
+        """Replay these samples next."""
+        self._readings = (reading for sample in samples_s for reading in (0.0, sample))
+
+    def __call__(self) -> float:
+        """The next reading, in seconds."""
+        return next(self._readings, 0.0)
+
+
+CLOCK = ReplayClock()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The suites' options, under the project's name."""
+    group = parser.getgroup("halobench", "halobench (pytest suites/)")
+    group.addoption("--tier", choices=TIERS, help="how much to measure; default: smoke on a CPU, default on a GPU")
+    group.addoption("--backends", metavar="A,B", help="only these backends; default: all")
+    group.addoption("--device", choices=("cpu", "cuda"), help="where to measure; default: a GPU where there is one")
+    group.addoption(
+        "--dtype", choices=("bfloat16", "float16", "float32"), help="default: bfloat16 on a GPU, float32 on a CPU"
+    )
+    group.addoption("--batch", type=int, metavar="N", help="images per call; default: each suite's own")
+    group.addoption("--hot", action="store_true", help="leave the L2 cache warm between samples; default: cold")
+    group.addoption("--resume", action="store_true", help="go on with a run that was killed: skip what it measured")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the options before anything is collected."""
+    try:
+        config.stash[OPTIONS] = Options.choose(
+            *(config.getoption(name) for name in ("tier", "backends", "device", "dtype", "batch"))
+        )
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.pluginmanager.register(Display(config), "halobench-display")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A suite is a module with ``cases(options)``; its tests run once for each case."""
+    if "case" in metafunc.fixturenames and hasattr(metafunc.module, "cases"):
+        cases: list[Case] = list(metafunc.module.cases(metafunc.config.stash[OPTIONS]))
+        names = [case.name.partition("/")[2] for case in cases]
+        metafunc.parametrize("case", cases, ids=names)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every measured item the replaying clock, beside what its own benchmark marker says."""
+    for item in items:
+        if "measure" in getattr(item, "fixturenames", ()):
+            marker = item.get_closest_marker("benchmark")
+            chosen = dict(marker.kwargs) if marker else {}
+            item.add_marker(pytest.mark.benchmark(**{**chosen, "timer": CLOCK}), append=False)
+
+
+@pytest.fixture
+def measure(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Callable[[Case], None]:
+    """Measure a case, or take it from the journal, and hand its samples to pytest-benchmark."""
+
+    def measure(case: Case) -> None:
+        row = the_run(request.config).row(case)
+        if PROGRESS in request.config.stash:
+            request.config.stash[PROGRESS].note(row)
+        if row["status"] == "OK":
+            samples = [sample / 1e3 for sample in row.get("samples_ms", [0.0])]
+            CLOCK.load(samples)
+            benchmark.pedantic(lambda: None, rounds=len(samples), iterations=1)
+            benchmark.extra_info["halobench"] = {key: value for key, value in row.items() if key != "samples_ms"}
+            return
+        try:
+            benchmark.pedantic(no_time, rounds=1)
+        except NoTime:
+            said = f"{row['status']}: {row['reason']}"
+            if row["status"] in SKIPPED:
+                pytest.skip(said)
+            pytest.fail(said, pytrace=False)
+
+    return measure
+
+
+def no_time() -> None:
+    """The measured call of a case that has no time."""
+    raise NoTime
+
+
+def the_run(config: pytest.Config) -> Run:
+    """The run of this session, begun at its first case: nothing touches the device before."""
+    if RUN not in config.stash:
+        options = config.stash[OPTIONS]
+        settings = Settings(options.device, hot=config.getoption("hot"), timed=timed(config))
+        try:
+            journal = Journal(journal_path(config), resume=config.getoption("resume")) if settings.timed else None
+            config.stash[RUN] = Run(settings, options, journal)
+        except (JournalError, RuntimeError) as error:
+            pytest.exit(str(error), returncode=2)
+    return config.stash[RUN]
+
+
+def timed(config: pytest.Config) -> bool:
+    """Whether times are taken; with ``--benchmark-disable`` every case is only checked."""
+    return not config.getoption("benchmark_disable") or config.getoption("benchmark_enable")
+
+
+def journal_path(config: pytest.Config) -> Path:
+    """The journal lies beside the results file; without one, in pytest-benchmark's folder."""
+    results: Path | None = config.getoption("benchmark_json")
+    return results.with_suffix(".jsonl") if results else config.rootpath / ".benchmarks" / "halobench.jsonl"
+
+
+def measured(item: pytest.Item) -> bool:
+    """Whether an item is a case of a suite."""
+    return "measure" in getattr(item, "fixturenames", ())
+
+
+class Display:
+    """What the terminal shows of a run: progress instead of dots, and a summary at its end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.verbose = config.get_verbosity() > 0
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Show progress once it is known how much there is to do."""
+        count = sum(measured(item) for item in session.items)
+        if count and not self.verbose and not self.config.option.collectonly:
+            self.config.stash[PROGRESS] = Progress(count)
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """Count outcomes, but print no letters beside the progress."""
+        if PROGRESS not in self.config.stash or report.when == "teardown" or not self.of_case(report):
+            return None
+        if report.when == "call" or report.outcome == "skipped":
+            return report.outcome, "", ""
+        return None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Move the progress on when a case is done: output is not captured here."""
+        if report.when == "teardown" and PROGRESS in self.config.stash and self.of_case(report):
+            self.config.stash[PROGRESS].advance()
+
+    @staticmethod
+    def of_case(report: pytest.TestReport) -> bool:
+        """Whether a report is about a case of a suite."""
+        return "benchmark" in report.keywords
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """End the run. pytest-benchmark has written its file by now, unless no case has a time."""
+        if PROGRESS in self.config.stash:
+            self.config.stash[PROGRESS].stop()
+        if RUN not in self.config.stash:
+            return
+        run = self.config.stash[RUN]
+        results: Path | None = self.config.getoption("benchmark_json")
+        try:
+            if results is not None and run.settings.timed and WRITTEN not in self.config.stash:
+                results.write_text(json.dumps({"benchmarks": [], "halobench": run.section()}, indent=1))
+        finally:
+            run.close(finished=True)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Where the time went, and what to do with the results."""
+        if RUN not in self.config.stash:
+            return
+        harness = self.config.stash[RUN].section()["harness"]
+        terminalreporter.section("halobench")
+        terminalreporter.write_line(
+            f"{harness['wall_s']:.0f} s: measuring {harness['measured_s']:.0f} s, compiling and warming up "
+            f"{harness['warmup_s']:.0f} s, the harness itself {harness['overhead_share']:.0%}"
+        )
+        results = self.config.getoption("benchmark_json")
+        if results is not None:
+            terminalreporter.write_line(f"results: {results}   draw them: python -m halobench.plot {results}")
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    """Put what holds for the whole run, and the rows without a time, into the results file."""
+    if RUN in config.stash:
+        output_json["halobench"] = config.stash[RUN].section()
+        config.stash[WRITTEN] = True
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    """Leave out what names the machine's owner and what changes from second to second."""
+    machine_info.pop("node", None)
+    for name in ("hz_actual", "hz_actual_friendly"):
+        machine_info.get("cpu", {}).pop(name, None)

@@ -1,0 +1,39 @@
+"""The layer: one slot of a bottleneck filled by every backend, its projections included, convolution among them."""
+
+from collections.abc import Callable, Iterator
+
+from problems import SLOW_TO_COMPILE, at_own_border, entries
+
+from halobench.case import Case
+from halobench.options import Options
+from halobench.problem import LayerSpec
+from halobench.workload import Slot
+
+GROUPS = ("side", "stages")
+
+
+def cases(options: Options) -> Iterator[Case]:
+    """Every backend in slots of all image sides, and in the stages of HaloNet-H0."""
+    for entry in entries(options):
+        groups = tuple(group for group in entry.groups if group in GROUPS)
+        if not groups or ("side" not in groups and "H0" not in (entry.label or "")):
+            continue
+        for name in options.backends:
+            if name in SLOW_TO_COMPILE and options.tier != "full" and "block" not in entry.groups:
+                continue  # seconds of compilation a shape: the reference point only
+            problem = at_own_border(entry.problem, name)
+            layer = LayerSpec(
+                channels=problem.heads * problem.key_dim,
+                heads=problem.heads,
+                key_dim=problem.key_dim,
+                value_dim=problem.value_dim,
+                geometry=problem.geometry,
+            )
+            slot = Slot(layer, problem.height, problem.width, problem.batch, problem.dtype)
+            for direction in ("forward", "training"):
+                yield Case("layer", name, slot, direction, options.device, groups, entry.label)
+
+
+def bench_layer(case: Case, measure: Callable[[Case], None]) -> None:
+    """One slot filled by one backend, in one direction."""
+    measure(case)

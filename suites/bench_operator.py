@@ -1,0 +1,35 @@
+"""The operator: every backend's ``attend`` across image side, block and halo, and on the layer shapes of HaloNet.
+
+Forward, and forward with all gradients. A convolution joins in as the layer it would be in the same place.
+"""
+
+from collections.abc import Callable, Iterator
+
+from problems import SLOW_TO_COMPILE, Entry, at_own_border, entries
+
+from halobench.case import Case
+from halobench.options import Options
+
+
+def cases(options: Options) -> Iterator[Case]:
+    """Every backend on every problem of the tier; backends that are compared follow one another."""
+    for entry in entries(options):
+        for name in options.backends:
+            if not takes_part(name, entry, options):
+                continue
+            problem = at_own_border(entry.problem, name)
+            for direction in ("forward", "training"):
+                yield Case("operator", name, problem, direction, options.device, entry.groups, entry.label)
+
+
+def takes_part(name: str, entry: Entry, options: Options) -> bool:
+    """Whether a backend is measured: one that compiles for seconds a shape skips part of the lower tiers."""
+    if options.tier == "full" or name not in SLOW_TO_COMPILE:
+        return True
+    axes = {"side", "block", "halo"} if options.tier == "default" else {"side"}
+    return bool(axes.intersection(entry.groups))
+
+
+def bench_operator(case: Case, measure: Callable[[Case], None]) -> None:
+    """One backend on one problem in one direction."""
+    measure(case)
