@@ -1,0 +1,18 @@
+"""Fixtures for all tests: the device, and a clean compiler."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("halobench", deadline=None, max_examples=40, derandomize="CI" in os.environ)
+settings.load_profile("halobench")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """The CPU always, and the GPU where there is one."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return request.param

@@ -1,0 +1,218 @@
+"""The gate: a wrong backend must not pass it, each kind of wrong for its own reason."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from halobench import Geometry, Problem, RelativeTables, Unsupported, accuracy, backends, formula
+from halobench.accuracy import Check
+from halobench.problem import Attend, Direction
+
+PROBLEM = Problem(Geometry(4, 1), 10, 8, batch=3, heads=2, key_dim=8, value_dim=8)
+Mutant = Callable[[Tensor, Tensor, Tensor, RelativeTables, Geometry], Tensor]
+
+
+def check(attend: Mutant | Attend, direction: Direction = "training", problem: Problem = PROBLEM) -> Check:
+    """The outcome for a backend with this operator."""
+    return accuracy.check(replace(backends.load("strided_gather"), attend=attend), problem, "cpu", direction)
+
+
+def inverted_mask(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry) -> Tensor:
+    """Attends to what is outside the image and masks what is inside."""
+    zero = formula.attend(query, key, value, relative, replace(geometry, border="zero"))
+    return zero - formula.attend(query, key, value, relative, geometry)
+
+
+def unmasked(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry) -> Tensor:
+    """The other border."""
+    return formula.attend(query, key, value, relative, replace(geometry, border="zero"))
+
+
+def table_off_by_one(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry) -> Tensor:
+    """Reads the neighbouring entry of the table."""
+    return formula.attend(query, key, value, relative._replace(rows=relative.rows.roll(1, 0)), geometry)
+
+
+def swapped_tables(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry) -> Tensor:
+    """Takes rows for columns."""
+    return formula.attend(query, key, value, RelativeTables(relative.columns, relative.rows), geometry)
+
+
+def no_scale(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry) -> Tensor:
+    """Forgets the scale."""
+    return formula.attend(query * query.shape[-1] ** 0.5, key, value, relative, geometry)
+
+
+def positions_unscaled(
+    query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry
+) -> Tensor:
+    """Scales the product with the keys only."""
+    factor = query.shape[-1] ** 0.5
+    return formula.attend(query, key, value, RelativeTables(relative.rows * factor, relative.columns * factor), geometry)
+
+
+def wrong_last_image(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry) -> Tensor:
+    """Gives the last image the output of the one before."""
+    output = formula.attend(query, key, value, relative, geometry)
+    return torch.cat([output[:-1], output[-2:-1]])
+
+
+def wrong_last_pixel(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry) -> Tensor:
+    """Leaves one query of all undone."""
+    output = formula.attend(query, key, value, relative, geometry)
+    done = torch.ones_like(output)
+    done[-1, -1, -1, -1] = 0
+    return output * done
+
+
+def half_precision(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry) -> Tensor:
+    """Computes in fewer bits than it was given."""
+    tables = RelativeTables(*(table.half() for table in relative))
+    return formula.attend(query.half(), key.half(), value.half(), tables, geometry).float()
+
+
+def not_a_number(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry) -> Tensor:
+    """Divides zero by zero somewhere."""
+    output = formula.attend(query, key, value, relative, geometry)
+    output = output.clone()
+    output[1, 0, 0, 0, 0] = torch.nan
+    return output
+
+
+def wrong_shape(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry) -> Tensor:
+    """Swaps rows and columns of the output."""
+    return formula.attend(query, key, value, relative, geometry).transpose(2, 3)
+
+
+def wrong_dtype(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry) -> Tensor:
+    """Returns more bits than it was given."""
+    return formula.attend(query, key, value, relative, geometry).double()
+
+
+def changes_its_input(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry) -> Tensor:
+    """Scales the query in place."""
+    output = formula.attend(query.clone(), key, value, relative, geometry)
+    query.detach().mul_(2)
+    return output
+
+
+@pytest.mark.parametrize("direction", ["forward", "training"])
+@pytest.mark.parametrize(
+    ("mutant", "fault"),
+    [
+        (inverted_mask, "output is off by"),
+        (unmasked, "output is off by"),
+        (table_off_by_one, "output is off by"),
+        (swapped_tables, "output is off by"),
+        (no_scale, "output is off by"),
+        (positions_unscaled, "output is off by"),
+        (wrong_last_image, "output is off by"),
+        (wrong_last_pixel, "output is off by"),
+        (half_precision, "output is off by"),
+        (not_a_number, "output is not finite"),
+        (wrong_shape, r"output is (3, 2, 8, 10, 8) torch.float32, expected (3, 2, 10, 8, 8) torch.float32"),
+        (wrong_dtype, "output is (3, 2, 10, 8, 8) torch.float64, expected (3, 2, 10, 8, 8) torch.float32"),
+        (changes_its_input, "the call changed its input query"),
+    ],
+)
+def test_wrong_outputs_are_faults(mutant: Mutant, fault: str, direction: Direction) -> None:
+    """The fault says what is wrong, in either direction."""
+    assert fault in (check(mutant, direction).fault or "")
+
+
+def altered_gradient(name: str, alter: Callable[[Tensor], Tensor]) -> Mutant:
+    """The correct operator, except that the gradient of one input goes through ``alter``."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry) -> Tensor:
+        tensors = {"query": query, "key": key, "value": value, **relative._asdict()}
+        if tensors[name].requires_grad:
+            tensors[name] = tensors[name].clone()
+            tensors[name].register_hook(alter)
+        tables = RelativeTables(tensors.pop("rows"), tensors.pop("columns"))
+        return formula.attend(*tensors.values(), tables, geometry)
+
+    return attend
+
+
+def without_last_channel(gradient: Tensor) -> Tensor:
+    """Forgets the last channel."""
+    return torch.cat([gradient[..., :-1], torch.zeros_like(gradient[..., -1:])], -1)
+
+
+@pytest.mark.parametrize("name", ["query", "key", "value", "rows", "columns"])
+@pytest.mark.parametrize("alter", [lambda gradient: gradient * 1.001, without_last_channel])
+def test_wrong_gradients_are_faults(name: str, alter: Callable[[Tensor], Tensor]) -> None:
+    """A wrong gradient of any input is found when training, and it alone is named; the forward pass is innocent."""
+    mutant = altered_gradient(name, alter)
+    fault = check(mutant).fault
+    assert fault is not None
+    assert fault.startswith(f"{name} is off by")
+    assert ";" not in fault
+    assert check(mutant, "forward").fault is None
+
+
+def test_gradient_that_is_not_finite_is_a_fault() -> None:
+    """NaN and infinity never compare as close."""
+    assert check(altered_gradient("rows", lambda gradient: gradient / 0)).fault == "rows is not finite"
+
+
+@pytest.mark.parametrize("direction", ["forward", "training"])
+def test_the_formula_itself_passes(direction: Direction) -> None:
+    """The yardstick has no fault, in half precision either, and its errors are reported by tensor."""
+    names = {"output"} if direction == "forward" else {"output", "query", "key", "value", "rows", "columns"}
+    for dtype in ("float32", "bfloat16", "float16"):
+        outcome = check(formula.attend, direction, replace(PROBLEM, dtype=dtype))
+        assert outcome.fault is None
+        assert outcome.errors.keys() == outcome.budgets.keys() == names
+        assert all(outcome.errors[name] <= outcome.budgets[name] for name in names)
+
+
+def test_half_precision_has_no_slack_for_wrong_positions() -> None:
+    """The budget in bfloat16 is wide enough for rounding, not for an index."""
+    assert check(table_off_by_one, problem=replace(PROBLEM, dtype="bfloat16")).fault is not None
+
+
+def test_wrong_convolution_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend that is no attention is held against its own module in float64."""
+    conv = backends.load("conv")
+    assert accuracy.check(conv, PROBLEM, "cpu", "training").fault is None
+    convolve = torch.nn.functional.conv2d
+
+    def biased(pixels: Tensor, *rest: object) -> Tensor:
+        output = convolve(pixels, *rest)  # type: ignore[arg-type]
+        return output * 1.001 if pixels.dtype == torch.float32 else output
+
+    accuracy.expected.cache_clear()
+    monkeypatch.setattr(torch.nn.functional, "conv2d", biased)
+    fault = accuracy.check(conv, PROBLEM, "cpu", "forward").fault
+    accuracy.expected.cache_clear()
+    assert fault is not None
+    assert fault.startswith("output is off by")
+
+
+def test_a_refusal_passes_through() -> None:
+    """``Unsupported`` is no fault and is not caught."""
+
+    def refuses(*_arguments: object) -> Tensor:
+        raise Unsupported("not today")
+
+    with pytest.raises(Unsupported, match="not today"):
+        check(refuses)
+
+
+def test_empty_batch_is_checked() -> None:
+    """An empty batch has an empty output and zero gradients of the tables."""
+    empty = replace(PROBLEM, batch=0)
+    assert check(formula.attend, problem=empty).fault is None
+    assert check(altered_gradient("rows", lambda gradient: gradient + 1), problem=empty).fault is not None
+
+
+def test_error_is_relative_and_absolute_where_the_truth_is_zero() -> None:
+    """|x - t| / |t| in the 2-norm; the root mean square where t is zero or dust."""
+    truth = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    assert accuracy.error(truth * 1.5, truth) == pytest.approx(0.5)
+    assert accuracy.error(torch.full((4,), 0.25), torch.zeros(4, dtype=torch.float64)) == pytest.approx(0.25)
+    assert accuracy.error(torch.full((4,), 0.25), torch.full((4,), 1e-18, dtype=torch.float64)) == pytest.approx(0.25)
