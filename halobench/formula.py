@@ -5,8 +5,9 @@
     logits = scale * (query . key + query . rows[y's offset from i] + query . columns[x's offset from j])
     output = softmax(logits over the window) @ value
 
-R x C blocks tile the map. The eager backends differ only in how they take the windows, so ``windows`` is an argument.
-The formula is also the yardstick of accuracy: a backend may err twice as much as it does at the same dtype.
+R x C blocks tile the map; the last row and column of them may be partial, and H/s and W/s are rounded up. The eager
+backends differ only in how they take the windows, so ``windows`` is an argument. The formula is also the yardstick of
+accuracy: a backend may err twice as much as it does at the same dtype.
 """
 
 from collections.abc import Callable

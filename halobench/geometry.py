@@ -59,6 +59,10 @@ class Geometry:
         """Whether every block with queries holds the same number of them: block and stride divide one another."""
         return self.block % self.stride == 0 or self.stride % self.block == 0
 
+    def queries(self, size: int) -> int:
+        """Number of queries along an axis of ``size`` pixels: the last may stand on the last pixel."""
+        return -(-size // self.stride)
+
     def blocks(self, size: int) -> int:
         """Number of blocks with queries along an axis of ``size`` pixels."""
         return -(-size // self.step)

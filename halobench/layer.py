@@ -36,7 +36,8 @@ class HaloAttention(nn.Module):
     """(batch, channels, H, W) -> (batch, value_channels, H / stride, W / stride), through any backend's ``attend``.
 
     Projections have no bias and there is no output projection, as in HaloNet's bottleneck. The state dict does not
-    depend on the backend, so weights move between backends. The result is laid out channels-last.
+    depend on the backend, so weights move between backends. Sizes that are no multiple of the stride are rounded up:
+    every stride-th pixel asks, from the first on. The result is laid out channels-last.
     """
 
     def __init__(self, spec: LayerSpec, attend: Attend) -> None:

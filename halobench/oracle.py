@@ -22,7 +22,7 @@ def attend(
 
     Shapes: query (batch, heads, H / stride, W / stride, key_dim), key (batch, heads, H, W, key_dim), value
     (batch, heads, H, W, value_dim), tables (2 * window - 1, key_dim); the result is
-    (batch, heads, H / stride, W / stride, value_dim). Differentiable, also by ``gradcheck``.
+    (batch, heads, H / stride, W / stride, value_dim), sizes rounded up. Differentiable, also by ``gradcheck``.
 
     Raises:
         ValueError: the arguments do not fit one another.

@@ -47,11 +47,11 @@ class Inputs(NamedTuple):
 class Problem:
     """One operator workload: the shapes and the dtype of an ``attend`` call.
 
-    ``height`` and ``width`` count the pixels of keys and values; the queries have ``height / stride``. ``dtype`` is
-    the name of a torch dtype, so that a problem can be written to a file.
+    ``height`` and ``width`` count the pixels of keys and values; the queries have ``height / stride``, rounded up.
+    ``dtype`` is the name of a torch dtype, so that a problem can be written to a file.
 
     Raises:
-        ValueError: a size is out of range, or the map is no multiple of the stride.
+        ValueError: a size is out of range, or the dtype is unknown.
     """
 
     geometry: Geometry
@@ -70,7 +70,6 @@ class Problem:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.batch < 0:
             raise ValueError(f"batch must not be negative, got {self.batch}")
-        check_stride(self.height, self.width, self.geometry.stride)
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise ValueError(f"dtype must name a torch dtype such as 'bfloat16', got {self.dtype!r}")
 
@@ -83,7 +82,8 @@ class Problem:
     @property
     def queries(self) -> int:
         """Queries of the whole call: over batch, heads and the (strided) map."""
-        return self.batch * self.heads * (self.height // self.geometry.stride) * (self.width // self.geometry.stride)
+        geometry = self.geometry
+        return self.batch * self.heads * geometry.queries(self.height) * geometry.queries(self.width)
 
     @property
     def visible_pairs(self) -> int:
@@ -104,12 +104,11 @@ class Problem:
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator, device=device).to(self.torch_dtype)
 
-        def pixels(stride: int, dim: int) -> Tensor:
-            shape = (self.batch, self.height // stride, self.width // stride, self.heads, dim)
-            return normal(*shape).permute(0, 3, 1, 2, 4)
+        def pixels(height: int, width: int, dim: int) -> Tensor:
+            return normal(self.batch, height, width, self.heads, dim).permute(0, 3, 1, 2, 4)
 
-        query = pixels(self.geometry.stride, self.key_dim)
-        key, value = pixels(1, self.key_dim), pixels(1, self.value_dim)
+        query = pixels(self.geometry.queries(self.height), self.geometry.queries(self.width), self.key_dim)
+        key, value = (pixels(self.height, self.width, dim) for dim in (self.key_dim, self.value_dim))
         relative = None
         if self.relative:
             entries = 2 * self.geometry.window - 1
@@ -124,6 +123,7 @@ class Problem:
 class LayerSpec:
     """A layer slot in a network, (batch, channels, H, W) -> (batch, value_channels, H / stride, W / stride).
 
+    Sizes that are no multiple of the stride are rounded up.
     ``positions`` says how the layer fills its relative tables: ``"split"`` (the paper: rows meet the first half of a
     head's channels, columns the second), ``"sum"`` (the public ports: both full width), or ``None``. ``kernel`` is
     the side of the convolution that stands in for attention in the backend ``conv``; attention ignores it.
@@ -226,12 +226,6 @@ class Backend:
     borders: tuple[Border, ...] = ("masked", "zero")
 
 
-def check_stride(height: int, width: int, stride: int) -> None:
-    """Raise ``ValueError`` unless a map of ``height`` x ``width`` pixels divides into strided queries."""
-    if height % stride or width % stride:
-        raise ValueError(f"height and width must be multiples of the stride {stride}, got {height} x {width}")
-
-
 def check_inputs(
     query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry
 ) -> None:
@@ -245,8 +239,7 @@ def check_inputs(
                 f"got {query.dtype} on {query.device} and {tensor.dtype} on {tensor.device}"
             )
     batch, heads, height, width, key_dim = key.shape
-    check_stride(height, width, geometry.stride)
-    expected = (batch, heads, height // geometry.stride, width // geometry.stride, key_dim)
+    expected = (batch, heads, geometry.queries(height), geometry.queries(width), key_dim)
     if query.shape != expected:
         raise ValueError(
             f"query must be {expected} for a key of {tuple(key.shape)} and stride {geometry.stride}, "

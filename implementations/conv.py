@@ -11,7 +11,7 @@ from halobench.problem import Execution, LayerSpec, Problem
 
 
 class Convolution(nn.Module):
-    """(batch, channels, H, W) -> (batch, value_channels, H / stride, W / stride), zeros around the image."""
+    """(batch, channels, H, W) -> (batch, value_channels, H / stride, W / stride) rounded up, zeros around the image."""
 
     def __init__(self, layer: LayerSpec) -> None:
         super().__init__()

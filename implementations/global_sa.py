@@ -37,7 +37,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
 
 
 def table_between(table: Tensor, size: int, stride: int) -> Tensor:
-    """The table's vectors between queries and keys along an axis of ``size`` pixels: (size / stride, size, d)."""
+    """The table's vectors between queries and keys along an axis of ``size`` pixels: (queries, size, d)."""
     pixels = torch.arange(size, device=table.device)
     return clipped(table, pixels[None, :] - pixels[::stride, None])
 
@@ -52,7 +52,7 @@ def meaning(
     relative: RelativeTables | None, geometry: Geometry, height: int, width: int
 ) -> tuple[RelativeTables | None, Geometry]:
     """Global attention as halo attention: one block over the map, and tables as wide as it, clipped."""
-    block = max(height, width)
+    block = geometry.stride * max(geometry.queries(height), geometry.queries(width))  # whole strides in the block
     if relative is not None:
         offsets = torch.arange(1 - block, block, device=relative.rows.device)
         relative = RelativeTables(clipped(relative.rows, offsets), clipped(relative.columns, offsets))
