@@ -54,7 +54,8 @@ def parameters(network: nn.Module) -> int:
 
 def count_multiply_adds(network: nn.Module, side: int) -> int:
     """fvcore's count of one forward pass on an image of ``side`` x ``side`` pixels."""
-    from fvcore.nn import FlopCountAnalysis  # importing it warns, which only those who count should see
+    # Importing it warns, which only those who count should see.
+    from fvcore.nn import FlopCountAnalysis  # type: ignore[import-untyped]  # has no annotations
 
     for noisy in ("fvcore", "fvcore.nn.jit_analysis"):
         logging.getLogger(noisy).setLevel(logging.ERROR)  # it lists each operator that it counts as zero
