@@ -68,7 +68,7 @@ def test_timm_models_keep_their_outputs_and_gradients(name):
     side = model.pretrained_cfg["input_size"][-1]
     pixels = torch.randn(2, 3, side, side)
     calibrated(model, pixels)
-    halo_layers = [name for name, module in model.named_modules() if isinstance(module, HaloAttn)]
+    halo_layers = [path for path, module in model.named_modules() if isinstance(module, HaloAttn)]
     pixels = pixels[:1]
 
     truth, ours = copy.deepcopy(model).double(), copy.deepcopy(model)
@@ -87,8 +87,8 @@ def test_timm_models_keep_their_outputs_and_gradients(name):
     wanted, got = run(truth, pixels.double()), run(exact, pixels.double())
     for one, other in zip(wanted, got, strict=True):
         assert error(other, one) < 1e-10  # the same function: float32 rounds 1000 times more coarsely
-    for name in found.replaced:
-        for parameter in exact.get_submodule(name).parameters():
+    for path in found.replaced:
+        for parameter in exact.get_submodule(path).parameters():
             assert parameter.grad.isfinite().all()
             assert parameter.grad.any()
     # In float32 we may err twice as much as timm itself does.
