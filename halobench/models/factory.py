@@ -1,0 +1,62 @@
+"""From a name to a model."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import timm
+from timm.models.resnet import Bottleneck
+from torch import nn
+
+from halobench import backends
+from halobench.geometry import Geometry
+from halobench.models.architecture import Architecture
+from halobench.models.catalogue import FromTimm, HaloResNet, entry
+from halobench.models.halonet import HaloNet
+from halobench.problem import LayerSpec
+
+DEFAULT_BACKEND = "strided_gather"
+
+
+def create(name: str, backend: str | None = None, num_classes: int = 1000, **overrides: Any) -> nn.Module:
+    """The model of this name with fresh weights: (batch, 3, H, W) -> (batch, num_classes).
+
+    Args:
+        name: one of ``names()``.
+        backend: fills the attention slots; ``"strided_gather"`` where none is given.
+        num_classes: the number of logits.
+        overrides: for HaloNets, fields of ``Architecture``, such as ``depths`` or ``stochastic_depth``; for the
+            models built on timm's, arguments of ``timm.create_model``.
+
+    Raises:
+        ValueError: an unknown name, backend or override, or a backend for a model without attention slots.
+    """
+    model = entry(name)
+    if isinstance(model.recipe, FromTimm):
+        if backend is not None:
+            raise ValueError(f"{name} has no attention slots to fill with a backend, got {backend!r}")
+        return timm.create_model(model.recipe.name, num_classes=num_classes, **overrides)
+    if isinstance(model.recipe, HaloResNet):
+        return halo_resnet(model.recipe, backend or DEFAULT_BACKEND, num_classes, **overrides)
+    known = [field.name for field in fields(Architecture)]
+    if unknown := sorted(set(overrides) - set(known)):
+        raise ValueError(f"{name} has no {', '.join(unknown)} to override; there are {', '.join(known)}")
+    return HaloNet(replace(model.recipe, **overrides), backend or DEFAULT_BACKEND, num_classes)
+
+
+def halo_resnet(recipe: HaloResNet, backend: str, num_classes: int, **overrides: Any) -> nn.Module:
+    """timm's ResNet, its last three 3x3 convolutions replaced; their blocks lose squeeze-and-excitation."""
+    model = timm.create_model(recipe.name, num_classes=num_classes, **overrides)
+    build = backends.load(backend).build
+    bottlenecks = [module for module in model.modules() if isinstance(module, Bottleneck)]
+    for bottleneck in bottlenecks[-3:]:
+        replaced = bottleneck.conv2
+        layer = LayerSpec(
+            channels=replaced.in_channels,
+            heads=recipe.heads,
+            key_dim=replaced.in_channels // recipe.heads,
+            value_dim=replaced.out_channels // recipe.heads,
+            geometry=Geometry(recipe.block, recipe.halo, stride=replaced.stride[0]),
+        )
+        bottleneck.register_module("conv2", build(layer))
+        bottleneck.register_module("se", None)  # the paper rescales channels after convolutions only
+    return model

@@ -1,0 +1,112 @@
+"""HaloNet: a ResNet whose 3x3 convolutions are halo attention."""
+
+import torch.nn.functional as F
+from timm.layers.drop import DropPath
+from timm.layers.squeeze_excite import SEModule
+from torch import Tensor, nn
+
+from halobench import backends
+from halobench.models.architecture import Activation, Architecture, Block
+
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU}
+# The ratio that keeps the hybrids of H7 near the 67 M parameters that the paper states for all of them.
+SQUEEZE_RATIO = 1 / 4
+
+
+class HaloNet(nn.Module):
+    """(batch, 3, H, W) -> (batch, num_classes), for images of any size.
+
+    ``backend`` names the layer of all attention stages (any backend, ``"conv"`` too); convolution stages are not
+    affected. Parameters have the same names under every attention backend, so that weights move between them.
+
+    Raises:
+        ValueError: there is no such backend.
+        Unsupported: the backend refuses a layer (when it is built, or when it is called).
+    """
+
+    def __init__(self, architecture: Architecture, backend: str, num_classes: int) -> None:
+        super().__init__()
+        self.architecture, self.backend = architecture, backend
+        activation = ACTIVATIONS[architecture.activation]
+        build = {True: backends.load(backend).build, False: backends.load("conv").build}
+        self.stem = stem(architecture, activation)
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(*(Bottleneck(block, build[block.attention](block.layer), activation) for block in stage))
+                for stage in architecture.blocks()
+            )
+        )
+        self.final: nn.Module = nn.Identity()
+        if architecture.final_channels:
+            before = architecture.out_channels(3)
+            self.final = convolution_norm(before, architecture.final_channels, activation=activation)
+        self.classifier = nn.Linear(architecture.features, num_classes)
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """(batch, 3, H, W) -> (batch, features, H / 32, W / 32), sizes rounded up."""
+        features: Tensor = self.final(self.stages(self.stem(pixels)))
+        return features
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """The logits of a batch of images."""
+        logits: Tensor = self.classifier(self.forward_features(pixels).mean((2, 3)))
+        return logits
+
+
+class Bottleneck(nn.Module):
+    """1x1, the layer, 1x1, each with batch normalisation, around a shortcut: (b c H W) -> (b c' H/s W/s)."""
+
+    def __init__(self, block: Block, layer: nn.Module, activation: type[nn.Module]) -> None:
+        super().__init__()
+        stride = block.layer.geometry.stride
+        self.reduce = convolution_norm(block.channels, block.layer.channels, activation=activation)
+        self.layer = layer
+        self.norm = nn.Sequential(nn.BatchNorm2d(block.layer.value_channels), activation(inplace=True))
+        self.expand = convolution_norm(block.layer.value_channels, block.out_channels)
+        self.squeeze: nn.Module = nn.Identity()
+        if block.squeeze:
+            self.squeeze = SEModule(block.out_channels, SQUEEZE_RATIO, rd_divisor=1, act_layer=activation)
+        self.drop: nn.Module = DropPath(block.drop) if block.drop else nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or block.channels != block.out_channels:
+            self.shortcut = convolution_norm(block.channels, block.out_channels, stride=stride)
+        self.activation = activation(inplace=True)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Transform the map."""
+        branch = self.squeeze(self.expand(self.norm(self.layer(self.reduce(pixels)))))
+        output: Tensor = self.activation(self.drop(branch) + self.shortcut(pixels))
+        return output
+
+
+def convolution_norm(
+    channels: int, out_channels: int, side: int = 1, stride: int = 1, activation: type[nn.Module] | None = None
+) -> nn.Sequential:
+    """A convolution without bias, batch normalisation and, on request, an activation."""
+    modules: list[nn.Module] = [
+        nn.Conv2d(channels, out_channels, side, stride, padding=(side - 1) // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+    ]
+    return nn.Sequential(*modules, *([activation(inplace=True)] if activation else []))
+
+
+def stem(architecture: Architecture, activation: type[nn.Module]) -> nn.Sequential:
+    """From pixels to the first stage at a quarter of the side, rounded up."""
+    channels = architecture.stem_channels
+    if architecture.stem == "patch":
+        patches = nn.Conv2d(3, channels, 4, stride=4, bias=False)
+        return nn.Sequential(WholePatches(4), patches, nn.BatchNorm2d(channels), activation(inplace=True))
+    convolution = convolution_norm(3, channels, side=7, stride=2, activation=activation)
+    return nn.Sequential(*convolution, nn.MaxPool2d(3, stride=2, padding=1))
+
+
+class WholePatches(nn.Module):
+    """Zeros below and to the right, so that the image divides into patches of ``side`` x ``side`` pixels."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(b c H W) -> (b c H' W'), multiples of the side."""
+        return F.pad(pixels, (0, -pixels.shape[3] % self.side, 0, -pixels.shape[2] % self.side))
