@@ -1,0 +1,117 @@
+"""How figures look: a colour and a marker per backend, marks of failures, the footer, the same bytes every time."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+
+DPI = 130
+INK = "#222222"
+FAINT = "#8c8c8c"
+
+
+@dataclass(frozen=True)
+class Style:
+    """A backend's colour (as ``#rrggbb``) and marker."""
+
+    colour: str
+    marker: str
+
+
+# Seaborn's colour-blind safe palette; its yellow is too pale for lines on white and is left out.
+BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, PINK, GREY, _, SKY = (
+    mpl.colors.to_hex(colour) for colour in sns.color_palette("colorblind", 10)
+)
+KNOWN = {
+    "naive_unfold": Style(GREY, "o"),
+    "strided_gather": Style(BROWN, "s"),
+    "compiled": Style(PINK, "v"),
+    "sdpa": Style(ORANGE, "D"),
+    "flex": Style(GREEN, "^"),
+    "fused": Style(RED, "*"),
+    "timm_halo": Style(PURPLE, "X"),
+    "lucidrains": Style(SKY, "P"),
+    "global_sa": Style(INK, "<"),
+    "conv": Style(BLUE, ">"),
+}
+SPARE = [Style(*pair) for pair in product((BLUE, RED, GREEN, ORANGE, PURPLE, SKY, BROWN, GREY), ("p", "h", "d", "8"))]
+FAILURES = {"OOM": "X", "UNSUPPORTED": "s", "MISSING": "o", "INCORRECT": "D", "TIMEOUT": "v", "CRASHED": "*"}
+HOLLOW = ("UNSUPPORTED", "MISSING")  # nothing went wrong: nothing ran
+
+
+def styles(backends: Iterable[str]) -> dict[str, Style]:
+    """The look of each backend. One that is not ``KNOWN`` draws its look from its name, so that it keeps it."""
+    present = set(backends)
+    chosen = {name: look for name, look in KNOWN.items() if name in present}
+    free = list(SPARE)
+    for name in sorted(present - set(KNOWN)):
+        free = free or list(SPARE)  # more strangers than looks: they share
+        chosen[name] = free.pop(crc32(name.encode()) % len(free))
+    return chosen
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """The settings that all figures are drawn and saved under, whatever the user's own are."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(sns.axes_style("whitegrid"))
+        mpl.rcParams.update(sns.plotting_context("paper"))
+        mpl.rcParams["svg.hashsalt"] = "halobench"  # SVG ids are random without
+        mpl.rcParams["legend.frameon"] = False
+        mpl.rcParams["grid.color"] = "#e4e4e4"
+        yield
+
+
+def canvas(width: float, height: float, title: str, subtitle: str, footer: str) -> Figure:
+    """An empty figure of this size in inches, with a title and the footer, and room kept for both."""
+    figure = Figure((width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.text(0.1 / width, 1 - 0.09 / height, title, size=11, weight="bold", va="top", color=INK)
+    figure.text(0.1 / width, 1 - 0.32 / height, subtitle, size=8.5, va="top", color=INK)
+    figure.text(0.1 / width, 0.06 / height, footer, size=7, va="bottom", color="#555555")
+    top, bottom = 0.55 / height, 0.24 / height
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(rect=(0, bottom, 1, 1 - top - bottom))  # type: ignore[call-arg]
+    return figure
+
+
+def legend(figure: Figure, handles: "list[Artist]") -> None:
+    """A legend under the panels, in columns as the figure is wide."""
+    columns = max(1, int(figure.get_size_inches()[0] / 1.75))
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns, fontsize=8)
+
+
+def entry(look: Style, label: str, line: str = "-") -> Line2D:
+    """A backend in a legend."""
+    return Line2D([], [], color=look.colour, marker=look.marker, linestyle=line, label=label, markersize=5)
+
+
+def failure_entry(status: str) -> Line2D:
+    """A status in a legend."""
+    return Line2D([], [], linestyle="", label=status, **failure_mark(status, INK))
+
+
+def failure_mark(status: str, colour: str) -> dict[str, str | float]:
+    """How a failure is marked."""
+    face = "white" if status in HOLLOW else colour
+    return {"marker": FAILURES[status], "markerfacecolor": face, "markeredgecolor": colour, "markersize": 5}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure: the same figure gives the same bytes, for nothing of the moment is written."""
+    unsaid = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+    figure.savefig(path, dpi=DPI, metadata=unsaid[path.suffix[1:]])
