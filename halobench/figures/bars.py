@@ -130,11 +130,10 @@ def work_dots(axes: Axes, selection: Selection, rows: pd.DataFrame, names: list[
     axes.set_xlabel("work of one call (GFLOP)")
     work = rows[["useful_flops", "executed_flops"]].where(rows[["useful_flops", "executed_flops"]] > 0) * 1e-9
     least, most = work.min().min(), work.max().max()
-    logarithmic(axes, *((least, most) if pd.notna(least) else (1.0, 10.0)), start=None)
+    logarithmic(axes, *((least, most) if pd.notna(least) else (1.0, 10.0)))
     left = axes.get_xlim()[0]
-    for number, row in rows.drop_duplicates("variant").iterrows():
+    for (_, row), useful, executed in zip(rows.iterrows(), work["useful_flops"], work["executed_flops"], strict=True):
         place, colour = names.index(row["variant"]), selection.styles[row["backend"]].colour
-        useful, executed = work.loc[number, "useful_flops"], work.loc[number, "executed_flops"]
         if pd.isna(useful) or pd.isna(executed):
             note(axes, str(row["status"]) if row["status"] != OK else "not known", left, place)
             continue
@@ -144,7 +143,7 @@ def work_dots(axes: Axes, selection: Selection, rows: pd.DataFrame, names: list[
         note(axes, f"{executed / useful:.3g}", max(useful, executed), place, away=8)
 
 
-def logarithmic(axes: Axes, low: float, high: float, start: float | None) -> None:
+def logarithmic(axes: Axes, low: float, high: float, start: float | None = None) -> None:
     """A logarithmic axis with room for numbers on the right, and plain numbers for its ticks."""
     if start is not None:
         low, high = min(low, start), max(high, start)
@@ -152,7 +151,7 @@ def logarithmic(axes: Axes, low: float, high: float, start: float | None) -> Non
     room = max((high / low) ** 0.3, 1.6)
     axes.set_xlim(low / room**0.25, high * room)
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=8))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:.3g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
 
 

@@ -82,12 +82,13 @@ def scatter(axes: Axes, selection: Selection, rows: pd.DataFrame, panel: Panel) 
         low = zero / 5
         axes.axhline(zero, color=FAINT, linestyle=":", linewidth=1)
     axes.plot([zero, high], [zero, high], color=INK, linewidth=1, zorder=1)
-    for name in in_order(selection, rows):
+    names = in_order(selection, rows)
+    for number, name in enumerate(names):
         of = rows["variant"] == name
         style = selection.styles[rows[of]["backend"].iloc[0]]
         axes.scatter(
             ahead[of], found[of].where(found[of] > 0, (zero * low) ** 0.5), color=style.colour, marker=style.marker,
-            s=26, alpha=0.75, linewidth=0.3, edgecolor="white", label=name,
+            s=70 - 55 * number / len(names), alpha=0.75, linewidth=0.3, edgecolor="white", label=name,
         )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlim=(zero, high), ylim=(low, high))
     axes.set_xlabel(f"executed closed form ({panel.unit})")

@@ -109,14 +109,16 @@ def cells(axes: Axes, table: pd.DataFrame, failed: pd.DataFrame, norm: LogNorm, 
     axes.set_facecolor("#f4f4f4")
     axes.grid(visible=False)
     axes.tick_params(rotation=0, labelsize=8, length=0)
+    numbers = table.to_numpy(dtype=float)
     colours = mpl.colormaps["viridis_r"]
     for row, line in enumerate(table.index):
         for column, head in enumerate(table.columns):
-            value = table.iat[row, column]
+            value = numbers[row, column]
             centre = (column + 0.5, row + 0.5)
             status = failed[(failed["row"] == line) & (failed["column"] == head)]["status"]
-            if pd.notna(value):
-                dark = sum(colours(float(norm(value)))[:3]) < 1.5
+            if not math.isnan(value):
+                red, green, blue, _ = colours(float(norm(value)))
+                dark = red + green + blue < 1.5
                 axes.text(*centre, form(value), ha="center", va="center", size=7, color="white" if dark else INK)
             elif len(status):
                 axes.add_patch(mpl.patches.Rectangle((column, row), 1, 1, facecolor="#d9d9d9", edgecolor="white"))

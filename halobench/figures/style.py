@@ -1,11 +1,11 @@
 """How figures look: a colour and a marker per backend, marks of failures, the footer, the same bytes every time."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 from zlib import crc32
 
 import matplotlib as mpl
@@ -17,7 +17,9 @@ from matplotlib.lines import Line2D
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
 
+LineStyle = Literal["-", "--", ""]
 DPI = 130
+FOOTER = 0.24  # inches
 INK = "#222222"
 FAINT = "#8c8c8c"
 
@@ -67,12 +69,11 @@ def look() -> Iterator[None]:
     """The settings that all figures are drawn and saved under, whatever the user's own are."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(sns.axes_style("whitegrid"))
-        mpl.rcParams.update(sns.plotting_context("paper"))
-        mpl.rcParams["svg.hashsalt"] = "halobench"  # SVG ids are random without
-        mpl.rcParams["legend.frameon"] = False
-        mpl.rcParams["grid.color"] = "#e4e4e4"
-        yield
+        with sns.axes_style("whitegrid"), sns.plotting_context("paper"):
+            mpl.rcParams["svg.hashsalt"] = "halobench"  # SVG ids are random without
+            mpl.rcParams["legend.frameon"] = False
+            mpl.rcParams["grid.color"] = "#e4e4e4"
+            yield
 
 
 def canvas(width: float, height: float, title: str, subtitle: str, footer: str) -> Figure:
@@ -82,20 +83,22 @@ def canvas(width: float, height: float, title: str, subtitle: str, footer: str) 
     figure.text(0.1 / width, 1 - 0.09 / height, title, size=11, weight="bold", va="top", color=INK)
     figure.text(0.1 / width, 1 - 0.32 / height, subtitle, size=8.5, va="top", color=INK)
     figure.text(0.1 / width, 0.06 / height, footer, size=7, va="bottom", color="#555555")
-    top, bottom = 0.55 / height, 0.24 / height
+    top, bottom = 0.55 / height, FOOTER / height
     engine = figure.get_layout_engine()
     assert engine is not None
-    engine.set(rect=(0, bottom, 1, 1 - top - bottom))  # type: ignore[call-arg]
+    engine.set(rect=(0.08 / width, bottom, 1 - 0.16 / width, 1 - top - bottom))  # type: ignore[call-arg]
     return figure
 
 
-def legend(figure: Figure, handles: "list[Artist]") -> None:
+def legend(figure: Figure, handles: "Sequence[Artist]") -> None:
     """A legend under the panels, in columns as the figure is wide."""
-    columns = max(1, int(figure.get_size_inches()[0] / 1.75))
-    figure.legend(handles=handles, loc="outside lower left", ncols=columns, fontsize=8)
+    width, height = figure.get_size_inches()
+    above = (0, FOOTER / height, 1, 1 - FOOTER / height)
+    columns = max(1, int(width / 1.75))
+    figure.legend(handles=handles, loc="outside lower left", bbox_to_anchor=above, ncols=columns, fontsize=8)
 
 
-def entry(look: Style, label: str, line: str = "-") -> Line2D:
+def entry(look: Style, label: str, line: LineStyle = "-") -> Line2D:
     """A backend in a legend."""
     return Line2D([], [], color=look.colour, marker=look.marker, linestyle=line, label=label, markersize=5)
 
@@ -105,7 +108,7 @@ def failure_entry(status: str) -> Line2D:
     return Line2D([], [], linestyle="", label=status, **failure_mark(status, INK))
 
 
-def failure_mark(status: str, colour: str) -> dict[str, str | float]:
+def failure_mark(status: str, colour: str) -> dict[str, Any]:
     """How a failure is marked."""
     face = "white" if status in HOLLOW else colour
     return {"marker": FAILURES[status], "markerfacecolor": face, "markeredgecolor": colour, "markersize": 5}

@@ -46,8 +46,9 @@ def failures(selection: Selection) -> list[str]:
     if rows.empty:
         return ["Every case was measured."]
     columns = ["suite", "variant", "direction", "status", "reason"]
-    counted = rows.fillna({"reason": ""}).groupby(columns, sort=True).agg(cases=("case", "size"), first=("case", "min"))
-    lines = [[*map(str, index), str(row["cases"]), f"`{row['first']}`"] for index, row in counted.iterrows()]
+    lines = []
+    for values, of in rows.fillna({"reason": ""}).groupby(columns, sort=True):
+        lines.append([*[str(value) for value in values], str(len(of)), f"`{of['case'].min()}`"])
     return ["### Cases without a time", markdown([*columns, "cases", "the first"], lines)]
 
 
