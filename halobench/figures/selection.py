@@ -45,6 +45,7 @@ class Selection:
             [f"torch {one.torch or 'unknown'}" for one in self.headers],
             [commit_of(one) for one in self.headers],
             [f"tier {one.tier}" for one in self.headers],
+            [f"{one.file}: the run did not finish" for one in self.headers if not one.complete],
         )
         return "  ·  ".join(part for several in parts for part in several_as_one(several))
 
@@ -143,8 +144,8 @@ def commit_of(header: Header) -> str:
 
 
 def several_as_one(parts: list[str]) -> list[str]:
-    """The distinct parts; more than two become a count."""
+    """The distinct parts; of more than two, the newest and how many more."""
     distinct = list(dict.fromkeys(parts))
     if len(distinct) <= 2:
         return distinct
-    return [f"{len(distinct)} of: {distinct[-1].split()[0]}s"]
+    return [f"{distinct[-1]} and {len(distinct) - 1} more"]

@@ -5,21 +5,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from zlib import crc32
 
 import matplotlib as mpl
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-
-if TYPE_CHECKING:
-    from matplotlib.artist import Artist
 
 LineStyle = Literal["-", "--", ""]
 DPI = 130
-FOOTER = 0.24  # inches
+EDGE, TITLES, FOOTER = 0.1, 0.55, 0.24  # inches
 INK = "#222222"
 FAINT = "#8c8c8c"
 
@@ -48,7 +47,11 @@ KNOWN = {
     "global_sa": Style(INK, "<"),
     "conv": Style(BLUE, ">"),
 }
-SPARE = [Style(*pair) for pair in product((BLUE, RED, GREEN, ORANGE, PURPLE, SKY, BROWN, GREY), ("p", "h", "d", "8"))]
+# Strangers get the same hues darkened, and markers that no known backend has.
+DARK = [
+    mpl.colors.to_hex([0.6 * part for part in mpl.colors.to_rgb(hue)]) for hue in (BLUE, RED, GREEN, PURPLE, SKY, GREY)
+]
+SPARE = [Style(*pair) for pair in product(DARK, ("p", "h", "d", "8"))]
 FAILURES = {"OOM": "X", "UNSUPPORTED": "s", "MISSING": "o", "INCORRECT": "D", "TIMEOUT": "v", "CRASHED": "*"}
 HOLLOW = ("UNSUPPORTED", "MISSING")  # nothing went wrong: nothing ran
 
@@ -80,22 +83,39 @@ def canvas(width: float, height: float, title: str, subtitle: str, footer: str) 
     """An empty figure of this size in inches, with a title and the footer, and room kept for both."""
     figure = Figure((width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.text(0.1 / width, 1 - 0.09 / height, title, size=11, weight="bold", va="top", color=INK)
-    figure.text(0.1 / width, 1 - 0.32 / height, subtitle, size=8.5, va="top", color=INK)
-    figure.text(0.1 / width, 0.06 / height, footer, size=7, va="bottom", color="#555555")
-    top, bottom = 0.55 / height, FOOTER / height
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(rect=(0.08 / width, bottom, 1 - 0.16 / width, 1 - top - bottom))  # type: ignore[call-arg]
+    figure.text(EDGE / width, 1 - 0.09 / height, title, size=11, weight="bold", va="top", color=INK)
+    figure.text(EDGE / width, 1 - 0.32 / height, subtitle, size=8.5, va="top", color=INK)
+    figure.text(EDGE / width, 0.06 / height, footer, size=7, va="bottom", color="#555555")
+    keep(figure, FOOTER)
     return figure
 
 
-def legend(figure: Figure, handles: "Sequence[Artist]") -> None:
-    """A legend under the panels, in columns as the figure is wide."""
+def keep(figure: Figure, bottom: float) -> None:
+    """Keep the panels out of the titles and this many inches at the bottom."""
     width, height = figure.get_size_inches()
-    above = (0, FOOTER / height, 1, 1 - FOOTER / height)
-    columns = max(1, int(width / 1.75))
-    figure.legend(handles=handles, loc="outside lower left", bbox_to_anchor=above, ncols=columns, fontsize=8)
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(rect=(EDGE / width, bottom / height, 1 - 2 * EDGE / width, 1 - (bottom + TITLES) / height))
+
+
+def legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    """A legend between the panels and the footer, in as many columns as fit; the figure grows by its height."""
+    # Constrained layout makes no room for a legend that stands above a footer, so the room is measured here.
+    width, height = figure.get_size_inches()
+    for columns in range(len(handles), 0, -1):
+        made = figure.legend(handles=handles, loc="lower left", ncols=columns, fontsize=8, borderaxespad=0)
+        extent = made.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+        if extent.width / figure.dpi <= width or columns == 1:
+            break
+        made.remove()
+    room = extent.height / figure.dpi
+    for text in figure.texts:  # their places are in shares of a height that is about to change
+        x, y = text.get_position()
+        inches = y * height if y < 0.5 else y * height + room
+        text.set_position((x, inches / (height + room)))
+    figure.set_size_inches(width, height + room)
+    made.set_bbox_to_anchor((0, FOOTER / (height + room)))
+    keep(figure, FOOTER + room)
 
 
 def entry(look: Style, label: str, line: LineStyle = "-") -> Line2D:

@@ -28,7 +28,7 @@ def reference(selection: Selection) -> list[str]:
     if rows.empty:
         return ["No row belongs to the groups side, block and halo: there is no reference point."]
     head = ("backend", *[f"{name} ms [95 %]" for name in DIRECTIONS], *[f"{name} speed-up" for name in DIRECTIONS])
-    head += tuple(f"{name} peak MiB" for name in DIRECTIONS) + tuple(f"{name} % of floor" for name in DIRECTIONS)
+    head += tuple(f"{name} peak MiB" for name in DIRECTIONS) + tuple(f"{name} share of floor %" for name in DIRECTIONS)
     lines = []
     for name in in_order(selection, rows):
         of = rows[rows["variant"] == name]
@@ -44,7 +44,7 @@ def failures(selection: Selection) -> list[str]:
     """The cases that gave no time, and why."""
     rows = selection.table[selection.table["status"] != OK]
     if rows.empty:
-        return ["Every case was measured."]
+        return ["Every case in these files was measured."]
     columns = ["suite", "variant", "direction", "status", "reason"]
     lines = []
     for values, of in rows.fillna({"reason": ""}).groupby(columns, sort=True):
