@@ -49,7 +49,8 @@ KNOWN = {
 }
 # Strangers get the same hues darkened, and markers that no known backend has.
 DARK = [
-    mpl.colors.to_hex([0.6 * part for part in mpl.colors.to_rgb(hue)]) for hue in (BLUE, RED, GREEN, PURPLE, SKY, GREY)
+    mpl.colors.to_hex((0.6 * red, 0.6 * green, 0.6 * blue))
+    for red, green, blue in map(mpl.colors.to_rgb, (BLUE, RED, GREEN, PURPLE, SKY, GREY))
 ]
 SPARE = [Style(*pair) for pair in product(DARK, ("p", "h", "d", "8"))]
 FAILURES = {"OOM": "X", "UNSUPPORTED": "s", "MISSING": "o", "INCORRECT": "D", "TIMEOUT": "v", "CRASHED": "*"}
@@ -104,7 +105,7 @@ def legend(figure: Figure, handles: Sequence[Artist]) -> None:
     width, height = figure.get_size_inches()
     for columns in range(len(handles), 0, -1):
         made = figure.legend(handles=handles, loc="lower left", ncols=columns, fontsize=8, borderaxespad=0)
-        extent = made.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+        extent = made.get_window_extent()
         if extent.width / figure.dpi <= width or columns == 1:
             break
         made.remove()
