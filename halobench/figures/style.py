@@ -106,7 +106,7 @@ def legend(figure: Figure, handles: Sequence[Artist]) -> None:
     for columns in range(len(handles), 0, -1):
         made = figure.legend(handles=handles, loc="lower left", ncols=columns, fontsize=8, borderaxespad=0)
         extent = made.get_window_extent()
-        if extent.width / figure.dpi <= width or columns == 1:
+        if extent.width / figure.dpi <= width - 2 * EDGE or columns == 1:
             break
         made.remove()
     room = extent.height / figure.dpi
@@ -115,7 +115,7 @@ def legend(figure: Figure, handles: Sequence[Artist]) -> None:
         inches = y * height if y < 0.5 else y * height + room
         text.set_position((x, inches / (height + room)))
     figure.set_size_inches(width, height + room)
-    made.set_bbox_to_anchor((0, FOOTER / (height + room)))
+    made.set_bbox_to_anchor((EDGE / width, FOOTER / (height + room)))
     keep(figure, FOOTER + room)
 
 
