@@ -137,5 +137,12 @@ def failure_mark(status: str, colour: str) -> dict[str, Any]:
 
 def save(figure: Figure, path: Path) -> None:
     """Write the figure: the same figure gives the same bytes, for nothing of the moment is written."""
+    # The layout's solver is not deterministic in the last digits: lay out once, then round the places of the panels.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        places = axes.get_position(original=True).bounds
+        left, bottom, width, height = (round(place, 6) for place in places)
+        axes.set_position((left, bottom, width, height))
     unsaid = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
     figure.savefig(path, dpi=DPI, metadata=unsaid[path.suffix[1:]])
