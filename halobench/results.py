@@ -244,6 +244,10 @@ def checked_header(file: str, document: Document) -> Header:
         value = parts["ceilings"].get(name)
         if value is not None and not fits(value, "positive"):
             raise ResultsError(f"halobench.ceilings.{name} must be a finite number above 0, got {shown(value)}")
+    for name in ("wall_s", "overhead_share"):
+        value = parts["harness"].get(name)
+        if value is not None and not fits(value, "number"):
+            raise ResultsError(f"halobench.harness.{name} must be a finite number of at least 0, got {shown(value)}")
     return Header(file, tier, **parts, datetime=document.datetime, complete=document.complete)
 
 

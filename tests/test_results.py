@@ -184,6 +184,7 @@ def test_an_impossible_row_is_refused_with_its_case(tmp_path, changes, said):
         ({"tier": None}, "halobench.tier must be text"),
         ({"fingerprint": []}, "halobench.fingerprint must be an object"),
         ({"fingerprint": {"gpu": {"name": 1}}}, "gpu.name must be text"),
+        ({"harness": {"wall_s": "long"}}, "harness.wall_s must be a finite number of at least 0, got 'long'"),
         ({"ceilings": {"copy_bytes_per_s": math.nan}}, "ceilings.copy_bytes_per_s must be a finite number above 0"),
     ],
 )

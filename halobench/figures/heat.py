@@ -34,7 +34,7 @@ def draw_grid(selection: Selection) -> Drawn:
         if shape.empty:
             yield name, "no operator rows of group 'grid'"
             continue
-        rows = rows.merge(shape.drop_duplicates(), on=list(SHAPE))
+        rows = rows.merge(shape.drop_duplicates(), on=list(SHAPE)).drop_duplicates(["variant", "block", "halo"])
         if measured(rows).empty:
             yield name, "no operator case of group 'grid' was measured"
         else:

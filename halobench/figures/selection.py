@@ -49,12 +49,6 @@ class Selection:
         )
         return "  ·  ".join(part for several in parts for part in several_as_one(several))
 
-    @property
-    def backends(self) -> list[str]:
-        """The backends in it, in the order of legends."""
-        present = set(self.table["backend"])
-        return [name for name in self.styles if name in present]
-
     def rows(self, suite: str, group: str | None = None, direction: str | None = None) -> pd.DataFrame:
         """The rows of a suite, of a group of it, in one direction."""
         chosen = self.table[self.table["suite"] == suite]
