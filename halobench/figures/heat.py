@@ -1,0 +1,142 @@
+"""Heat maps: latency over block and halo, a panel a backend; and the share of the floor at HaloNet's stages."""
+
+import math
+from collections.abc import Callable
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from halobench.figures.scaling import in_order
+from halobench.figures.selection import SHAPE, Drawn, Selection, held, measured, most_common
+from halobench.figures.style import FAINT, INK, canvas
+from halobench.results import OK
+
+SHORT = {
+    "OOM": "OOM",
+    "UNSUPPORTED": "unsup.",
+    "MISSING": "miss.",
+    "INCORRECT": "wrong",
+    "TIMEOUT": "time",
+    "CRASHED": "crash",
+}
+COLUMNS = 4
+
+
+def draw_grid(selection: Selection) -> Drawn:
+    """Latency over block x halo: the rows of group "grid" and all others of the same shape."""
+    for direction, rows in selection.rows("operator").groupby("direction"):
+        name = f"grid-{direction}"
+        shape = most_common(selection.rows("operator", "grid", str(direction)), list(SHAPE))[list(SHAPE)]
+        if shape.empty:
+            yield name, "no operator rows of group 'grid'"
+            continue
+        rows = rows.merge(shape.drop_duplicates(), on=list(SHAPE)).drop_duplicates(["variant", "block", "halo"])
+        if measured(rows).empty:
+            yield name, "no operator case of group 'grid' was measured"
+        else:
+            yield name, block_by_halo(selection, rows, str(direction))
+
+
+def block_by_halo(selection: Selection, rows: pd.DataFrame, direction: str) -> Figure:
+    """A panel a variant, one colour scale for all; failures are named in their cells."""
+    names = in_order(selection, rows)
+    blocks, halos = sorted(rows["block"].unique()), sorted(rows["halo"].unique())
+    columns = min(COLUMNS, len(names))
+    lines = math.ceil(len(names) / columns)
+    width = max(5.0, columns * (0.9 + 0.42 * len(halos)) + 1.2)
+    title = f"Latency (ms) over block and halo, {direction}"
+    subtitle = held(rows, but=("block", "halo"))
+    figure = canvas(width, 0.9 + lines * (0.75 + 0.26 * len(blocks)), title, subtitle, selection.footer)
+    grid = figure.add_gridspec(lines, columns)
+    times = measured(rows)["median_ms"]
+    norm = LogNorm(times.min(), max(times.max(), times.min() * 1.01))
+    panels = []
+    for number, name in enumerate(names):
+        axes = figure.add_subplot(grid[number // columns, number % columns])
+        panel = rows[rows["variant"] == name]
+        table = panel.pivot(index="block", columns="halo", values="median_ms").reindex(index=blocks, columns=halos)
+        cells(axes, table, failures(panel, "block", "halo"), norm, latency)
+        axes.set_title(name, fontsize=9, color=INK)
+        axes.set_xlabel("halo (pixels)" if number + columns >= len(names) else "")
+        axes.set_ylabel("block (pixels)" if number % columns == 0 else "")
+        panels.append(axes)
+    scale = figure.colorbar(panels[0].collections[0], ax=panels, aspect=30)
+    scale.set_label("latency (ms)")
+    return figure
+
+
+def draw_stages(selection: Selection, suite: str) -> Drawn:
+    """The share of the floor per backend and HaloNet stage."""
+    if selection.rows(suite, "stages").empty:
+        yield "stages", f"no {suite} rows of group 'stages'"
+    for direction, rows in selection.rows(suite, "stages").groupby("direction"):
+        name = f"stages-{direction}"
+        labelled = rows[rows["label"].notna()]
+        if measured(labelled, "floor_share").empty:
+            yield name, f"no {suite} case of group 'stages' has a floor"
+            continue
+        yield name, stage_shares(selection, labelled, f"{suite}, {direction}")
+
+
+def stage_shares(selection: Selection, rows: pd.DataFrame, what: str) -> Figure:
+    """A line a stage, a column a variant, the share of the floor in per cent."""
+    rows = rows.sort_values("case").drop_duplicates(["label", "variant"]).assign(percent=100 * rows["floor_share"])
+    labels, names = sorted(rows["label"].unique()), in_order(selection, rows)
+    width, height = max(6.5, 2.6 + 0.72 * len(names)), 2.2 + 0.27 * len(labels)
+    title = f"HaloNet's stages, {what}: share of the floor"
+    subtitle = "floor / median latency in %: 100 is what this machine's measured ceilings allow"
+    figure = canvas(width, height, title, subtitle, selection.footer)
+    axes = figure.add_subplot()
+    table = rows.pivot(index="label", columns="variant", values="percent").reindex(index=labels, columns=names)
+    norm = LogNorm(max(0.1, min(10, rows["percent"].min())), 100)
+    cells(axes, table, failures(rows, "label", "variant"), norm, percent)
+    axes.set_xlabel("")
+    axes.set_ylabel("")
+    axes.set_xticklabels([name.replace(" (", "\n(") for name in names], rotation=35, ha="right", rotation_mode="anchor")
+    figure.colorbar(axes.collections[0], ax=axes).set_label("share of the floor (%)")
+    return figure
+
+
+def cells(axes: Axes, table: pd.DataFrame, failed: pd.DataFrame, norm: LogNorm, form: Callable[[float], str]) -> None:
+    """The table as coloured cells, each with its number; a failed cell is grey and says why."""
+    sns.heatmap(
+        table.astype(float), ax=axes, norm=norm, cmap="viridis_r", cbar=False, linewidths=0.6, linecolor="white"
+    )
+    axes.set_facecolor("#f4f4f4")
+    axes.grid(visible=False)
+    axes.tick_params(rotation=0, labelsize=8, length=0)
+    numbers = table.to_numpy(dtype=float)
+    colours = mpl.colormaps["viridis_r"]
+    for row, line in enumerate(table.index):
+        for column, head in enumerate(table.columns):
+            value = numbers[row, column]
+            centre = (column + 0.5, row + 0.5)
+            status = failed[(failed["row"] == line) & (failed["column"] == head)]["status"]
+            if not math.isnan(value):
+                red, green, blue, _ = colours(float(norm(value)))
+                dark = red + green + blue < 1.5
+                axes.text(*centre, form(value), ha="center", va="center", size=7, color="white" if dark else INK)
+            elif len(status):
+                axes.add_patch(mpl.patches.Rectangle((column, row), 1, 1, facecolor="#d9d9d9", edgecolor="white"))
+                axes.text(*centre, SHORT[status.iloc[0]], ha="center", va="center", size=6, color=INK)
+            else:
+                axes.text(*centre, "·", ha="center", va="center", size=7, color=FAINT)
+
+
+def failures(rows: pd.DataFrame, row: str, column: str) -> pd.DataFrame:
+    """The failed cells: row, column and status."""
+    return rows[rows["status"] != OK][[row, column, "status"]].set_axis(["row", "column", "status"], axis=1)
+
+
+def latency(value: float) -> str:
+    """A time in three digits: 0.0123, 1.23, 12.3, 1234."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def percent(value: float) -> str:
+    """A share in two digits."""
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"

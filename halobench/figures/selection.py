@@ -1,0 +1,145 @@
+"""Which rows a figure shows: one machine and dtype at a time, the newest measurement of each case, one reference."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from halobench.figures.style import Style, styles
+from halobench.results import OK, Header, Results
+
+AXES = ("side", "block", "halo")
+SHAPE = ("stride", "height", "width", "batch", "heads", "key_dim", "value_dim", "relative")
+BASELINE = "naive_unfold"
+
+Drawn = Iterator[tuple[str, Figure | str]]  # the name of a figure, and the figure or why there is none
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rows of one machine and dtype, from one or more files.
+
+    ``table`` has the columns of the results and ``side``, the side of a square map of as many pixels, and
+    ``variant``, the backend's name in legends. ``headers`` has the newest file last.
+    """
+
+    table: pd.DataFrame
+    headers: list[Header]
+    machine: str
+    dtype: str
+    styles: dict[str, Style]
+
+    @property
+    def slug(self) -> str:
+        """What the names of this selection's files begin with."""
+        plain = re.sub(r"\((R|TM)\)", "", self.machine)
+        return "-".join(re.findall(r"[a-z0-9]+", f"{plain} {self.dtype}".lower()))
+
+    @property
+    def footer(self) -> str:
+        """What was measured on what, in a line."""
+        parts = (
+            [self.machine, self.dtype],
+            [f"torch {one.torch or 'unknown'}" for one in self.headers],
+            [commit_of(one) for one in self.headers],
+            [f"tier {one.tier}" for one in self.headers],
+            [f"{one.file}: the run did not finish" for one in self.headers if not one.complete],
+        )
+        return "  ·  ".join(part for several in parts for part in several_as_one(several))
+
+    def rows(self, suite: str, group: str | None = None, direction: str | None = None) -> pd.DataFrame:
+        """The rows of a suite, of a group of it, in one direction."""
+        chosen = self.table[self.table["suite"] == suite]
+        if group is not None:
+            chosen = chosen[in_group(chosen, group)]
+        return chosen if direction is None else chosen[chosen["direction"] == direction]
+
+    @property
+    def reference(self) -> pd.DataFrame:
+        """The operator's rows at the reference point: where the axes side, block and halo cross."""
+        rows = self.rows("operator")
+        for axis in AXES:
+            rows = rows[in_group(rows, axis)]
+        return most_common(rows, ["block", "halo", *SHAPE])
+
+    def ceiling(self, name: str) -> float | None:
+        """A measured ceiling of this machine at this dtype, from the newest file that has it."""
+        for header in reversed(self.headers):
+            ceilings = header.ceilings
+            fitting = header.machine(ceilings.get("device", "")) == self.machine and ceilings.get("dtype") == self.dtype
+            if fitting and ceilings.get(name) is not None:
+                return float(ceilings[name])
+        return None
+
+
+def selections(results: Results) -> list[Selection]:
+    """One selection per machine and dtype. Of a case measured more than once the newest file counts."""
+    table = results.table.copy()
+    table["side"] = (table["height"] * table["width"]) ** 0.5
+    table["variant"] = [variant(*of) for of in zip(table["backend"], table["border"], table["stride"], strict=True)]
+    look = styles(table["backend"])
+    age = sorted(results.headers, key=lambda file: (results.headers[file].datetime or "", file))
+    found = []
+    for (machine, dtype), rows in table.groupby(["machine", "dtype"], sort=True):
+        aged = rows.assign(age=rows["file"].map(age.index)).sort_values(["age", "case"])
+        newest = aged.drop_duplicates("case", keep="last").drop(columns="age").sort_values("case")
+        used = set(newest["file"])
+        headers = [results.headers[file] for file in age if file in used]
+        found.append(Selection(newest.reset_index(drop=True), headers, str(machine), str(dtype), look))
+    return found
+
+
+def variant(backend: str, border: str, stride: int) -> str:
+    """A backend's name in legends; what it does differently from the others stands with it."""
+    differs = [f"border {border}"] * (border != "masked") + [f"stride {stride}"] * (stride != 1)
+    return f"{backend} ({', '.join(differs)})" if differs else backend
+
+
+def in_group(table: pd.DataFrame, group: str) -> "pd.Series[bool]":
+    """Which rows belong to the group."""
+    return table["groups"].map(lambda groups: group in groups.split()).astype(bool)
+
+
+def most_common(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The rows that share the most common values of these columns; of several such values, the least."""
+    if rows.empty:
+        return rows
+    sizes = rows.groupby(columns, as_index=False, sort=True).size()
+    best = sizes.loc[[sizes["size"].idxmax()], columns]
+    return rows.merge(best, on=columns)
+
+
+def measured(rows: pd.DataFrame, column: str = "median_ms") -> pd.DataFrame:
+    """The rows that were measured and know this column."""
+    return rows[(rows["status"] == OK) & rows[column].notna()]
+
+
+def held(rows: pd.DataFrame, but: tuple[str, ...] = ()) -> str:
+    """What all rows have in common, for a title."""
+    names = {
+        "side": "map {:.4g} x {:.4g}",
+        "block": "block {}",
+        "halo": "halo {}",
+        "batch": "batch {}",
+        "heads": "heads {}",
+        "key_dim": "key dim {}",
+        "value_dim": "value dim {}",
+    }
+    same = [name for name in names if name not in but and rows[name].nunique() == 1]
+    return ", ".join(names[name].format(rows[name].iloc[0], rows[name].iloc[0]) for name in same)
+
+
+def commit_of(header: Header) -> str:
+    """The commit of a file, short."""
+    commit = header.commit
+    return f"commit {commit['id'][:7]}{'+dirty' if commit.get('dirty') else ''}" if commit.get("id") else "no commit"
+
+
+def several_as_one(parts: list[str]) -> list[str]:
+    """The distinct parts; of more than two, the newest and how many more."""
+    distinct = list(dict.fromkeys(parts))
+    if len(distinct) <= 2:
+        return distinct
+    return [f"{distinct[-1]} and {len(distinct) - 1} more"]

@@ -1,0 +1,98 @@
+"""``python -m halobench.plot results/``: draw the figures and write the summaries of results files."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from halobench.figures import bars, closed_form, heat, roofline, scaling, summary
+from halobench.figures.index import write_index
+from halobench.figures.selection import Drawn, Selection, selections
+from halobench.figures.style import look, save
+from halobench.results import Results, ResultsError, read_all
+
+FORMATS = ("png", "svg")
+NOTHING_DRAWN = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status is 0 where something was drawn, else 2."""
+    options = parser().parse_args(arguments)
+    folder = options.results[0] if options.results[0].is_dir() else options.results[0].parent
+    output = options.output or folder / "figures"
+    if options.index and not options.results[0].is_dir():
+        parser().error(f"--index describes a folder of results, got {folder}")
+    try:
+        results = read_all(options.results)
+        drawn = draw(results, output, options.format)
+        if options.index:
+            write_index(results, folder, drawn)
+    except (ResultsError, OSError) as error:
+        print(f"halobench.plot: {error}", file=sys.stderr)
+        return NOTHING_DRAWN
+    if not drawn:
+        print("halobench.plot: nothing could be drawn: no case of these results was measured", file=sys.stderr)
+        return NOTHING_DRAWN
+    print(f"{len(drawn)} figures, summary.csv and summary.md in {output}")
+    return 0
+
+
+def draw(results: Results, output: Path, format: str = "png") -> list[Path]:
+    """Draw every figure that the results have data for, and write the summaries; the figures' paths.
+
+    A figure that lacks its data is left out, with a line on stdout that says why.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    output.mkdir(parents=True, exist_ok=True)
+    chosen = selections(results)
+    paths = []
+    with look():
+        for selection in chosen:
+            for name, figure in figures(selection):
+                path = output / f"{selection.slug}-{name}.{format}"
+                if isinstance(figure, str):
+                    print(f"no {path.name}: {figure}")
+                    continue
+                save(figure, path)
+                paths.append(path)
+    summary.write(results, chosen, output)
+    return paths
+
+
+def figures(selection: Selection) -> Drawn:
+    """All figures of one machine and dtype. Suites are never mixed: all but the operator's are named by their suite."""
+    suites = sorted(set(selection.table["suite"]))
+    if "operator" in suites:
+        yield from bars.draw_speedup(selection)
+        yield from scaling.draw(selection, "operator")
+        yield from heat.draw_grid(selection)
+        yield from heat.draw_stages(selection, "operator")
+        yield from roofline.draw(selection)
+        yield from bars.draw_work(selection)
+        yield from closed_form.draw(selection)
+    for suite in suites:
+        if suite != "operator":
+            for name, figure in other_suite(selection, suite):
+                yield f"{suite}-{name}", figure
+
+
+def other_suite(selection: Selection, suite: str) -> Drawn:
+    """The figures of a suite that is not the operator's, over the axes that it varies on."""
+    yield from scaling.draw(selection, suite)
+    yield from heat.draw_stages(selection, suite)
+    yield from bars.draw_other(selection, suite)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    command = argparse.ArgumentParser(prog="python -m halobench.plot", description="Draw figures from results files.")
+    command.add_argument("results", nargs="+", type=Path, help="results files, or a folder of them")
+    command.add_argument("--output", type=Path, help="folder for the figures (default: figures/ beside the results)")
+    command.add_argument("--format", choices=FORMATS, default="png", help="file format (default: png)")
+    command.add_argument("--index", action="store_true", help="also write README.md, an index of the results folder")
+    return command
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,300 @@
+"""Results files -> one tidy table: the schema, and its checks.
+
+A results file is pytest-benchmark's JSON with a section ``halobench``, or the journal (``.jsonl``) that a killed run
+leaves behind. Reading never imports what measures, so results can be looked at on a machine that cannot run them.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from halobench.schema import (
+    COLUMNS,
+    DIRECTIONS,
+    FIELDS,
+    OK,
+    SCHEMA_VERSION,
+    STATUSES,
+    Json,
+    ResultsError,
+    check_version,
+    checked_row,
+    fits,
+    listed,
+    section,
+    shown,
+    text,
+)
+
+__all__ = [
+    "COLUMNS",
+    "DIRECTIONS",
+    "OK",
+    "SCHEMA_VERSION",
+    "STATUSES",
+    "Header",
+    "Results",
+    "ResultsError",
+    "read",
+    "read_all",
+]
+
+SUFFIXES = (".json", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about the whole run. ``complete`` is false for a journal: its run did not finish."""
+
+    file: str
+    tier: str
+    options: Json
+    fingerprint: Json
+    ceilings: Json
+    harness: Json
+    datetime: str | None
+    complete: bool
+
+    def machine(self, device: str) -> str:
+        """The name of the chip that the run measured on: the GPU for ``"cuda"``, else the CPU."""
+        chip = self.fingerprint.get("gpu" if device == "cuda" else "cpu") or {}
+        return chip.get("name" if device == "cuda" else "model") or f"unknown {device}"
+
+    @property
+    def torch(self) -> str | None:
+        """The version of PyTorch."""
+        return self.fingerprint.get("torch")
+
+    @property
+    def commit(self) -> Json:
+        """The commit measured, ``{"id", "dirty"}``; empty where unknown."""
+        return self.fingerprint.get("commit") or {}
+
+
+@dataclass(frozen=True)
+class Results:
+    """One or more results files.
+
+    ``table`` has a row per case and file, in the columns ``COLUMNS``: unknown is null, ``groups`` is separated by
+    spaces, ``samples`` counts them. ``headers`` is by file name, ``samples_ms`` by (file name, case).
+    """
+
+    table: pd.DataFrame
+    headers: dict[str, Header]
+    samples_ms: dict[tuple[str, str], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed file: its section ``halobench``, and its rows with their samples in milliseconds, unknown ``None``."""
+
+    section: Json
+    rows: list[tuple[Any, list[Any] | None]]
+    datetime: str | None = None
+    complete: bool = False
+
+
+def read(path: Path | str) -> Results:
+    """One results file, ``.json`` or ``.jsonl``.
+
+    Raises:
+        ResultsError: the file cannot be read, is no results file of this schema, or holds an impossible value.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        document = journal(content) if path.suffix == ".jsonl" else finished(content)
+        header = checked_header(path.name, document)
+        return tabulate(header, document.rows)
+    except OSError as error:
+        raise ResultsError(f"{path}: {error.strerror}") from error
+    except ResultsError as error:
+        raise ResultsError(f"{path}: {error}") from None
+
+
+def read_all(paths: Path | str | Iterable[Path | str]) -> Results:
+    """Many results files in one table. A folder stands for the ``.json`` and ``.jsonl`` files directly in it.
+
+    Files of a folder that cannot be read are reported on stderr, one line each, and left out.
+
+    Raises:
+        ResultsError: a named file cannot be read, a folder is missing or holds nothing readable, or two files have
+            the same name.
+    """
+    found: dict[str, Results] = {}
+    for path in [Path(paths)] if isinstance(paths, Path | str) else map(Path, paths):
+        for results in read_folder(path) if path.is_dir() else [read(path)]:
+            (file,) = results.headers
+            if file in found:
+                raise ResultsError(f"{path}: two files are called {file}; rename one")
+            found[file] = results
+    if not found:
+        raise ResultsError("no results files were given")
+    return Results(
+        table=pd.concat([results.table for results in found.values()], ignore_index=True),
+        headers={file: results.headers[file] for file, results in found.items()},
+        samples_ms={key: value for results in found.values() for key, value in results.samples_ms.items()},
+    )
+
+
+def read_folder(folder: Path) -> list[Results]:
+    """The readable results files of a folder, by name; the others are reported on stderr."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    if not files:
+        raise ResultsError(f"{folder}: holds no results files (*.json, *.jsonl)")
+    readable = []
+    for path in files:
+        try:
+            readable.append(read(path))
+        except ResultsError as error:
+            print(f"skipped {error}", file=sys.stderr)
+    if not readable:
+        raise ResultsError(f"{folder}: none of its {len(files)} results files could be read")
+    return readable
+
+
+def finished(content: bytes) -> Document:
+    """The JSON of a finished run."""
+    document = parse(content)
+    if not isinstance(document, dict) or not isinstance(document.get("halobench"), dict):
+        plain = isinstance(document, dict) and "benchmarks" in document
+        kind = "a pytest-benchmark file of something else" if plain else "some other JSON"
+        raise ResultsError(f"no section 'halobench' in it: {kind}, not a halobench results file")
+    check_version(document["halobench"])
+    rows: list[tuple[Any, list[Any] | None]] = []
+    for benchmark in listed(document.get("benchmarks"), "benchmarks"):
+        extra = benchmark.get("extra_info") if isinstance(benchmark, dict) else None
+        if not isinstance(extra, dict) or "halobench" not in extra:
+            raise ResultsError(f"benchmarks[{len(rows)}] has no extra_info.halobench: it was not measured by halobench")
+        seconds = section(benchmark.get("stats"), f"benchmarks[{len(rows)}].stats").get(
+            "data"
+        )  # absent unless pytest-benchmark saved the data
+        samples = None if seconds is None else listed(seconds, f"benchmarks[{len(rows)}].stats.data")
+        rows.append((extra["halobench"], samples and [in_ms(sample) for sample in samples]))
+    rows += [(row, None) for row in listed(document["halobench"].get("failures"), "halobench.failures")]
+    return Document(document["halobench"], rows, document.get("datetime"), complete=True)
+
+
+def in_ms(seconds: Any) -> Any:
+    """A sample in milliseconds; what is no number stays as it is, for the check to refuse."""
+    return seconds * 1e3 if fits(seconds, "positive") else seconds
+
+
+def journal(content: bytes) -> Document:
+    """The journal of a run that did not finish; its last line may be cut short."""
+    lines = content.splitlines()
+    if not lines:
+        raise ResultsError("the file is empty")
+    try:
+        first = parse(lines[0])
+    except ResultsError as error:
+        raise ResultsError(f"line 1, the journal's header: {error}") from None
+    if not isinstance(first, dict) or not isinstance(first.get("halobench"), dict):
+        raise ResultsError("line 1 has no section 'halobench': not the journal of a halobench run")
+    check_version(first["halobench"])
+    rows: list[tuple[Any, list[Any] | None]] = []
+    for index, line in enumerate(lines[1:], 2):
+        try:
+            row = parse(line)
+        except ResultsError as error:
+            if index == len(lines):  # the run was killed while it wrote this line
+                break
+            raise ResultsError(f"line {index}: {error}") from None
+        samples = row.get("samples_ms") if isinstance(row, dict) else None
+        rows.append((row, None if samples is None else listed(samples, f"line {index}: samples_ms")))
+    return Document(first["halobench"], rows)
+
+
+def parse(content: bytes) -> Any:
+    """JSON, or a ``ResultsError`` that says where it breaks off."""
+    if not content.strip():
+        raise ResultsError("the file is empty")
+    try:
+        return json.loads(content.decode())
+    except UnicodeDecodeError:
+        raise ResultsError("not text in UTF-8") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise ResultsError(f"not JSON, or cut short: {error.msg} at {where}") from None
+    except RecursionError:
+        raise ResultsError("not a results file: JSON nested too deeply") from None
+
+
+def checked_header(file: str, document: Document) -> Header:
+    """The header of a file, its parts of the right form."""
+    content = document.section
+    tier = content.get("tier")
+    if not isinstance(tier, str):
+        raise ResultsError(f"halobench.tier must be text, got {shown(tier)}")
+    parts = {
+        name: section(content.get(name), f"halobench.{name}")
+        for name in ("options", "fingerprint", "ceilings", "harness")
+    }
+    names = (("gpu", "name"), ("cpu", "model"), ("commit", "id"))
+    for name, leaf in names:
+        text(section(parts["fingerprint"].get(name), f"halobench.fingerprint.{name}").get(leaf), f"{name}.{leaf}")
+    text(parts["fingerprint"].get("torch"), "halobench.fingerprint.torch")
+    text(document.datetime, "datetime")
+    for name in ("copy_bytes_per_s", "matmul_flops_per_s", "exponentials_per_s"):
+        value = parts["ceilings"].get(name)
+        if value is not None and not fits(value, "positive"):
+            raise ResultsError(f"halobench.ceilings.{name} must be a finite number above 0, got {shown(value)}")
+    for name in ("wall_s", "overhead_share"):
+        value = parts["harness"].get(name)
+        if value is not None and not fits(value, "number"):
+            raise ResultsError(f"halobench.harness.{name} must be a finite number of at least 0, got {shown(value)}")
+    return Header(file, tier, **parts, datetime=document.datetime, complete=document.complete)
+
+
+def tabulate(header: Header, rows: list[tuple[Any, list[Any] | None]]) -> Results:
+    """The table of one file.
+
+    Raises:
+        ResultsError: a row is impossible, or two rows are the same case.
+    """
+    records: list[Json] = []
+    samples_ms: dict[tuple[str, str], tuple[float, ...]] = {}
+    seen: set[str] = set()
+    for row, samples in rows:
+        columns = checked_row(row)
+        case = columns["case"]
+        if case in seen:
+            raise ResultsError(f"case {shown(case)} stands in it twice")
+        seen.add(case)
+        for sample in samples or ():
+            if not fits(sample, "positive"):
+                raise ResultsError(f"case {shown(case)}: a sample must be a finite number above 0, got {shown(sample)}")
+        if samples:
+            samples_ms[header.file, case] = tuple(samples)
+        records.append(
+            {**described(header, columns["device"]), **columns, "samples": len(samples) if samples else None}
+        )
+    return Results(typed(pd.DataFrame.from_records(records, columns=list(COLUMNS))), {header.file: header}, samples_ms)
+
+
+def described(header: Header, device: str) -> Json:
+    """The columns of a row that say what it was measured on."""
+    commit = header.commit
+    return {
+        "file": header.file,
+        "machine": header.machine(device),
+        "torch": header.torch,
+        "commit": commit.get("id"),
+        "dirty": commit.get("dirty"),
+        "tier": header.tier,
+    }
+
+
+def typed(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the same column types whatever is unknown in it, so that tables of several files fit together."""
+    kinds = {"text": "object", "flag": "boolean", "number": "float64", "positive": "float64"}
+    types = {
+        name: ("int64" if field.required else "float64") if field.kind == "count" else kinds[field.kind]
+        for name, field in FIELDS.items()
+    }
+    return table.astype({**types, "dirty": "boolean", "samples": "float64"})

@@ -1,0 +1,171 @@
+"""The schema of results files: what a row may hold, and its checks.
+
+Any leaf may be null, which means unknown; what is there must be possible. ``FIELDS`` is the whole schema of a row.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+OK = "OK"
+STATUSES = (OK, "OOM", "UNSUPPORTED", "MISSING", "INCORRECT", "TIMEOUT", "CRASHED")
+DIRECTIONS = ("forward", "training")
+
+Json = dict[str, Any]
+Kind = Literal["text", "flag", "count", "number", "positive"]
+
+
+class ResultsError(ValueError):
+    """A results file that cannot be used; the message is one line that names the file and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where a column of the table stands in a row of a results file, what may stand there, and whether it must."""
+
+    path: str
+    kind: Kind
+    required: bool = False
+
+
+FIELDS = {
+    "suite": Field("suite", "text", required=True),
+    "case": Field("case", "text", required=True),
+    "backend": Field("backend", "text", required=True),
+    "direction": Field("direction", "text", required=True),
+    "label": Field("label", "text"),
+    "block": Field("problem.geometry.block", "count", required=True),
+    "halo": Field("problem.geometry.halo", "count", required=True),
+    "stride": Field("problem.geometry.stride", "count", required=True),
+    "border": Field("problem.geometry.border", "text", required=True),
+    "height": Field("problem.height", "count", required=True),
+    "width": Field("problem.width", "count", required=True),
+    "batch": Field("problem.batch", "count", required=True),
+    "heads": Field("problem.heads", "count", required=True),
+    "key_dim": Field("problem.key_dim", "count", required=True),
+    "value_dim": Field("problem.value_dim", "count", required=True),
+    "relative": Field("problem.relative", "flag", required=True),
+    "dtype": Field("problem.dtype", "text", required=True),
+    "channels": Field("layer.channels", "count"),
+    "positions": Field("layer.positions", "text"),
+    "kernel": Field("layer.kernel", "count"),
+    "device": Field("device", "text", required=True),
+    "status": Field("status", "text", required=True),
+    "reason": Field("reason", "text"),
+    "median_ms": Field("latency.median_ms", "positive"),
+    "low_ms": Field("latency.low_ms", "positive"),
+    "high_ms": Field("latency.high_ms", "positive"),
+    "host_ms": Field("latency.host_ms", "positive"),
+    "noise": Field("latency.noise", "number"),
+    "outliers": Field("latency.outliers", "count"),
+    "peak_bytes": Field("memory.peak_bytes", "number"),
+    "closed_form_bytes": Field("memory.closed_form_bytes", "number"),
+    "useful_flops": Field("cost.useful_flops", "number"),
+    "executed_flops": Field("cost.executed_flops", "number"),
+    "fvcore_flops": Field("cost.fvcore_flops", "number"),
+    "torch_flops": Field("cost.torch_flops", "number"),
+    "useful_bytes": Field("cost.useful_bytes", "number"),
+    "executed_bytes": Field("cost.executed_bytes", "number"),
+    "useful_exponentials": Field("cost.useful_exponentials", "number"),
+    "executed_exponentials": Field("cost.executed_exponentials", "number"),
+    "floor_ms": Field("floor.ms", "number"),
+    "floor_share": Field("floor.share", "number"),
+    "bound": Field("floor.bound", "text"),
+    "energy_joules": Field("energy_joules", "number"),
+    "sm_mhz": Field("clock.sm_mhz", "number"),
+    "throttled": Field("clock.throttled", "flag"),
+    "warmup_s": Field("seconds.warmup", "number"),
+    "measured_s": Field("seconds.measured", "number"),
+    "harness_s": Field("seconds.harness", "number"),
+}
+# The columns of the table: those of the whole file, those of a row, and two that sum up a list of the row.
+COLUMNS = ("file", "machine", "torch", "commit", "dirty", "tier", *FIELDS, "groups", "samples")
+EXPECTED = {
+    "text": "text",
+    "flag": "true or false",
+    "count": "an integer of at least 0",
+    "number": "a finite number of at least 0",
+    "positive": "a finite number above 0",
+}
+
+
+def check_version(section: Json) -> None:
+    """Refuse a file of another schema."""
+    if section.get("schema") != SCHEMA_VERSION:
+        raise ResultsError(f"schema version {shown(section.get('schema'))}, this halobench reads {SCHEMA_VERSION}")
+
+
+def checked_row(row: Any) -> Json:
+    """The columns of a row, checked one by one and against one another.
+
+    Raises:
+        ResultsError: a required column is missing, or a value is impossible.
+    """
+    if not isinstance(row, dict):
+        raise ResultsError(f"a row must be an object, got {shown(row)}")
+    name = f"case {shown(row.get('case'))}"
+    columns = {column: checked(row, field, name) for column, field in FIELDS.items()}
+    for column, choices in (("status", STATUSES), ("direction", DIRECTIONS)):
+        if columns[column] not in choices:
+            raise ResultsError(f"{name}: {column} must be one of {', '.join(choices)}, got {shown(columns[column])}")
+    if columns["status"] != OK and columns["median_ms"] is not None:
+        raise ResultsError(f"{name}: status {columns['status']} with a latency of {columns['median_ms']} ms")
+    groups = listed(row.get("groups"), f"{name}: groups")
+    if not all(isinstance(group, str) for group in groups):
+        raise ResultsError(f"{name}: groups must be a list of text, got {shown(groups)}")
+    return {**columns, "groups": " ".join(groups)}
+
+
+def checked(row: Json, field: Field, name: str) -> Any:
+    """The value of one field of a row."""
+    value: Any = row
+    for key in field.path.split("."):
+        if value is None:
+            break
+        if not isinstance(value, dict):
+            raise ResultsError(f"{name}: {field.path} must be inside an object, got {shown(value)}")
+        value = value.get(key)
+    if value is None and not field.required:
+        return None
+    if not fits(value, field.kind):
+        raise ResultsError(f"{name}: {field.path} must be {EXPECTED[field.kind]}, got {shown(value)}")
+    return value
+
+
+def fits(value: Any, kind: Kind) -> bool:
+    """Whether the value is of this kind. NaN, infinity and integers beyond 64 bits fit no kind of number."""
+    if kind in ("text", "flag"):
+        return isinstance(value, str if kind == "text" else bool)
+    if isinstance(value, bool) or not isinstance(value, int if kind == "count" else int | float):
+        return False
+    least = value > 0 if kind == "positive" else value >= 0
+    return least and value < (2**63 if isinstance(value, int) else float("inf"))
+
+
+def listed(value: Any, name: str) -> list[Any]:
+    """The value, which must be a list."""
+    if not isinstance(value, list):
+        raise ResultsError(f"{name} must be a list, got {shown(value)}")
+    return value
+
+
+def section(value: Any, name: str) -> Json:
+    """The value, which must be an object; null is an empty one."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ResultsError(f"{name} must be an object, got {shown(value)}")
+    return value
+
+
+def text(value: Any, name: str) -> str | None:
+    """The value, which must be text or null."""
+    if value is not None and not isinstance(value, str):
+        raise ResultsError(f"{name} must be text, got {shown(value)}")
+    return value
+
+
+def shown(value: Any) -> str:
+    """The value in one short line of a message."""
+    line = repr(value)
+    return line if len(line) <= 80 else f"{line[:77]}..."
