@@ -12,6 +12,7 @@ class Case:
     """One row of a results file, before it is measured.
 
     ``groups`` are the axes and figures that the case belongs to, ``label`` names the network stages it stands for.
+    ``energy`` asks for a pass that takes about a second.
     """
 
     suite: str
@@ -21,6 +22,7 @@ class Case:
     device: str
     groups: tuple[str, ...] = ()
     label: str | None = None
+    energy: bool = False
 
     @property
     def problem(self) -> Problem:

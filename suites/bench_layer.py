@@ -19,7 +19,7 @@ def cases(options: Options) -> Iterator[Case]:
         if not groups or ("side" not in groups and "H0" not in (entry.label or "")):
             continue
         for name in options.backends:
-            if name in SLOW_TO_COMPILE and options.tier != "full" and "block" not in entry.groups:
+            if name in SLOW_TO_COMPILE and options.tier != "full" and not entry.is_reference:
                 continue  # seconds of compilation a shape: the reference point only
             problem = at_own_border(entry.problem, name)
             layer = LayerSpec(

@@ -19,7 +19,16 @@ def cases(options: Options) -> Iterator[Case]:
                 continue
             problem = at_own_border(entry.problem, name)
             for direction in ("forward", "training"):
-                yield Case("operator", name, problem, direction, options.device, entry.groups, entry.label)
+                yield Case(
+                    "operator",
+                    name,
+                    problem,
+                    direction,
+                    options.device,
+                    entry.groups,
+                    entry.label,
+                    energy=entry.is_reference or options.tier == "full",
+                )
 
 
 def takes_part(name: str, entry: Entry, options: Options) -> bool:

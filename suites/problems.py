@@ -59,6 +59,11 @@ class Entry:
     groups: tuple[str, ...]
     label: str | None = None
 
+    @property
+    def is_reference(self) -> bool:
+        """Whether all axes go through this problem."""
+        return {"side", "block", "halo"} <= set(self.groups)
+
 
 def reference(options: Options) -> Problem:
     """The point that all axes go through: block 8, halo 3, 4 heads of 16, relative positions, masked border."""

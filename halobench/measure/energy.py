@@ -20,7 +20,7 @@ def joules_per_call(call: Callable[[], object], latency_ms: float, device: str) 
     if torch.device(device).type != "cuda" or latency_ms < SHORTEST_CALL_MS:
         return None
     gpu = Gpu(torch.cuda.current_device())
-    for _ in range(math.ceil(WINDOW_S * 1e3 / latency_ms)):  # settle: clock and power of steady work
+    for _ in range(math.ceil(WINDOW_S / 2 * 1e3 / latency_ms)):  # settle: clock and power of steady work
         call()
     torch.cuda.synchronize()
     return between_ticks(call, gpu)

@@ -31,7 +31,6 @@ class Settings:
     effort: latency.Effort = field(default_factory=latency.Effort)
     hot: bool = False
     timed: bool = True
-    energy: bool = True
 
 
 @dataclass
@@ -78,7 +77,7 @@ def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Setti
         peak = memory.peak_bytes(call, case.device)
         samples = latency.sample(call, clock, settings.effort)
         middle = median(samples.device_ms)
-        joules = energy.joules_per_call(call, middle, case.device) if settings.energy else None
+        joules = energy.joules_per_call(call, middle, case.device) if case.energy else None
     return {
         "samples_ms": samples.device_ms,
         "latency": latency_fields(samples),

@@ -9,8 +9,7 @@ from halobench.measure.engine import Settings
 from halobench.measure.journal import Journal
 from halobench.measure.session import Session
 from halobench.options import Options
-
-SCHEMA_VERSION = 1
+from halobench.schema import SCHEMA_VERSION
 
 Fields = dict[str, Any]
 
