@@ -52,7 +52,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
         Unsupported: what timm's layer cannot express.
     """
     batch, heads, height, width, key_dim = key.shape
-    refuse(relative, geometry, height, width)
+    refuse(key, relative, geometry)
     assert relative is not None
     halo_attn = layer(heads, key_dim, value.shape[-1], geometry)
     halo_attn.q.tensor = channels(query)
@@ -68,8 +68,11 @@ def channels(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 1, 4, 2, 3).flatten(1, 2)
 
 
-def refuse(relative: RelativeTables | None, geometry: Geometry, height: int, width: int) -> None:
+def refuse(key: Tensor, relative: RelativeTables | None, geometry: Geometry) -> None:
     """Raise ``Unsupported`` for what timm's layer cannot express."""
+    batch, height, width = key.shape[0], *key.shape[2:4]
+    if batch == 0:
+        raise Unsupported("timm's HaloAttn takes no empty batch")
     if geometry.border != "zero":
         raise Unsupported("timm's HaloAttn lets padded keys take part: border 'zero' only")
     if relative is None:
