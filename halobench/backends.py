@@ -1,7 +1,8 @@
 """The registry of backends: the folder ``implementations/``, and the entry points of other packages.
 
 A backend is a module that defines ``attend`` (a halo attention operator) or ``build`` (a layer that mixes pixels in
-another way). It may also define ``execution``, ``meaning`` and ``borders``; see ``halobench.problem.Backend``.
+another way). It may also define ``execution`` (``layer_execution`` beside ``build``), ``meaning`` and ``borders``; see
+``halobench.problem.Backend``.
 """
 
 import importlib
@@ -48,6 +49,7 @@ def load(name: str) -> Backend:
         attend=attend,
         build=getattr(module, "build", None) or partial(HaloAttention, attend=attend),
         execution=getattr(module, "execution", None),
+        layer_execution=getattr(module, "layer_execution", None),
         meaning=getattr(module, "meaning", as_given),
         borders=getattr(module, "borders", ("masked", "zero")),
     )

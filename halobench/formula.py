@@ -106,10 +106,14 @@ def inside_image(height: int, width: int, geometry: Geometry, device: torch.devi
     return rows[:, None, :, None] & columns[None, :, None, :]
 
 
-def execution(problem: Problem) -> Execution:
-    """The cost of the formula: full windows are scored, windows and scores are stored."""
+def execution(problem: Problem, copies: int = 1, offsets: int | None = None) -> Execution:
+    """The cost of the formula: full windows are scored, windows and scores are stored.
+
+    Backends that run it in their own way copy the windows more than once, or compute a query's bias for more
+    ``offsets`` along an axis than its window has.
+    """
     geometry, pairs = problem.geometry, problem.window_pairs
     queries = pairs // geometry.window**2
     windows = queries // geometry.side**2 * geometry.window**2 * (problem.key_dim + problem.value_dim)
-    position_flops = 2 * 2 * queries * geometry.window * problem.key_dim if problem.relative else 0
-    return Execution.of_pairs(problem, pairs, position_flops=position_flops, stored=windows + pairs)
+    bias_flops = 2 * 2 * queries * (offsets or geometry.window) * problem.key_dim if problem.relative else 0
+    return Execution.of_pairs(problem, pairs, bias_flops=bias_flops, stored=copies * windows + pairs)

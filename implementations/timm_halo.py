@@ -15,10 +15,9 @@ from torch.func import functional_call
 
 from halobench import formula
 from halobench.geometry import Geometry
-from halobench.problem import RelativeTables, Unsupported
+from halobench.problem import Execution, Problem, RelativeTables, Unsupported
 
 borders = ("zero",)
-execution = formula.execution
 
 
 class Given(nn.Module):
@@ -81,3 +80,8 @@ def refuse(key: Tensor, relative: RelativeTables | None, geometry: Geometry) -> 
         raise Unsupported("timm's strided HaloAttn indexes positions by the subsampled query, not by true offsets")
     if height % geometry.block or width % geometry.block:
         raise Unsupported(f"timm's HaloAttn needs maps in whole blocks of {geometry.block}, got {height} x {width}")
+
+
+def execution(problem: Problem) -> Execution:
+    """As the formula, but windows are copied twice, and every query is scored against the whole tables."""
+    return formula.execution(problem, copies=2, offsets=2 * problem.geometry.window - 1)
