@@ -73,9 +73,10 @@ def judge(answer: Answer, backend: Backend, task: Task, workload: Workload, devi
             return Check({}, {}, f"{name} is not finite")
     truth, plain = expected(Reference(backend), task, device, seed)
     found = select(answer.found, workload.shared)
-    errors = {name: error(tensor, truth[name]) for name, tensor in found.items()}
+    scale = float(workload.cotangent[ends(len(workload.cotangent))].norm(dtype=torch.float64))
+    errors = {name: error(tensor, truth[name], scale) for name, tensor in found.items()}
     least = unavoidable(workload.cotangent.dtype)
-    budgets = {name: 2 * max(error(plain[name], truth[name]), least) for name in found}
+    budgets = {name: 2 * max(error(plain[name], truth[name], scale), least) for name in found}
     faults = [
         f"{name} is off by {errors[name]:.2g}, allowed {budgets[name]:.2g}"
         for name in found
@@ -173,11 +174,15 @@ def ends(batch: int) -> list[int]:
     return sorted({0, batch - 1}) if batch else []
 
 
-def error(tensor: Tensor, truth: Tensor) -> float:
-    """``|tensor - truth| / |truth|``; where the truth is zero, the error itself, for inputs of magnitude one."""
+def error(tensor: Tensor, truth: Tensor, scale: float) -> float:
+    """``|tensor - truth| / |truth|``; where the truth is zero, the error relative to ``scale``, the cotangent's norm.
+
+    A gradient is linear in the cotangent. Where it cancels exactly, as a query's with a single key, only rounding
+    dust is left, in float64 too, and it is the cotangent that says how much dust is little.
+    """
     difference, size = float((tensor.double() - truth).norm()), float(truth.norm())
-    # A sum that cancels exactly leaves rounding dust in float64; it has no relative error.
-    return difference / size if size > 1e-12 * truth.numel() ** 0.5 else difference / max(truth.numel(), 1) ** 0.5
+    dust = 1e-12 * max(scale, 1.0)
+    return difference / size if size > dust else difference / max(scale, 1.0)
 
 
 def unavoidable(dtype: torch.dtype) -> float:

@@ -1,7 +1,8 @@
 """The registry of backends: the folder ``implementations/``, and the entry points of other packages.
 
 A backend is a module that defines ``attend`` (a halo attention operator) or, if it mixes pixels in another way,
-``build`` (a layer). It may also define ``execution``, ``meaning`` and ``borders``; see ``halobench.problem.Backend``.
+``build`` (a layer). It may also define ``execution`` (``layer_execution`` beside ``build``), ``meaning``, ``borders``
+and ``compiles``; see ``halobench.problem.Backend``.
 """
 
 import importlib
@@ -48,8 +49,10 @@ def load(name: str) -> Backend:
         attend=attend,
         build=module.build if attend is None else partial(HaloAttention, attend=attend),
         execution=getattr(module, "execution", None),
+        layer_execution=getattr(module, "layer_execution", None),
         meaning=getattr(module, "meaning", as_given),
         borders=getattr(module, "borders", ("masked", "zero")),
+        compiles=getattr(module, "compiles", False),
     )
 
 

@@ -8,9 +8,12 @@ the image gets a bias so low that its weight is exactly zero. No mask and no bia
 stay inside the kernel, for a head dimension that grows by the two sides of the window.
 """
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 ALIGNMENT = 8  # fused kernels want 16-byte rows in half precision
 
@@ -66,5 +69,7 @@ def fused_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float)
     """
     spare = max(keys.shape[-1] - values.shape[-1], 0) if values.device.type == "cpu" else 0
     query, key, value = (tokens.flatten(0, -3)[:, None] for tokens in (queries, keys, F.pad(values, (0, spare))))
-    output = F.scaled_dot_product_attention(query, key, value, scale=scale)
+    # The fused kernels have no backward for an empty batch.
+    with sdpa_kernel(SDPBackend.MATH) if query.numel() == 0 else nullcontext():
+        output = F.scaled_dot_product_attention(query, key, value, scale=scale)
     return output[..., : values.shape[-1]].view(*queries.shape[:-1], values.shape[-1])

@@ -55,10 +55,15 @@ def attend(
     return unblock(output, query.shape[2], query.shape[3])
 
 
-def blocks(query: Tensor, geometry: Geometry) -> Tensor:
-    """Cut the queries into blocks, partial ones filled up with zeros: (b n H/s W/s d) -> (b n R C i j d)."""
+def check_tiles(geometry: Geometry) -> None:
+    """Raise ``Unsupported`` where blocks hold different numbers of queries."""
     if not geometry.tiles:
         raise Unsupported(f"block {geometry.block} and stride {geometry.stride} do not divide one another")
+
+
+def blocks(query: Tensor, geometry: Geometry) -> Tensor:
+    """Cut the queries into blocks, partial ones filled up with zeros: (b n H/s W/s d) -> (b n R C i j d)."""
+    check_tiles(geometry)
     side = geometry.side
     height, width = query.shape[2:4]
     padded = F.pad(query, (0, 0, 0, -width % side, 0, -height % side))
@@ -108,10 +113,14 @@ def inside_image(height: int, width: int, geometry: Geometry, device: torch.devi
     return rows[:, None, :, None] & columns[None, :, None, :]
 
 
-def execution(problem: Problem) -> Execution:
-    """The cost of the formula: full windows are scored, windows and scores are stored."""
+def execution(problem: Problem, copies: int = 1, offsets: int | None = None) -> Execution:
+    """The cost of the formula: full windows are scored, windows and scores are stored.
+
+    Backends that run it in their own way copy the windows more than once, or compute a query's bias for more
+    ``offsets`` along an axis than its window has.
+    """
     geometry, pairs = problem.geometry, problem.window_pairs
     queries = pairs // geometry.window**2
     windows = queries // geometry.side**2 * geometry.window**2 * (problem.key_dim + problem.value_dim)
-    position_flops = 2 * 2 * queries * geometry.window * problem.key_dim if problem.relative else 0
-    return Execution.of_pairs(problem, pairs, position_flops=position_flops, stored=windows + pairs)
+    bias_flops = 2 * 2 * queries * (offsets or geometry.window) * problem.key_dim if problem.relative else 0
+    return Execution.of_pairs(problem, pairs, bias_flops=bias_flops, stored=copies * windows + pairs)

@@ -173,8 +173,8 @@ class LayerSpec:
 class Execution:
     """What a backend executes for a problem, in closed form: padding, dense masks and recomputation included.
 
-    FLOPs count a multiply-add as two. ``stored`` counts the elements of intermediates that the forward pass holds in
-    memory at once (gathered windows, score matrices), the output not among them.
+    FLOPs count a multiply-add as two. ``stored`` counts the elements of intermediates that the forward pass writes to
+    memory (gathered windows, score matrices, biases), the output not among them.
     """
 
     forward_flops: int
@@ -185,16 +185,25 @@ class Execution:
 
     @classmethod
     def of_pairs(
-        cls, problem: Problem, pairs: int, *, position_flops: int = 0, stored: int = 0, recomputes: bool = False
+        cls,
+        problem: Problem,
+        pairs: int,
+        *,
+        score_dim: int | None = None,
+        bias_flops: int = 0,
+        stored: int = 0,
+        recomputes: bool = False,
     ) -> "Execution":
         """The cost of scoring ``pairs`` query-key pairs: two products forward, four backward.
 
-        A backend that ``recomputes`` keeps no probabilities: its backward repeats the scores and the exponentials.
+        ``score_dim`` is the length of a score's product where it is not ``key_dim``. ``bias_flops`` computes the
+        relative biases beforehand; they are kept. A backend that ``recomputes`` keeps no probabilities: its backward
+        repeats the scores and the exponentials.
         """
-        scores = 2 * problem.key_dim * pairs + position_flops
-        values = 2 * problem.value_dim * pairs
+        scores = 2 * (score_dim or problem.key_dim) * pairs
+        forward = scores + 2 * problem.value_dim * pairs + bias_flops
         repeated = scores if recomputes else 0
-        return cls(scores + values, 2 * (scores + values) + repeated, pairs, pairs if recomputes else 0, stored)
+        return cls(forward, 2 * forward + repeated, pairs, pairs if recomputes else 0, stored)
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, RelativeTables | None, Geometry], Tensor]
@@ -214,7 +223,9 @@ class Backend:
 
     ``meaning`` maps (relative, geometry, height, width) to the tables and geometry whose truth the backend computes:
     itself, except for a backend that ignores the geometry. ``borders`` lists the border rules it knows.
-    ``execution`` gives its cost in closed form; without it the cost is unknown.
+    ``execution`` gives its cost in closed form, or ``layer_execution`` that of a whole layer where it is no
+    attention; without it the cost is unknown. ``compiles`` says that each shape is compiled, which takes seconds and
+    hides the work from counters.
     """
 
     name: str
@@ -222,8 +233,10 @@ class Backend:
     attend: Attend | None
     build: Callable[[LayerSpec], nn.Module]
     execution: Callable[[Problem], Execution] | None = None
+    layer_execution: Callable[[LayerSpec, Problem], Execution] | None = None
     meaning: Callable[[RelativeTables | None, Geometry, int, int], tuple[RelativeTables | None, Geometry]] = as_given
     borders: tuple[Border, ...] = ("masked", "zero")
+    compiles: bool = False
 
 
 def check_inputs(

@@ -6,8 +6,18 @@ eagerly; a process that compiles many shapes calls ``torch.compiler.reset()`` be
 """
 
 import torch
+from torch import Tensor
 
 from halobench import formula
+from halobench.geometry import Geometry
+from halobench.problem import RelativeTables
 
-attend = torch.compile(formula.attend, fullgraph=True, dynamic=False)
+compiles = True
+compiled_formula = torch.compile(formula.attend, fullgraph=True, dynamic=False)
 execution = formula.execution
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
+    """Halo attention through the compiled formula; arguments and result as ``formula.attend``."""
+    formula.check_tiles(geometry)  # outside the compiled region, which cannot raise it
+    return compiled_formula(query, key, value, relative, geometry)

@@ -34,9 +34,8 @@ def build(layer: LayerSpec) -> nn.Module:
     return Convolution(layer)
 
 
-def execution(problem: Problem) -> Execution:
-    """The cost of a 3 x 3 convolution from as many channels as the keys have to as many as the values have."""
+def layer_execution(layer: LayerSpec, problem: Problem) -> Execution:
+    """One product per tap, output pixel and pair of channels; backward, the map's gradient and the weights'."""
     outputs = problem.queries // problem.heads
-    channels_in, channels_out = problem.heads * problem.key_dim, problem.heads * problem.value_dim
-    flops = 2 * 9 * outputs * channels_in * channels_out
+    flops = 2 * layer.kernel**2 * outputs * layer.channels * layer.value_channels
     return Execution(flops, 2 * flops, 0, 0, stored=0)

@@ -19,6 +19,7 @@ from halobench import formula
 from halobench.geometry import Geometry
 from halobench.problem import Execution, Problem, RelativeTables, Unsupported
 
+compiles = True
 TILE = 64  # tokens along a side of FlexAttention's sparse tiles: an 8 x 8 block
 compiled_flex_attention = torch.compile(flex_attention, fullgraph=True, dynamic=False)
 
@@ -39,7 +40,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
         score_mod = order.score_mod(tokens @ relative.rows.T * scale, tokens @ relative.columns.T * scale)
     kernel = compiled_flex_attention if query.is_cuda else flex_attention
     output = kernel(
-        tokens, order.key_tokens(key), order.key_tokens(value), score_mod, block_mask(order, str(query.device))
+        tokens,
+        order.key_tokens(key),
+        order.key_tokens(value),
+        score_mod,
+        block_mask(order, str(query.device)),
+        # Below 128 queries PyTorch would take its decoding kernel, which does not know tiles of 64.
+        kernel_options={"FORCE_USE_FLEX_ATTENTION": True},
     )
     return formula.unblock(output.unflatten(2, queries.shape[2:6]), query.shape[2], query.shape[3])
 
@@ -86,12 +93,14 @@ class BlockMajor:
     def sees(self, query_token: Tensor, key_token: Tensor) -> Tensor:
         """Whether the query sees the key."""
         (i, j), (a, b) = self.query_pixel(query_token), self.key_pixel(key_token)
+        return self.sees_along(i, a, self.height) & self.sees_along(j, b, self.width)
+
+    def sees_along(self, query: Tensor, key: Tensor, size: int) -> Tensor:
+        """Whether the query's pixel sees the key's along an axis of ``size`` pixels."""
         block, halo = self.geometry.block, self.geometry.halo
-        top, left = i // block * block, j // block * block
-        visible = (a >= top - halo) & (a < top + block + halo) & (b >= left - halo) & (b < left + block + halo)
-        if self.geometry.border == "masked":
-            visible = visible & (a < self.height) & (b < self.width)
-        return visible
+        start = query // block * block
+        visible = (key >= start - halo) & (key < start + block + halo)
+        return visible & (key < size) if self.geometry.border == "masked" else visible
 
     def score_mod(self, row_bias: Tensor, column_bias: Tensor) -> Callable[..., Tensor]:
         """A score modification that adds a query's bias for the key's offset; biases (b n tokens 2 * window - 1)."""
@@ -139,16 +148,32 @@ def refuse(query: Tensor, key: Tensor, value: Tensor) -> None:
 
 
 def execution(problem: Problem) -> Execution:
-    """Every tile that holds a visible pair is scored whole; each query's bias for every offset is stored."""
+    """Every tile that holds a visible pair is scored whole.
+
+    Each query's bias for every offset is stored, and query, key and value in block-major order.
+    """
     order = BlockMajor(problem.geometry, problem.height, problem.width)
-    tiles = int(block_mask(order, "cpu").to_dense().sum())
-    pairs = problem.batch * problem.heads * tiles * TILE**2
-    tokens = problem.batch * problem.heads * order.lengths[0]
+    images = problem.batch * problem.heads
+    queries, keys = (images * length for length in order.lengths)
     offsets = 2 * (2 * problem.geometry.window - 1) if problem.relative else 0
     return Execution.of_pairs(
         problem,
-        pairs,
-        position_flops=2 * tokens * offsets * problem.key_dim,
-        stored=tokens * offsets,
+        images * visible_tiles(order) * TILE**2,
+        bias_flops=2 * queries * offsets * problem.key_dim,
+        stored=queries * (problem.key_dim + offsets) + keys * (problem.key_dim + problem.value_dim),
         recomputes=True,
     )
+
+
+def visible_tiles(order: BlockMajor) -> int:
+    """How many tiles of the score matrix hold a visible pair, without the score matrix."""
+    seen: dict[int, set[int]] = {}  # by tile of queries, the tiles of keys
+    queries, keys = (torch.arange(length) for length in order.lengths)
+    (i, j), (a, b) = order.query_pixel(queries), order.key_pixel(keys)
+    # All queries of a block see the same keys, so its first query speaks for it.
+    for first in range(0, len(queries), order.geometry.side**2):
+        rows, columns = order.sees_along(i[first], a, order.height), order.sees_along(j[first], b, order.width)
+        tiles = set((keys[rows & columns] // TILE).tolist())
+        for tile in range(first // TILE, (first + order.geometry.side**2 - 1) // TILE + 1):
+            seen.setdefault(tile, set()).update(tiles)
+    return sum(map(len, seen.values()))

@@ -64,8 +64,6 @@ def execution(problem: Problem) -> Execution:
     height, width = problem.height, problem.width
     pairs = problem.queries * height * width
     dim = folded_dim(problem.key_dim, height, width, needed=problem.relative)
-    position_flops = 2 * (dim - problem.key_dim) * pairs
-    if problem.relative:
-        position_flops += 2 * problem.queries * (height + width) * problem.key_dim
+    bias_flops = 2 * problem.queries * (height + width) * problem.key_dim if problem.relative else 0
     stored = (problem.queries + problem.batch * problem.heads * height * width) * dim
-    return Execution.of_pairs(problem, pairs, position_flops=position_flops, stored=stored, recomputes=True)
+    return Execution.of_pairs(problem, pairs, score_dim=dim, bias_flops=bias_flops, stored=stored, recomputes=True)

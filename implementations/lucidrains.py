@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from halobench import formula
 from halobench.geometry import Geometry
-from halobench.problem import RelativeTables, Unsupported
+from halobench.problem import Execution, Problem, RelativeTables, Unsupported
 
 borders = ("masked",)
-execution = formula.execution
 
 
 class Given(nn.Module):
@@ -85,3 +84,8 @@ def refuse(key: Tensor, value: Tensor, relative: RelativeTables | None, geometry
         raise Unsupported(f"halonet-pytorch has equal key and value heads, got {key.shape[-1]} and {value.shape[-1]}")
     if height % geometry.block or width % geometry.block:
         raise Unsupported(f"halonet-pytorch needs maps in whole blocks of {geometry.block}, got {height} x {width}")
+
+
+def execution(problem: Problem) -> Execution:
+    """As the formula, but windows are copied twice, and every query is scored against the whole tables."""
+    return formula.execution(problem, copies=2, offsets=2 * problem.geometry.window - 1)

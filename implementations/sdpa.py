@@ -42,10 +42,8 @@ def execution(problem: Problem) -> Execution:
     queries = pairs // geometry.window**2
     needed = problem.relative or needs_mask(geometry, problem.height, problem.width)
     dim = folded_dim(problem.key_dim, geometry.window, geometry.window, needed=needed)
-    position_flops = 2 * (dim - problem.key_dim) * pairs
-    if problem.relative:
-        position_flops += 2 * 2 * queries * geometry.window * problem.key_dim
+    bias_flops = 2 * 2 * queries * geometry.window * problem.key_dim if problem.relative else 0
     windows = queries // geometry.side**2 * geometry.window**2 * (dim + problem.value_dim)
     return Execution.of_pairs(
-        problem, pairs, position_flops=position_flops, stored=windows + queries * dim, recomputes=True
+        problem, pairs, score_dim=dim, bias_flops=bias_flops, stored=windows + queries * dim, recomputes=True
     )

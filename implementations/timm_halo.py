@@ -15,10 +15,9 @@ from torch.func import functional_call
 
 from halobench import formula
 from halobench.geometry import Geometry
-from halobench.problem import RelativeTables, Unsupported
+from halobench.problem import Execution, Problem, RelativeTables, Unsupported
 
 borders = ("zero",)
-execution = formula.execution
 
 
 class Given(nn.Module):
@@ -52,7 +51,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
         Unsupported: what timm's layer cannot express.
     """
     batch, heads, height, width, key_dim = key.shape
-    refuse(batch, relative, geometry, height, width)
+    refuse(key, relative, geometry)
     assert relative is not None
     halo_attn = layer(heads, key_dim, value.shape[-1], geometry)
     halo_attn.q.tensor = channels(query)
@@ -68,15 +67,21 @@ def channels(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 1, 4, 2, 3).flatten(1, 2)
 
 
-def refuse(batch: int, relative: RelativeTables | None, geometry: Geometry, height: int, width: int) -> None:
+def refuse(key: Tensor, relative: RelativeTables | None, geometry: Geometry) -> None:
     """Raise ``Unsupported`` for what timm's layer cannot express."""
-    if geometry.border != "zero":
-        raise Unsupported("timm's HaloAttn lets padded keys take part: border 'zero' only")
+    batch, height, width = key.shape[0], *key.shape[2:4]
     if batch == 0:
         raise Unsupported("timm's HaloAttn takes no empty batch")
+    if geometry.border != "zero":
+        raise Unsupported("timm's HaloAttn lets padded keys take part: border 'zero' only")
     if relative is None:
         raise Unsupported("timm's HaloAttn always has relative positions")
     if geometry.stride != 1:
         raise Unsupported("timm's strided HaloAttn indexes positions by the subsampled query, not by true offsets")
     if height % geometry.block or width % geometry.block:
         raise Unsupported(f"timm's HaloAttn needs maps in whole blocks of {geometry.block}, got {height} x {width}")
+
+
+def execution(problem: Problem) -> Execution:
+    """As the formula, but windows are copied twice, and every query is scored against the whole tables."""
+    return formula.execution(problem, copies=2, offsets=2 * problem.geometry.window - 1)

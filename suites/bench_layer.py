@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from problems import SLOW_TO_COMPILE, at_own_border, entries
+from problems import at_own_border, compiles, entries
 
 from halobench.case import Case
 from halobench.options import Options
@@ -19,7 +19,7 @@ def cases(options: Options) -> Iterator[Case]:
         if not groups or ("side" not in groups and "H0" not in (entry.label or "")):
             continue
         for name in options.backends:
-            if name in SLOW_TO_COMPILE and options.tier != "full" and not entry.is_reference:
+            if compiles(name) and options.tier != "full" and not entry.is_reference:
                 continue  # seconds of compilation a shape: the reference point only
             problem = at_own_border(entry.problem, name)
             layer = LayerSpec(

@@ -5,7 +5,7 @@ Forward, and forward with all gradients. A convolution joins in as the layer it 
 
 from collections.abc import Callable, Iterator
 
-from problems import SLOW_TO_COMPILE, Entry, at_own_border, entries
+from problems import Entry, at_own_border, compiles, entries
 
 from halobench.case import Case
 from halobench.options import Options
@@ -32,11 +32,14 @@ def cases(options: Options) -> Iterator[Case]:
 
 
 def takes_part(name: str, entry: Entry, options: Options) -> bool:
-    """Whether a backend is measured: one that compiles for seconds a shape skips part of the lower tiers."""
-    if options.tier == "full" or name not in SLOW_TO_COMPILE:
+    """Whether a backend is measured: one that compiles for seconds a shape skips most of the lower tiers."""
+    if options.tier == "full" or not compiles(name):
         return True
-    axes = {"side", "block", "halo"} if options.tier == "default" else {"side"}
-    return bool(axes.intersection(entry.groups))
+    if options.tier == "smoke":
+        return entry.is_reference
+    geometry = entry.problem.geometry
+    on_axis = {"side", "block", "halo"}.intersection(entry.groups)
+    return bool(on_axis) and geometry.block in (4, 8, 16) and geometry.halo in (1, 3, 5)
 
 
 def bench_operator(case: Case, measure: Callable[[Case], None]) -> None:

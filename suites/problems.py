@@ -15,8 +15,6 @@ from halobench.geometry import Geometry
 from halobench.options import Options
 from halobench.problem import Problem
 
-SLOW_TO_COMPILE = ("compiled", "flex")  # seconds of compilation for each shape
-
 
 @dataclass(frozen=True)
 class Axes:
@@ -96,6 +94,14 @@ def entries(options: Options) -> list[Entry]:
     for label, problem in stages(options):
         add(problem, "stages", label)
     return list(found.values())
+
+
+def compiles(name: str) -> bool:
+    """Whether a backend compiles each shape for seconds; the lower tiers give it fewer of them."""
+    try:
+        return backends.load(name).compiles
+    except ModuleNotFoundError:
+        return False
 
 
 def at_own_border(problem: Problem, name: str) -> Problem:

@@ -9,6 +9,9 @@ from hypothesis import settings
 settings.register_profile("halobench", deadline=None, max_examples=40, derandomize="CI" in os.environ)
 settings.load_profile("halobench")
 
+# float32 means float32, as in the suites: cuDNN would use TF32 by default.
+torch.backends.cudnn.allow_tf32 = False
+
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> str:

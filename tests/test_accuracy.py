@@ -51,7 +51,9 @@ def positions_unscaled(
 ) -> Tensor:
     """Scales the product with the keys only."""
     factor = query.shape[-1] ** 0.5
-    return formula.attend(query, key, value, RelativeTables(relative.rows * factor, relative.columns * factor), geometry)
+    return formula.attend(
+        query, key, value, RelativeTables(relative.rows * factor, relative.columns * factor), geometry
+    )
 
 
 def wrong_last_image(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry) -> Tensor:
@@ -92,7 +94,9 @@ def wrong_dtype(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTab
     return formula.attend(query, key, value, relative, geometry).double()
 
 
-def changes_its_input(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry) -> Tensor:
+def changes_its_input(
+    query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry
+) -> Tensor:
     """Scales the query in place."""
     output = formula.attend(query.clone(), key, value, relative, geometry)
     query.detach().mul_(2)

@@ -186,6 +186,22 @@ def test_the_borders_are_tied(name: str) -> None:
     assert at_border
 
 
+def test_the_padding_factors() -> None:
+    """The padded keys' sum of exponentials is that of the whole window less that of its rectangle inside the image."""
+    problem = SMALL["partial"]
+    (query, key, value, relative), geometry = problem.inputs(), problem.geometry
+    assert relative is not None
+    for y, x in itertools.product(range(problem.height), range(problem.width)):
+        scores = logits(Inputs(query, torch.zeros_like(key), value, relative), geometry, 0, 0, y, x)
+        rows, columns = sorted({a for a, _ in scores}), sorted({b for _, b in scores})
+        scaled = query[0, 0, y, x] / math.sqrt(problem.key_dim)
+        r = {a: math.exp(scaled @ relative.rows[a - y + geometry.window - 1]) for a in rows}
+        c = {b: math.exp(scaled @ relative.columns[b - x + geometry.window - 1]) for b in columns}
+        padding = sum(math.exp(score) for (a, b), score in scores.items() if not (a in range(5) and b in range(4)))
+        inside = sum(r[a] for a in rows if a in range(5)) * sum(c[b] for b in columns if b in range(4))
+        assert sum(r.values()) * sum(c.values()) - inside == pytest.approx(padding, rel=1e-9, abs=1e-9)
+
+
 def test_block_of_one_slides_the_window() -> None:
     """SASA: every pixel is the centre of its own window, so the interior commutes with shifts of one pixel."""
     problem = Problem(Geometry(1, 1), 6, 6, dtype="float64")

@@ -125,12 +125,12 @@ def clock_fields(samples: Burst) -> Fields:
 
 def cost_fields(backend: Backend, case: Case, workload: Workload) -> Fields:
     """FLOPs, bytes and exponentials: useful and executed in closed form, and what two counters say of the FLOPs."""
-    useful = cost.useful(backend, case.task, case.direction)
+    useful = cost.least(backend, case.task, case.direction)
     executed = cost.executed(backend, case.task, case.direction)
-    fields: Fields = {
-        "fvcore_flops": counters.multiply_adds(backend.name, case.task, case.device),
-        "torch_flops": counters.counted_by_torch(workload, case.direction),
-    }
+    fields: Fields = {"fvcore_flops": None, "torch_flops": None}
+    if not backend.compiles:  # the counters see nothing there, and what they try spoils the compiler's state
+        fields["fvcore_flops"] = counters.multiply_adds(backend.name, case.task, case.device)
+        fields["torch_flops"] = counters.counted_by_torch(workload, case.direction)
     for name, amounts in (("useful", useful), ("executed", executed)):
         for quantity in ("flops", "bytes", "exponentials"):
             fields[f"{name}_{quantity}"] = None if amounts is None else getattr(amounts, quantity)

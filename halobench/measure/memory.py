@@ -1,6 +1,5 @@
 """Peak memory of one call above what was in use before it, as the allocator of the device saw it."""
 
-import gc
 import json
 import tempfile
 from collections.abc import Callable
@@ -16,7 +15,6 @@ def peak_bytes(call: Callable[[], object], device: str) -> int | None:
     CUDA: the caching allocator's own counters. CPU: the allocations and frees that torch's CPU allocator reports to
     the profiler; memory that a library takes past that allocator is not seen. ``None`` where nothing was recorded.
     """
-    gc.collect()
     return cuda_peak(call) if torch.device(device).type == "cuda" else cpu_peak(call)
 
 

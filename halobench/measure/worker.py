@@ -41,6 +41,7 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
     # float32 means float32: convolutions use TF32 by default, attention does not.
     torch.backends.cudnn.allow_tf32 = False
     clock = clock_for(settings.device, hot=settings.hot)
+    gc.freeze()  # the modules loaded so far are here to stay: collecting between tasks need not visit them
     task: Task | None = None
     while True:
         try:
@@ -54,7 +55,8 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
         _, case, ceilings = request
         if case.task != task:
             task = case.task
-            forget()
+            torch.compiler.reset()  # the compiler keeps eight shapes of a function, then gives up
+            release()
         reply = answer(case, clock, ceilings, settings)
         # A CUDA error sticks to its process: the parent starts another one.
         last = not healthy(settings.device)
@@ -82,9 +84,9 @@ def answer(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Settin
         return {"status": "INCORRECT", "reason": str(error)}
     except Exception as error:  # noqa: BLE001 - whatever a backend raises is a row, and the run goes on
         status = "OOM" if out_of_memory(error) else "CRASHED"
-        return {"status": status, "reason": one_line(error)}
-    finally:
-        release()
+        failure = {"status": status, "reason": one_line(error)}
+    release()  # after the exception is gone, with the tensors its frames held
+    return failure
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -101,16 +103,11 @@ def one_line(error: Exception) -> str:
 
 
 def release() -> None:
-    """Give back the memory of the case that ended."""
+    """Give back the memory of what ended."""
     gc.collect()
     if torch.cuda.is_initialized():
         with suppress(RuntimeError):  # the device may be lost: ``healthy`` ends this process then
             torch.cuda.empty_cache()
-
-
-def forget() -> None:
-    """Drop what was compiled for the last task: the compiler keeps eight shapes of a function, then gives up."""
-    torch.compiler.reset()
 
 
 def healthy(device: str) -> bool:
