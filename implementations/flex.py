@@ -21,6 +21,7 @@ from halobench.problem import Execution, Problem, RelativeTables, Unsupported
 
 compiles = True
 TILE = 64  # tokens along a side of FlexAttention's sparse tiles: an 8 x 8 block
+DECODING = 128  # below so many queries PyTorch takes its decoding kernel, unless told: it does not know tiles of 64
 compiled_flex_attention = torch.compile(flex_attention, fullgraph=True, dynamic=False)
 
 
@@ -45,8 +46,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
         order.key_tokens(value),
         score_mod,
         block_mask(order, str(query.device)),
-        # Below 128 queries PyTorch would take its decoding kernel, which does not know tiles of 64.
-        kernel_options={"FORCE_USE_FLEX_ATTENTION": True},
+        kernel_options={"FORCE_USE_FLEX_ATTENTION": True} if tokens.shape[2] < DECODING else None,
     )
     return formula.unblock(output.unflatten(2, queries.shape[2:6]), query.shape[2], query.shape[3])
 

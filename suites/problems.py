@@ -39,7 +39,7 @@ AXES = {
     ),
     "default": Axes(
         side=64, batch=64, sides=(16, 32, 64, 128), blocks=(1, 2, 4, 8, 16, 32, 64), halos=(0, 1, 2, 3, 5),
-        grid_blocks=(4, 8, 16), grid_halos=(1, 3, 5), stages=ALL, stage_batch=32,
+        grid_blocks=(4, 8, 16), grid_halos=(1, 3, 5), stages=ALL, stage_batch=16,
     ),
     "full": Axes(
         side=64, batch=64, sides=(8, 16, 32, 64, 128, 256), blocks=(1, 2, 4, 8, 16, 32, 64),

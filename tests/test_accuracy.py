@@ -215,8 +215,9 @@ def test_empty_batch_is_checked() -> None:
 
 
 def test_error_is_relative_and_absolute_where_the_truth_is_zero() -> None:
-    """|x - t| / |t| in the 2-norm; the root mean square where t is zero or dust."""
+    """|x - t| / |t| in the 2-norm; relative to the cotangent's norm where t is zero or dust."""
     truth = torch.tensor([3.0, 4.0], dtype=torch.float64)
-    assert accuracy.error(truth * 1.5, truth) == pytest.approx(0.5)
-    assert accuracy.error(torch.full((4,), 0.25), torch.zeros(4, dtype=torch.float64)) == pytest.approx(0.25)
-    assert accuracy.error(torch.full((4,), 0.25), torch.full((4,), 1e-18, dtype=torch.float64)) == pytest.approx(0.25)
+    zero, dust = torch.zeros(4, dtype=torch.float64), torch.full((4,), 1e-18, dtype=torch.float64)
+    assert accuracy.error(truth * 1.5, truth, scale=10) == pytest.approx(0.5)
+    assert accuracy.error(torch.full((4,), 0.25), zero, scale=10) == pytest.approx(0.05)
+    assert accuracy.error(torch.full((4,), 0.25), dust, scale=10) == pytest.approx(0.05)

@@ -13,9 +13,9 @@ LEAST = 5  # samples of a call so long that more would take longer than it may
 class Effort:
     """How long a call is sampled. The noise target is the relative half-width of the median's 95 % interval."""
 
-    min_samples: int = 15
-    min_s: float = 0.05
-    max_s: float = 0.3
+    min_samples: int = 10
+    min_s: float = 0.03
+    max_s: float = 0.2
     noise: float = 0.002
     pause_s: float = 1.0
 
