@@ -12,7 +12,7 @@ class Case:
     """One row of a results file, before it is measured.
 
     ``groups`` are the axes and figures that the case belongs to, ``label`` names the network stages it stands for.
-    ``energy`` asks for a pass that takes about a second.
+    ``energy`` asks for a pass that takes about a second, ``counted`` for the opinions of FLOP counters.
     """
 
     suite: str
@@ -23,6 +23,7 @@ class Case:
     groups: tuple[str, ...] = ()
     label: str | None = None
     energy: bool = False
+    counted: bool = True
 
     @property
     def problem(self) -> Problem:

@@ -8,14 +8,13 @@ the image gets a bias so low that its weight is exactly zero. No mask and no bia
 stay inside the kernel, for a head dimension that grows by the two sides of the window.
 """
 
-from contextlib import nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 ALIGNMENT = 8  # fused kernels want 16-byte rows in half precision
+CUDNN_BATCH = 2**16
 
 
 def fold(
@@ -69,7 +68,17 @@ def fused_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float)
     """
     spare = max(keys.shape[-1] - values.shape[-1], 0) if values.device.type == "cpu" else 0
     query, key, value = (tokens.flatten(0, -3)[:, None] for tokens in (queries, keys, F.pad(values, (0, spare))))
-    # The fused kernels have no backward for an empty batch.
-    with sdpa_kernel(SDPBackend.MATH) if query.numel() == 0 else nullcontext():
+    with sdpa_kernel(usable_kernels(len(query))):
         output = F.scaled_dot_product_attention(query, key, value, scale=scale)
     return output[..., : values.shape[-1]].view(*queries.shape[:-1], values.shape[-1])
+
+
+def usable_kernels(batch: int) -> list[SDPBackend]:
+    """PyTorch's attention kernels that take a batch of this size, in no order.
+
+    None of the fused ones has a backward for an empty batch, and cuDNN's fails from 65536 entries on.
+    """
+    if batch == 0:
+        return [SDPBackend.MATH]
+    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    return kernels if batch >= CUDNN_BATCH else [*kernels, SDPBackend.CUDNN_ATTENTION]

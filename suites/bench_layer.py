@@ -31,7 +31,8 @@ def cases(options: Options) -> Iterator[Case]:
             )
             slot = Slot(layer, problem.height, problem.width, problem.batch, problem.dtype)
             for direction in ("forward", "training"):
-                yield Case("layer", name, slot, direction, options.device, groups, entry.label)
+                counted = groups != ("stages",) or options.tier == "full"
+                yield Case("layer", name, slot, direction, options.device, groups, entry.label, counted=counted)
 
 
 def bench_layer(case: Case, measure: Callable[[Case], None]) -> None:

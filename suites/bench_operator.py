@@ -28,6 +28,7 @@ def cases(options: Options) -> Iterator[Case]:
                     entry.groups,
                     entry.label,
                     energy=entry.is_reference or options.tier == "full",
+                    counted=entry.groups != ("stages",) or options.tier == "full",
                 )
 
 

@@ -128,7 +128,9 @@ def cost_fields(backend: Backend, case: Case, workload: Workload) -> Fields:
     useful = cost.least(backend, case.task, case.direction)
     executed = cost.executed(backend, case.task, case.direction)
     fields: Fields = {"fvcore_flops": None, "torch_flops": None}
-    if not backend.compiles:  # the counters see nothing there, and what they try spoils the compiler's state
+    if (
+        case.counted and not backend.compiles
+    ):  # the counters see nothing there, and what they try spoils the compiler's state
         fields["fvcore_flops"] = counters.multiply_adds(backend.name, case.task, case.device)
         fields["torch_flops"] = counters.counted_by_torch(workload, case.direction)
     for name, amounts in (("useful", useful), ("executed", executed)):

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from halobench import roofline
+from halobench import backends, roofline
 from halobench.case import Case
 from halobench.environment import fingerprint
 from halobench.measure import engine
@@ -43,6 +43,7 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
     clock = clock_for(settings.device, hot=settings.hot)
     gc.freeze()  # the modules loaded so far are here to stay: collecting between tasks need not visit them
     task: Task | None = None
+    compiled = False
     while True:
         try:
             request = pipe.recv()
@@ -55,9 +56,12 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
         _, case, ceilings = request
         if case.task != task:
             task = case.task
-            torch.compiler.reset()  # the compiler keeps eight shapes of a function, then gives up
             release()
+            if compiled:
+                torch.compiler.reset()  # the compiler keeps eight shapes of a function, then gives up
+                compiled = False
         reply = answer(case, clock, ceilings, settings)
+        compiled = compiled or compiles(case.backend)
         # A CUDA error sticks to its process: the parent starts another one.
         last = not healthy(settings.device)
         pipe.send((reply, last))
@@ -70,6 +74,14 @@ def end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
+
+
+def compiles(name: str) -> bool:
+    """Whether a backend has compiled something by now."""
+    try:
+        return backends.load(name).compiles
+    except ModuleNotFoundError:
+        return False
 
 
 def answer(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Settings) -> Reply:
