@@ -62,7 +62,7 @@ def counted_by_fvcore(backend: Backend, task: Task, device: torch.device | str) 
     backward pass.
     """
     with quiet(), torch.no_grad():
-        from fvcore.nn import FlopCountAnalysis
+        from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - importing it warns: only inside ``quiet``
 
         module, inputs = traced(backend, task, device)
         try:

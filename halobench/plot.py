@@ -37,20 +37,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def draw(results: Results, output: Path, format: str = "png") -> list[Path]:
+def draw(results: Results, output: Path, file_format: str = "png") -> list[Path]:
     """Draw every figure that the results have data for, and write the summaries; the figures' paths.
 
     A figure that lacks its data is left out, with a line on stdout that says why.
     """
-    if format not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    if file_format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {file_format!r}")
     output.mkdir(parents=True, exist_ok=True)
     chosen = selections(results)
     paths = []
     with look():
         for selection in chosen:
             for name, figure in figures(selection):
-                path = output / f"{selection.slug}-{name}.{format}"
+                path = output / f"{selection.slug}-{name}.{file_format}"
                 if isinstance(figure, str):
                     print(f"no {path.name}: {figure}")
                     continue

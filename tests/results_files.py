@@ -226,7 +226,7 @@ def cases(sides, blocks, halos, grid):
     return groups
 
 
-def fate(backend, direction, wanted):
+def fate(backend, direction, wanted):  # noqa: PLR0911 - a line for each fate
     """The row of this case: measured, or failed as such a backend would."""
     side = wanted["height"]
     if backend == "global_sa" and side > 64:

@@ -1,6 +1,7 @@
 """The registry: names, loading, entry points, and what is said of the broken."""
 
 import importlib
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def test_names_are_the_modules_of_the_folder() -> None:
     """Every public module of ``implementations/`` is a backend, in alphabetical order, and private ones are not."""
     folder = Path(importlib.import_module("implementations").__path__[0])
     modules = {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert OWN <= set(backends.names())
+    assert set(backends.names()) >= OWN
     assert backends.names() == sorted(name for name in modules if not name.startswith("_"))
 
 
@@ -133,7 +134,7 @@ BAD_INPUTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "stride": (
         {"geometry": Geometry(4, 1, stride=3)},
-        "height and width must be multiples of the stride 3, got 8 x 8",
+        "query must be (2, 2, 3, 3, 16) for a key of (2, 2, 8, 8, 16) and stride 3, got (2, 2, 8, 8, 16)",
     ),
 }
 
@@ -144,6 +145,5 @@ def test_bad_input_reads_the_same_from_every_backend(name: str, case: str) -> No
     """The message names the tensor, what was expected and what came."""
     change, message = BAD_INPUTS[case]
     attend: Any = backends.load(name).attend
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         attend(**{**GOOD, "geometry": PROBLEM.geometry, **change})
-    assert str(error.value) == message

@@ -12,6 +12,7 @@ from halobench.cost import Cost
 from halobench.geometry import Border
 from halobench.problem import Direction
 from halobench.workload import Slot, bind
+from implementations import flex
 
 DIRECTIONS: tuple[Direction, ...] = ("forward", "training")
 TINY = {
@@ -124,8 +125,6 @@ def test_fused_backends_are_counted_without_fusion(name: str, relative: bool) ->
 )
 def test_flex_counts_the_tiles_of_its_mask(block: int, halo: int, stride: int, border: Border) -> None:
     """The tiles counted without a score matrix are those that ``create_block_mask`` finds."""
-    from implementations import flex
-
     order = flex.BlockMajor(Geometry(block, halo, stride, border), 20, 12)
     assert flex.visible_tiles(order) == flex.block_mask(order, "cpu").to_dense().sum()
 

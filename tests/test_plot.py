@@ -7,12 +7,12 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 import pytest
-import results_files as files
 from matplotlib.figure import Figure
 
 from halobench import plot, results
 from halobench.figures.selection import selections
 from halobench.figures.style import FAILURES, KNOWN, look, styles
+from tests import results_files as files
 
 FEW = ("naive_unfold", "flex", "fused", "timm_halo", "lucidrains", "global_sa", "my_own")
 
@@ -269,7 +269,7 @@ def test_the_index_is_written_only_on_request(tmp_path):
 @pytest.mark.parametrize(
     ("prepare", "said"),
     [
-        (lambda folder: None, "No such file or directory"),
+        (lambda _: None, "No such file or directory"),
         (lambda folder: folder.mkdir(), "holds no results files"),
         (lambda folder: (folder.mkdir(), (folder / "bad.json").write_text("{")), "none of its 1 results files"),
         (

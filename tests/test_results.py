@@ -5,10 +5,10 @@ import math
 
 import pandas as pd
 import pytest
-import results_files as files
 
 from halobench import results
 from halobench.results import ResultsError
+from tests import results_files as files
 
 
 @pytest.fixture

@@ -28,13 +28,13 @@ COLUMNS = 4
 
 def draw_grid(selection: Selection) -> Drawn:
     """Latency over block x halo: the rows of group "grid" and all others of the same shape."""
-    for direction, rows in selection.rows("operator").groupby("direction"):
+    for direction, everything in selection.rows("operator").groupby("direction"):
         name = f"grid-{direction}"
         shape = most_common(selection.rows("operator", "grid", str(direction)), list(SHAPE))[list(SHAPE)]
         if shape.empty:
             yield name, "no operator rows of group 'grid'"
             continue
-        rows = rows.merge(shape.drop_duplicates(), on=list(SHAPE)).drop_duplicates(["variant", "block", "halo"])
+        rows = everything.merge(shape.drop_duplicates(), on=list(SHAPE)).drop_duplicates(["variant", "block", "halo"])
         if measured(rows).empty:
             yield name, "no operator case of group 'grid' was measured"
         else:
@@ -58,7 +58,9 @@ def block_by_halo(selection: Selection, rows: pd.DataFrame, direction: str) -> F
     for number, name in enumerate(names):
         axes = figure.add_subplot(grid[number // columns, number % columns])
         panel = rows[rows["variant"] == name]
-        table = panel.pivot(index="block", columns="halo", values="median_ms").reindex(index=blocks, columns=halos)
+        # A second row for a cell must raise; ``pivot_table`` would average the two.
+        table = panel.pivot(index="block", columns="halo", values="median_ms")  # noqa: PD010
+        table = table.reindex(index=blocks, columns=halos)
         cells(axes, table, failures(panel, "block", "halo"), norm, latency)
         axes.set_title(name, fontsize=9, color=INK)
         axes.set_xlabel("halo (pixels)" if number + columns >= len(names) else "")
@@ -91,7 +93,8 @@ def stage_shares(selection: Selection, rows: pd.DataFrame, what: str) -> Figure:
     subtitle = "floor / median latency in %: 100 is what this machine's measured ceilings allow"
     figure = canvas(width, height, title, subtitle, selection.footer)
     axes = figure.add_subplot()
-    table = rows.pivot(index="label", columns="variant", values="percent").reindex(index=labels, columns=names)
+    table = rows.pivot(index="label", columns="variant", values="percent")  # noqa: PD010 - as above
+    table = table.reindex(index=labels, columns=names)
     norm = LogNorm(max(0.1, min(10, rows["percent"].min())), 100)
     cells(axes, table, failures(rows, "label", "variant"), norm, percent)
     axes.set_xlabel("")

@@ -88,7 +88,8 @@ def draw_lines(axes: Axes, selection: Selection, rows: pd.DataFrame, axis: str, 
             values = part[panel.column].where(good) * panel.scale
             axes.plot(
                 part[axis], values.where(values > 0), color=look.colour, marker=look.marker, linestyle=line,
-                markersize=5 + 3.5 * wider, linewidth=1.4 + 2.8 * wider, markeredgecolor="white", markeredgewidth=0.4, label=name,
+                markersize=5 + 3.5 * wider, linewidth=1.4 + 2.8 * wider, markeredgecolor="white", markeredgewidth=0.4,
+                label=name,
             )  # fmt: skip
             if panel.column == "median_ms":
                 low, high = part["low_ms"].where(good), part["high_ms"].where(good)

@@ -127,7 +127,7 @@ def held(rows: pd.DataFrame, but: tuple[str, ...] = ()) -> str:
         "key_dim": "key dim {}",
         "value_dim": "value dim {}",
     }
-    same = [name for name in names if name not in but and rows[name].nunique() == 1]
+    same = [name for name in names if name not in but and rows[name].nunique() == 1]  # noqa: PD101 - nulls do not count
     return ", ".join(names[name].format(rows[name].iloc[0], rows[name].iloc[0]) for name in same)
 
 

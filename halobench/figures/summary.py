@@ -1,4 +1,4 @@
-"""The figures' numbers as text: every row in ``summary.csv``, the reference point and the failures in ``summary.md``."""
+"""The numbers as text: every row in ``summary.csv``, the reference point and the failures in ``summary.md``."""
 
 from pathlib import Path
 from typing import Any

@@ -36,12 +36,12 @@ class Block:
 class Architecture:
     """A HaloNet, or a hybrid of it.
 
-    ``block`` and ``halo`` are in pixels; ``depths``, ``widths`` and ``heads`` have an entry for each of the four stages.
-    A block of width w maps to ``value_ratio`` * w channels in its attention (r_v) and to ``bottleneck_ratio`` * w at its
-    end (r_b). ``final_channels`` is the width of a last 1x1 convolution (d_f), if there is one. The stages in
-    ``convolution_stages`` have 3x3 convolutions w -> w in the attention's place; ``squeeze_excitation`` rescales the
-    channels of these stages' blocks, of all blocks, or of none. ``stochastic_depth`` is the probability of skipping the
-    last block; it grows linearly from zero at the first.
+    ``block`` and ``halo`` are in pixels; ``depths``, ``widths`` and ``heads`` have an entry for each of the four
+    stages. A block of width w maps to ``value_ratio`` * w channels in its attention (r_v) and to
+    ``bottleneck_ratio`` * w at its end (r_b). ``final_channels`` is the width of a last 1x1 convolution (d_f), if there
+    is one. The stages in ``convolution_stages`` have 3x3 convolutions w -> w in the attention's place;
+    ``squeeze_excitation`` rescales the channels of these stages' blocks, of all blocks, or of none.
+    ``stochastic_depth`` is the probability of skipping the last block; it grows linearly from zero at the first.
 
     Raises:
         ValueError: a field is out of range; the message names it.

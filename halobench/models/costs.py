@@ -49,9 +49,8 @@ def parameters(network: nn.Module) -> int:
 
 
 def count_multiply_adds(network: nn.Module, side: int) -> int:
-    """fvcore's count of one forward pass on an image of ``side`` x ``side`` pixels."""
-    # Importing it warns, which only those who count should see.
-    from fvcore.nn import FlopCountAnalysis  # has no annotations
+    """The count of fvcore for one forward pass on an image of ``side`` x ``side`` pixels."""
+    from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - importing it warns: only those who count should see it
 
     for noisy in ("fvcore", "fvcore.nn.jit_analysis"):
         logging.getLogger(noisy).setLevel(logging.ERROR)  # it lists each operator that it counts as zero

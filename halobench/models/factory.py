@@ -44,7 +44,7 @@ def create(name: str, backend: str | None = None, num_classes: int = 1000, **ove
 
 
 def halo_resnet(recipe: HaloResNet, backend: str, num_classes: int, **overrides: Any) -> nn.Module:
-    """timm's ResNet, its last three 3x3 convolutions replaced; their blocks lose squeeze-and-excitation."""
+    """The ResNet of timm, its last three 3x3 convolutions replaced; their blocks lose squeeze-and-excitation."""
     model = timm.create_model(recipe.name, num_classes=num_classes, **overrides)
     build = backends.load(backend).build
     bottlenecks = [module for module in model.modules() if isinstance(module, Bottleneck)]

@@ -26,7 +26,7 @@ def register() -> None:
 def entrypoint(entry: Entry) -> Callable[..., nn.Module]:
     """The function that timm calls to make the model."""
 
-    def make(pretrained: bool = False, **arguments: Any) -> nn.Module:
+    def make(*, pretrained: bool = False, **arguments: Any) -> nn.Module:
         if pretrained:
             raise ValueError(f"{PREFIX}{entry.name} has no pretrained weights")
         for unused in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):  # timm always passes them
