@@ -62,9 +62,11 @@ def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Setti
         ModuleNotFoundError: the backend needs a package that is not installed.
         Unsupported: the backend refuses the task.
         Incorrect: its answer is wrong; nothing was timed.
+        MemoryError: the task cannot fit.
     """
     stopwatch = Stopwatch()
     backend = backends.load(case.backend)
+    predict_memory(backend, case)
     workload = bind(backend, case.task, case.device)
     checked = verify(backend, case, workload, stopwatch)
     if not settings.timed:
@@ -89,6 +91,15 @@ def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Setti
         "accuracy": checked,
         "seconds": stopwatch.total(),
     }
+
+
+def predict_memory(backend: Backend, case: Case) -> None:
+    """Raise ``MemoryError`` for a task that cannot fit: a CPU's memory is overcommitted, and its kernel kills."""
+    needed, available = cost.memory_bytes(backend, case.task, case.direction), memory.available_bytes(case.device)
+    if needed is not None and needed > available:
+        raise MemoryError(
+            f"needs about {needed / 2**30:.1f} GiB above its inputs, {available / 2**30:.1f} GiB are free"
+        )
 
 
 def verify(backend: Backend, case: Case, workload: Workload, stopwatch: Stopwatch) -> Fields:
