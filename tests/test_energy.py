@@ -84,8 +84,8 @@ def test_steady_work_comes_first(monkeypatch):
     machine = Machine(call_s=0.004)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(energy, "Gpu", lambda index: machine)
+    monkeypatch.setattr(energy, "Gpu", lambda _: machine)
     calls_before = []
-    monkeypatch.setattr(energy, "between_ticks", lambda call, gpu: calls_before.append(machine.calls))
+    monkeypatch.setattr(energy, "between_ticks", lambda *_: calls_before.append(machine.calls))
     joules_per_call(machine.call, 4.0, "cuda")
     assert calls_before == [50]

@@ -44,19 +44,19 @@ class FakeNvml:
     def nvmlSystemGetDriverVersion(self):  # noqa: N802
         return b"570.1"
 
-    def nvmlDeviceGetClockInfo(self, handle, domain):  # noqa: N802
+    def nvmlDeviceGetClockInfo(self, _handle, domain):  # noqa: N802
         return {pynvml.NVML_CLOCK_SM: 1980, pynvml.NVML_CLOCK_MEM: 2619}[domain]
 
-    def nvmlDeviceGetMaxClockInfo(self, handle, domain):  # noqa: N802
+    def nvmlDeviceGetMaxClockInfo(self, _handle, domain):  # noqa: N802
         return {pynvml.NVML_CLOCK_SM: 1981, pynvml.NVML_CLOCK_MEM: 2620}[domain]
 
-    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle):  # noqa: N802
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, _handle):  # noqa: N802
         return self.mask
 
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle):  # noqa: N802
+    def nvmlDeviceGetTotalEnergyConsumption(self, _handle):  # noqa: N802
         return 1500
 
-    def nvmlDeviceGetEnforcedPowerLimit(self, handle):  # noqa: N802
+    def nvmlDeviceGetEnforcedPowerLimit(self, _handle):  # noqa: N802
         return 700_000
 
 

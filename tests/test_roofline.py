@@ -13,9 +13,7 @@ from halobench import roofline
 from halobench.cost import Cost
 from halobench.roofline import BOUNDS, Ceilings, Floor, floor
 
-CEILINGS = Ceilings(
-    "cuda", "bfloat16", copy_bytes_per_s=2e12, matmul_flops_per_s=5e14, exponentials_per_s=4e12
-)
+CEILINGS = Ceilings("cuda", "bfloat16", copy_bytes_per_s=2e12, matmul_flops_per_s=5e14, exponentials_per_s=4e12)
 
 
 def cost(*, flops=0, bytes=0, exponentials=0):  # noqa: A002
