@@ -38,6 +38,10 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker and remove what it wrote."""
         self.stop()
         self._folder.cleanup()
 
