@@ -72,7 +72,16 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
+    check_results_path(config.getoption("benchmark_json", None))
     config.pluginmanager.register(Display(config), "halobench-display")
+
+
+def check_results_path(results: Path | None) -> None:
+    """Refuse, before hours are spent, a results file that cannot be written or that the journal would overwrite."""
+    if results is not None and results.is_dir():
+        raise pytest.UsageError(f"--benchmark-json must name a file, got the folder {str(results)!r}")
+    if results is not None and results.suffix == ".jsonl":
+        raise pytest.UsageError(f"--benchmark-json must not end in .jsonl, as its journal does, got {str(results)!r}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
