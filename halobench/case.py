@@ -74,6 +74,10 @@ def task_name(task: Task) -> str:
         parts.append("plain")
     if isinstance(task, Slot):
         parts.append(f"c{task.layer.channels}")
+        if task.layer.positions == "sum":
+            parts.append("sum")
+        if task.layer.kernel != 3:
+            parts.append(f"k{task.layer.kernel}")
     return "-".join(parts)
 
 

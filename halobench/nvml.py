@@ -37,22 +37,13 @@ class Gpu:
 
     def read(self, function: str, *arguments: object) -> Any:
         """The value of an NVML query of this GPU, or ``None``."""
-        if self._handle is None:
-            return None
-        query: Callable[..., Any] = getattr(pynvml, function)
-        try:
-            value = query(self._handle, *arguments)
-        except pynvml.NVMLError:
-            return None
-        return value.decode() if isinstance(value, bytes) else value
+        return None if self._handle is None else ask(function, self._handle, *arguments)
 
     @property
     def driver(self) -> str | None:
         """Version of the driver."""
-        if self._handle is None:
-            return None
-        version = pynvml.nvmlSystemGetDriverVersion()
-        return version.decode() if isinstance(version, bytes) else version
+        version: str | None = None if self._handle is None else ask("nvmlSystemGetDriverVersion")
+        return version
 
     @property
     def sm_mhz(self) -> int | None:
@@ -84,3 +75,13 @@ class Gpu:
         """Highest clock of a domain (``"SM"`` or ``"MEM"``), MHz."""
         clock: int | None = self.read("nvmlDeviceGetMaxClockInfo", getattr(pynvml, f"NVML_CLOCK_{domain}", 1))
         return clock
+
+
+def ask(function: str, *arguments: object) -> Any:
+    """The value of an NVML query, or ``None`` where the driver refuses it."""
+    query: Callable[..., Any] = getattr(pynvml, function)
+    try:
+        value = query(*arguments)
+    except pynvml.NVMLError:
+        return None
+    return value.decode() if isinstance(value, bytes) else value

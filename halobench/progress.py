@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+NOT_MEASURED = "not measured"
+
 
 class Progress:
     """Reports ``total`` cases one by one. It writes between captures only, so nothing refreshes in the background."""
@@ -16,7 +18,7 @@ class Progress:
         self.total = total
         self.done = 0
         self.started = time.monotonic()
-        self.text = ""
+        self.text = NOT_MEASURED
         self.console = Console(file=sys.stderr)
         self.bar: Bar | None = None
         if self.console.is_terminal:
@@ -32,12 +34,13 @@ class Progress:
     def advance(self) -> None:
         """Show that one more case is done."""
         self.done += 1
+        text, self.text = self.text, NOT_MEASURED
         if self.bar is not None:
-            self.bar.update(self.task, advance=1, description=self.text, refresh=True)
+            self.bar.update(self.task, advance=1, description=text, refresh=True)
             return
         left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
         self.console.print(
-            f"[{self.done}/{self.total}, {left / 60:.1f} min left] {self.text}",
+            f"[{self.done}/{self.total}, {left / 60:.1f} min left] {text}",
             markup=False,
             highlight=False,
             soft_wrap=True,

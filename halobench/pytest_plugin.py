@@ -72,7 +72,16 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
+    check_results_path(config.getoption("benchmark_json", None))
     config.pluginmanager.register(Display(config), "halobench-display")
+
+
+def check_results_path(results: Path | None) -> None:
+    """Refuse, before hours are spent, a results file that cannot be written or that the journal would overwrite."""
+    if results is not None and results.is_dir():
+        raise pytest.UsageError(f"--benchmark-json must name a file, got the folder {str(results)!r}")
+    if results is not None and results.suffix == ".jsonl":
+        raise pytest.UsageError(f"--benchmark-json must not end in .jsonl, as its journal does, got {str(results)!r}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -158,6 +167,7 @@ class Display:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.verbose = config.get_verbosity() > 0
+        self.finished = True
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Show progress once it is known how much there is to do."""
@@ -184,8 +194,10 @@ class Display:
         return "benchmark" in report.keywords
 
     @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """End the run. pytest-benchmark has written its file by now, unless no case has a time."""
+        # A run that was interrupted, or stopped by ``--exitfirst``, keeps its journal.
+        self.finished = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not session.shouldfail
         if PROGRESS in self.config.stash:
             self.config.stash[PROGRESS].stop()
         if RUN not in self.config.stash:
@@ -196,7 +208,7 @@ class Display:
             if results is not None and run.settings.timed and WRITTEN not in self.config.stash:
                 results.write_text(json.dumps({"benchmarks": [], "halobench": run.section()}, indent=1))
         finally:
-            run.close(finished=True)
+            run.close(finished=self.finished)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Where the time went, and what to do with the results."""
@@ -208,6 +220,8 @@ class Display:
             f"{harness['wall_s']:.0f} s: measuring {harness['measured_s']:.0f} s, compiling and warming up "
             f"{harness['warmup_s']:.0f} s, the harness itself {harness['overhead_share']:.0%}"
         )
+        if not self.finished:
+            terminalreporter.write_line("not all cases were measured: the same command with --resume goes on")
         results = self.config.getoption("benchmark_json")
         if results is not None:
             terminalreporter.write_line(f"results: {results}   draw them: python -m halobench.plot {results}")

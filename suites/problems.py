@@ -9,11 +9,12 @@ A task belongs to groups; each figure draws one group. Tiers differ in sizes onl
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 from halobench import backends
 from halobench.geometry import Geometry
 from halobench.options import Options
-from halobench.problem import Problem
+from halobench.problem import Backend, Problem
 
 
 @dataclass(frozen=True)
@@ -96,23 +97,27 @@ def entries(options: Options) -> list[Entry]:
     return list(found.values())
 
 
+@cache
+def loaded(name: str) -> Backend | None:
+    """The backend, or ``None`` where it cannot be imported; its rows will say why, measured in the worker."""
+    try:
+        return backends.load(name)
+    except Exception:  # noqa: BLE001 - one broken backend must not end the collection of the others
+        return None
+
+
 def compiles(name: str) -> bool:
     """Whether a backend compiles each shape for seconds; the lower tiers give it fewer of them."""
-    try:
-        return backends.load(name).compiles
-    except ModuleNotFoundError:
-        return False
+    backend = loaded(name)
+    return backend is not None and backend.compiles
 
 
 def at_own_border(problem: Problem, name: str) -> Problem:
     """The problem with the border rule that the backend knows, the masked one if it can."""
-    try:
-        borders = backends.load(name).borders
-    except ModuleNotFoundError:
-        return problem  # its row will say what is missing
-    if problem.geometry.border in borders:
+    backend = loaded(name)
+    if backend is None or problem.geometry.border in backend.borders:
         return problem
-    return replace(problem, geometry=replace(problem.geometry, border=borders[0]))
+    return replace(problem, geometry=replace(problem.geometry, border=backend.borders[0]))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Journal:
         """Open a journal to go on with (``resume``) or to begin.
 
         Raises:
-            JournalError: another run holds the file, or it holds rows that would be lost.
+            JournalError: another run holds the file, or it holds rows that would be lost, or it is something else.
         """
         self.path = path
         self.header: Fields | None = None
@@ -38,7 +38,11 @@ class Journal:
         except BlockingIOError:
             self._file.close()
             raise JournalError(f"{path} is in use by another run; give this one another --benchmark-json") from None
-        self._read()
+        try:
+            self._read()
+        except JournalError:
+            self._file.close()
+            raise
         if self.rows and not resume:
             count = len(self.rows)
             self._file.close()
@@ -53,7 +57,8 @@ class Journal:
             JournalError: that run was on another machine, software, commit or options.
         """
         header = json.loads(json.dumps(header))
-        if self.header is None:
+        if self.header is None or not self.rows:  # nothing was measured: nothing is lost by starting over
+            self._file.truncate(0)
             self._write({"halobench": header})
         else:
             changed = sorted(differences(self.header, header))
@@ -82,18 +87,26 @@ class Journal:
     def _read(self) -> None:
         """Take over what an earlier run left; a line that was cut short is removed."""
         self._file.seek(0)
-        whole = 0
-        for line in self._file:
-            if not line.endswith("\n"):
-                break
-            record = json.loads(line)
-            if "halobench" in record:
-                self.header = record["halobench"]
-            else:
-                self.rows[record["case"]] = record
-            whole += len(line.encode())
+        whole = number = 0
+        try:
+            for number, line in enumerate(self._file, 1):  # noqa: B007 - the message below names the line
+                if not line.endswith("\n"):
+                    break
+                self._take(json.loads(line))
+                whole += len(line.encode())
+        except (ValueError, KeyError, TypeError):
+            raise JournalError(
+                f"{self.path} is not the journal of a run (line {max(number, 1)}): move it away, "
+                "or give another --benchmark-json"
+            ) from None
         self._file.truncate(whole)
         self._file.seek(0, os.SEEK_END)
+
+    def _take(self, record: Fields) -> None:
+        if self.header is None:
+            self.header = dict(record["halobench"])
+        else:
+            self.rows[record["case"]] = record
 
 
 def differences(old: Fields, new: Fields, prefix: str = "") -> set[str]:

@@ -1,5 +1,6 @@
 """Peak memory of one call above what was in use before it, as the allocator of the device saw it."""
 
+import gc
 import json
 import os
 import tempfile
@@ -33,6 +34,7 @@ def available_bytes(device: str) -> int:
 
 def cuda_peak(call: Callable[[], object]) -> int:
     """Peak of the caching allocator's live bytes during the call."""
+    gc.collect()  # garbage that the call's own collections would free must not lower its peak
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()

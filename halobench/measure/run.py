@@ -74,6 +74,6 @@ class Run:
 
     def close(self, *, finished: bool) -> None:
         """End the worker; ``finished`` says that a results file holds all rows, so that the journal may go."""
-        self.session.stop()
+        self.session.close()
         if self.journal is not None:
             self.journal.close(finished=finished)

@@ -30,6 +30,7 @@ class Session:
         self.started = time.monotonic()
         self._folder = tempfile.TemporaryDirectory(prefix="halobench-")
         self._log = Path(self._folder.name) / "worker.log"
+        self._log_start = 0  # bytes of the log that earlier requests wrote
         self._pipe: Connection | None = None
         self._process: BaseProcess | None = None
 
@@ -37,6 +38,10 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker and remove what it wrote."""
         self.stop()
         self._folder.cleanup()
 
@@ -73,6 +78,7 @@ class Session:
             self._start()
         assert self._pipe is not None
         assert self._process is not None
+        self._log_start = self._log.stat().st_size
         try:
             self._pipe.send(request)
             if self._pipe.poll(self.timeout_s):
@@ -101,5 +107,6 @@ class Session:
         far_end.close()
 
     def _last_words(self) -> str:
-        lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        said = self._log.read_bytes()[self._log_start :].decode(errors="replace")
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
         return f": {lines[-1][:300]}" if lines else ""

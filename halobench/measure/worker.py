@@ -5,6 +5,7 @@ hang or a crash ends this process only; the parent starts another and goes on wi
 """
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -141,3 +142,5 @@ def redirect_output(log: Path) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a line belongs to the case that printed it

@@ -1,0 +1,63 @@
+"""Clocks: as many samples as were asked for, of the call and nothing else."""
+
+import time
+
+import pytest
+import torch
+
+from halobench.measure import clock
+from halobench.measure.clock import Burst, CpuClock, CudaClock, clock_for
+
+
+def test_cpu_clock_calls_once_a_sample():
+    calls = []
+    burst = CpuClock().burst(lambda: calls.append(None), 7)
+    assert len(calls) == len(burst.device_ms) == len(burst.host_ms) == 7
+    assert burst.host_ms == burst.device_ms
+    assert burst.host_ms is not burst.device_ms
+    assert (burst.sm_mhz, burst.throttles) == ([], set())
+
+
+def test_cpu_clock_counts_the_call_in_milliseconds(monkeypatch):
+    now = [0]
+
+    def call():
+        now[0] += 2_500_000
+
+    def perf_counter_ns():
+        return now[0]
+
+    monkeypatch.setattr(time, "perf_counter_ns", perf_counter_ns)
+    assert CpuClock().burst(call, 3).device_ms == [2.5, 2.5, 2.5]
+
+
+def test_bursts_add_up():
+    burst = Burst([1.0], [2.0], [1500], {"power cap"})
+    burst.extend(Burst([3.0, 4.0], [5.0, 6.0], [1600], {"power brake"}))
+    assert burst == Burst([1.0, 3.0, 4.0], [2.0, 5.0, 6.0], [1500, 1600], {"power cap", "power brake"})
+
+
+def test_clock_of_a_device(monkeypatch):
+    assert isinstance(clock_for("cpu"), CpuClock)
+    monkeypatch.setattr(clock, "CudaClock", lambda hot: f"cuda clock, hot {hot}")
+    assert clock_for("cuda", hot=True) == "cuda clock, hot True"
+    assert clock_for("cuda:0") == "cuda clock, hot False"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("hot", [False, True])
+def test_cuda_clock(hot):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    matrix = torch.randn(2048, 2048, device="cuda")
+    calls = []
+
+    def call():
+        calls.append(None)
+        return matrix @ matrix
+
+    burst = CudaClock(hot=hot).burst(call, 5)
+    assert len(calls) == 1 + (10 if hot else 5)  # one to see how long the host needs
+    assert len(burst.device_ms) == len(burst.host_ms) == 5
+    assert min(burst.device_ms) > 0
+    assert len(burst.sm_mhz) <= 1

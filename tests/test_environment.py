@@ -1,0 +1,82 @@
+"""The fingerprint: what explains a measurement, nothing that names the owner of the machine, unknown is ``None``."""
+
+import getpass
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from halobench import environment
+from halobench.environment import commit, cpu_model, fingerprint, installed
+
+
+def git(folder, *arguments):
+    subprocess.run(
+        ["git", "-C", str(folder), "-c", "user.name=A", "-c", "user.email=a@b.c", *arguments],
+        check=True, capture_output=True, timeout=30,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    monkeypatch.delenv("GIT_DIR", raising=False)
+    git(tmp_path, "init", "-q")
+    (tmp_path / "file").write_text("one")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "-qm", "one")
+    return tmp_path
+
+
+def test_it_is_json():
+    found = fingerprint("cpu")
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["gpu"] is None
+    assert found["python"] == platform.python_version()
+    assert found["cpu"]["cores"] == os.cpu_count()
+
+
+def test_it_names_nobody(monkeypatch):
+    """No host, user or folder: not those of this machine, nor invented ones that cannot be there by accident."""
+    monkeypatch.setattr(platform, "node", lambda: "some-host")
+    for name in ("USER", "LOGNAME", "USERNAME"):
+        monkeypatch.setenv(name, "some-user")
+    text = json.dumps(fingerprint("cpu"))
+    given = {"some-host", "some-user", str(Path.home()), str(Path.cwd()), os.uname().nodename}
+    if len(getpass.getuser()) > 4:  # shorter ones are part of other words
+        given.add(getpass.getuser())
+    assert [word for word in given if word in text] == []
+    assert "/" not in text.replace("\\/", "")
+
+
+def test_commit(repository):
+    found = commit(repository)
+    assert len(found["id"]) == 40
+    assert found["dirty"] is False
+    (repository / "untracked").write_text("results of a run")
+    assert commit(repository) == found
+    (repository / "file").write_text("two")
+    assert commit(repository) == {**found, "dirty": True}
+
+
+def test_unknown_commit(tmp_path, monkeypatch, repository):
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    outside.mkdir()
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert commit(outside) is None
+    assert commit(tmp_path / "missing") is None
+    monkeypatch.setenv("PATH", str(outside))  # no git at all
+    assert commit(repository) is None
+
+
+def test_unknown_package():
+    assert installed("a-package-that-nobody-has") is None
+    assert installed("pytest") == pytest.__version__
+
+
+def test_unknown_processor(monkeypatch):
+    monkeypatch.setattr(environment, "Path", lambda _: Path("/proc/nothing/here"))
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    assert cpu_model() is None

@@ -1,0 +1,123 @@
+"""The stopping rule, on a clock whose samples and whose time are invented."""
+
+from itertools import cycle
+
+import pytest
+
+from halobench.measure import latency
+from halobench.measure.clock import Burst
+from halobench.measure.latency import LEAST, Effort, sample
+
+
+class Machine:
+    """A clock and the time it tells: a sample of ``ms`` takes ``sample_s`` seconds. Throttles for some attempts."""
+
+    def __init__(self, ms=(1.0,), sample_s=0.001, throttles=()):
+        self.ms, self.sample_s, self.throttles = cycle(ms), sample_s, list(throttles)
+        self.now, self.bursts, self.pauses = 0.0, [], []
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.pauses.append(seconds)
+        self.now += seconds
+
+    def burst(self, call, count):
+        self.bursts.append(count)
+        for _ in range(count):
+            call()
+        self.now += count * self.sample_s
+        probe = count == 1
+        reasons = set() if probe or not self.throttles else self.throttles.pop(0)
+        taken = [1e6 if probe else next(self.ms) for _ in range(count)]  # a probe that is kept would show
+        return Burst(taken, [2 * ms for ms in taken], [1500], reasons)
+
+    def synchronize(self):
+        pass
+
+
+@pytest.fixture
+def run(monkeypatch):
+    def run(machine, **effort):
+        monkeypatch.setattr(latency, "time", machine)
+        return sample(lambda: None, machine, Effort(**effort))
+
+    return run
+
+
+NOISY = tuple(1.0 + 0.5 * (i % 7) for i in range(70))
+
+
+def test_quiet_calls_stop_at_the_least_time(run):
+    machine = Machine()
+    samples = run(machine, min_samples=10, min_s=0.03, max_s=0.2)
+    assert 0.03 <= len(samples.device_ms) * 0.001 < 0.09
+    assert machine.pauses == []
+
+
+def test_noisy_calls_use_the_time_they_have(run):
+    machine = Machine(NOISY)
+    samples = run(machine, max_s=0.2, noise=0.002)
+    assert len(samples.device_ms) == pytest.approx(0.2 / 0.001, abs=LEAST)
+
+
+def test_noise_that_falls_below_the_target_stops_early(run):
+    machine = Machine(NOISY)
+    samples = run(machine, max_s=2.0, noise=0.25)
+    assert 30 <= len(samples.device_ms) < 1000
+
+
+def test_minimum_samples(run):
+    """Calls so slow that the least time is over at once are still sampled ``min_samples`` times, if time allows."""
+    machine = Machine(sample_s=0.02)
+    assert len(run(machine, min_samples=24, min_s=0.03, max_s=1.0).device_ms) >= 24
+
+
+@pytest.mark.parametrize("sample_s", [0.05, 1.0, 60.0])
+def test_long_calls_stop_at_least(run, sample_s):
+    machine = Machine(NOISY, sample_s=sample_s)
+    assert len(run(machine, min_samples=10, max_s=0.2).device_ms) == LEAST
+
+
+def test_the_first_sample_is_not_kept(run):
+    machine = Machine()
+    samples = run(machine)
+    assert machine.bursts[0] == 1
+    assert set(samples.device_ms) == {1.0}
+    assert set(samples.host_ms) == {2.0}
+    assert len(samples.device_ms) == sum(machine.bursts) - 1
+
+
+def test_bursts_are_short(run):
+    """No burst is so long that the stopping rule could not speak in between, or that a GPU would heat up in it."""
+    machine = Machine(NOISY, sample_s=1e-6)
+    run(machine, max_s=0.01)
+    assert max(machine.bursts) == 100
+    machine = Machine(NOISY, sample_s=0.001)
+    run(machine, max_s=0.2)
+    assert max(machine.bursts) == 50
+
+
+def test_a_throttled_attempt_is_repeated_after_a_pause(run):
+    machine = Machine(ms=(1.0,), sample_s=1.0, throttles=[{"power cap"}])
+    samples = run(machine, max_s=0.2, pause_s=3.0)
+    assert machine.pauses == [3.0]
+    assert machine.bursts == [1, LEAST, 1, LEAST]
+    assert samples.throttles == set()
+    assert len(samples.device_ms) == LEAST  # the throttled samples are not among them
+
+
+def test_a_second_throttled_attempt_is_kept_with_its_reasons(run):
+    machine = Machine(sample_s=1.0, throttles=[{"power cap"}, {"thermal (hardware)"}, {"power brake"}])
+    samples = run(machine, max_s=0.2)
+    assert len(machine.pauses) == 1
+    assert samples.throttles == {"thermal (hardware)"}
+    assert len(samples.device_ms) == LEAST
+
+
+def test_one_throttled_burst_marks_the_attempt(run):
+    machine = Machine(NOISY, sample_s=0.001, throttles=[set(), {"power cap"}, set(), set(), set(), {"power cap"}])
+    samples = run(machine, max_s=0.2)
+    assert len(machine.pauses) == 1
+    assert samples.throttles == {"power cap"}
