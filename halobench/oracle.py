@@ -1,7 +1,8 @@
 """The truth: halo attention as dense attention over pixels, in float64.
 
-The oracle cuts no blocks and extracts no windows. It scores every query against every pixel, one row of queries at a
-time, and masks what the query may not see. It shares no code with any backend, so that no error can be common to both.
+The oracle cuts no blocks and extracts no windows. It takes one row of queries at a time, scores it against the rows of
+pixels that it sees, over the whole width of the map, and masks the columns that a query may not see. It shares no code
+with any backend, so that no error can be common to both.
 
 For border ``"zero"`` the map is set into a canvas that reaches as far as any window does; the canvas around it holds
 keys and values of zero, as the definition says.
@@ -47,13 +48,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
 
     def one_row(y: int, query: Tensor, key: Tensor, value: Tensor, *terms: Tensor) -> Tensor:
         row = query[:, :, y]  # [batch, heads, x, d]
+        seen = sees_row[y]  # rows of keys that no query of the row sees are left out, the rest is masked by column
+        key, value = key[:, :, seen], value[:, :, seen]
         logits = torch.einsum("nhxd,nhabd->nhxab", row, key)
         if terms:
             rows, columns = terms
-            logits = logits + torch.einsum("nhxd,ad->nhxa", row, rows[y]).unsqueeze(-1)
+            logits = logits + torch.einsum("nhxd,ad->nhxa", row, rows[y, seen]).unsqueeze(-1)
             logits = logits + torch.einsum("nhxd,xbd->nhxb", row, columns).unsqueeze(-2)
-        visible = sees_row[y][None, :, None] & sees_column[:, None, :]  # [x, a, b]
-        logits = (logits * key.shape[-1] ** -0.5).masked_fill(~visible, -torch.inf)
+        hidden = ~sees_column[:, None, :]  # [x, 1, b]
+        logits = (logits * key.shape[-1] ** -0.5).masked_fill(hidden, -torch.inf)
         weights = logits.flatten(-2).softmax(-1).view_as(logits)
         return torch.einsum("nhxab,nhabe->nhxe", weights, value)
 

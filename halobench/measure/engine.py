@@ -65,7 +65,8 @@ def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Setti
         MemoryError: the task cannot fit.
     """
     stopwatch = Stopwatch()
-    backend = backends.load(case.backend)
+    with stopwatch.phase("warmup"):
+        backend = backends.load(case.backend)
     predict_memory(backend, case)
     workload = bind(backend, case.task, case.device)
     checked = verify(backend, case, workload, stopwatch)
