@@ -8,6 +8,8 @@ the image gets a bias so low that its weight is exactly zero. No mask and no bia
 stay inside the kernel, for a head dimension that grows by the two sides of the window.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -68,17 +70,18 @@ def fused_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float)
     """
     spare = max(keys.shape[-1] - values.shape[-1], 0) if values.device.type == "cpu" else 0
     query, key, value = (tokens.flatten(0, -3)[:, None] for tokens in (queries, keys, F.pad(values, (0, spare))))
-    with sdpa_kernel(usable_kernels(len(query))):
+    with kernels_for(len(query)):
         output = F.scaled_dot_product_attention(query, key, value, scale=scale)
     return output[..., : values.shape[-1]].view(*queries.shape[:-1], values.shape[-1])
 
 
-def usable_kernels(batch: int) -> list[SDPBackend]:
-    """PyTorch's attention kernels that take a batch of this size, in no order.
+def kernels_for(batch: int) -> AbstractContextManager[None]:
+    """Leave the choice of the kernel to PyTorch, but for batches that its choice cannot take.
 
-    None of the fused ones has a backward for an empty batch, and cuDNN's fails from 65536 entries on.
+    None of the fused kernels has a backward for an empty batch, and cuDNN's fails from 65536 entries on.
     """
     if batch == 0:
-        return [SDPBackend.MATH]
-    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    return kernels if batch >= CUDNN_BATCH else [*kernels, SDPBackend.CUDNN_ATTENTION]
+        return sdpa_kernel(SDPBackend.MATH)
+    if batch >= CUDNN_BATCH:
+        return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+    return nullcontext()
