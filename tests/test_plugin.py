@@ -265,7 +265,7 @@ def start(environment):
             stderr=subprocess.DEVNULL,
             text=True,
             # Where these tests run in the background, SIGINT is ignored, and children would inherit that.
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
         )
         started.append(process)
         return process
