@@ -137,7 +137,7 @@ def the_run(config: pytest.Config) -> Run:
     """The run of this session, begun at its first case: nothing touches the device before."""
     if RUN not in config.stash:
         options = config.stash[OPTIONS]
-        effort = Effort() if options.device == "cuda" else Effort(max_s=0.3)  # a CPU is noisier
+        effort = Effort() if options.device == "cuda" else Effort(max_s=0.45)  # a CPU is noisier
         settings = Settings(options.device, effort, hot=config.getoption("hot"), timed=timed(config))
         try:
             journal = Journal(journal_path(config), resume=config.getoption("resume")) if settings.timed else None
