@@ -120,6 +120,13 @@ def test_failures_stand_in_the_cells_of_the_heat_map(drawn):
     assert "unsup." in [text.get_text() for text in axes.texts]
 
 
+def test_a_backend_that_failed_everywhere_has_a_heat_map_too(tmp_path):
+    rows = [files.row(groups=["grid"]), files.failed("OOM", "because", backend="flex", groups=["grid"])]
+    figure = figures_of(read(tmp_path, rows))["grid-forward"]
+    (axes,) = [axes for axes in figure.axes if axes.get_title() == "flex"]
+    assert [text.get_text() for text in axes.texts] == ["OOM"]
+
+
 def test_a_backend_with_another_border_says_so_in_every_legend(drawn):
     for name in ("side-forward", "closed-form-forward", "roofline-forward"):
         assert "timm_halo (border zero)" in [text.get_text() for text in drawn[name].legends[0].get_texts()]

@@ -107,7 +107,15 @@ def stage_shares(selection: Selection, rows: pd.DataFrame, what: str) -> Figure:
 def cells(axes: Axes, table: pd.DataFrame, failed: pd.DataFrame, norm: LogNorm, form: Callable[[float], str]) -> None:
     """The table as coloured cells, each with its number; a failed cell is grey and says why."""
     sns.heatmap(
-        table.astype(float), ax=axes, norm=norm, cmap="viridis_r", cbar=False, linewidths=0.6, linecolor="white"
+        table.astype(float),
+        ax=axes,
+        norm=norm,
+        vmin=norm.vmin,  # seaborn would look for them in the numbers, and a backend may have failed everywhere
+        vmax=norm.vmax,
+        cmap="viridis_r",
+        cbar=False,
+        linewidths=0.6,
+        linecolor="white",
     )
     axes.set_facecolor("#f4f4f4")
     axes.grid(visible=False)
