@@ -1,6 +1,5 @@
 """A case: one backend on one task in one direction, as the suites declare it and a results file names it."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from halobench.problem import Direction, Problem
@@ -79,6 +78,3 @@ def task_name(task: Task) -> str:
         if task.layer.kernel != 3:
             parts.append(f"k{task.layer.kernel}")
     return "-".join(parts)
-
-
-Row = Mapping[str, object]

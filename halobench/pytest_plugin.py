@@ -97,7 +97,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give every measured item the replaying clock, beside what its own benchmark marker says."""
     for item in items:
-        if "measure" in getattr(item, "fixturenames", ()):
+        if measured(item):
             marker = item.get_closest_marker("benchmark")
             chosen = dict(marker.kwargs) if marker else {}
             item.add_marker(pytest.mark.benchmark(**{**chosen, "timer": CLOCK}), append=False)
@@ -134,7 +134,7 @@ def no_time() -> None:
 
 
 def the_run(config: pytest.Config) -> Run:
-    """The run of this session, begun at its first case: nothing touches the device before."""
+    """The run that belongs to this invocation of pytest, begun at its first case: nothing touches the device before."""
     if RUN not in config.stash:
         options = config.stash[OPTIONS]
         effort = Effort() if options.device == "cuda" else Effort(max_s=0.45)  # a CPU is noisier

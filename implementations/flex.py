@@ -165,6 +165,7 @@ def execution(problem: Problem) -> Execution:
     )
 
 
+@lru_cache(maxsize=4)
 def visible_tiles(order: BlockMajor) -> int:
     """How many tiles of the score matrix hold a visible pair, without the score matrix."""
     seen: dict[int, set[int]] = {}  # by tile of queries, the tiles of keys

@@ -12,18 +12,10 @@ from torch import Tensor, nn
 
 from halobench import formula
 from halobench.geometry import Geometry
+from halobench.layer import Given
 from halobench.problem import Execution, Problem, RelativeTables, Unsupported
 
 borders = ("masked",)
-
-
-class Given(nn.Module):
-    """A projection that ignores its input and returns the tensor it was given."""
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """The given tensor, in place of a projection of ``pixels``."""
-        del pixels
-        return self.tensor
 
 
 class Positions(nn.Module):

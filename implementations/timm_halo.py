@@ -10,23 +10,15 @@ from functools import lru_cache
 
 import torch
 from timm.layers.halo_attn import HaloAttn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from halobench import formula
 from halobench.geometry import Geometry
+from halobench.layer import Given
 from halobench.problem import Execution, Problem, RelativeTables, Unsupported
 
 borders = ("zero",)
-
-
-class Given(nn.Module):
-    """A projection that ignores its input and returns the tensor it was given."""
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """The given tensor, in place of a projection of ``pixels``."""
-        del pixels
-        return self.tensor
 
 
 @lru_cache(maxsize=1)

@@ -67,7 +67,8 @@ def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Setti
     stopwatch = Stopwatch()
     with stopwatch.phase("warmup"):
         backend = backends.load(case.backend)
-    predict_memory(backend, case)
+    needed = cost.memory_bytes(backend, case.task, case.direction)
+    refuse_what_cannot_fit(needed, case.device)
     workload = bind(backend, case.task, case.device)
     checked = verify(backend, case, workload, stopwatch)
     if not settings.timed:
@@ -85,7 +86,7 @@ def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Setti
         "samples_ms": samples.device_ms,
         "latency": latency_fields(samples),
         "clock": clock_fields(samples),
-        "memory": {"peak_bytes": peak, "closed_form_bytes": cost.memory_bytes(backend, case.task, case.direction)},
+        "memory": {"peak_bytes": peak, "closed_form_bytes": needed},
         "energy_joules": joules,
         "cost": cost_fields(backend, case, workload),
         "floor": floor_fields(backend, case, ceilings, middle),
@@ -94,9 +95,9 @@ def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Setti
     }
 
 
-def predict_memory(backend: Backend, case: Case) -> None:
+def refuse_what_cannot_fit(needed: int | None, device: str) -> None:
     """Raise ``MemoryError`` for a task that cannot fit: a CPU's memory is overcommitted, and its kernel kills."""
-    needed, available = cost.memory_bytes(backend, case.task, case.direction), memory.available_bytes(case.device)
+    available = memory.available_bytes(device)
     if needed is not None and needed > available:
         raise MemoryError(
             f"needs about {needed / 2**30:.1f} GiB above its inputs, {available / 2**30:.1f} GiB are free"

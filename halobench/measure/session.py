@@ -2,7 +2,6 @@
 
 import multiprocessing
 import tempfile
-import time
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -27,7 +26,6 @@ class Session:
         self.settings = settings
         self.timeout_s = timeout_s
         self.ceilings: Ceilings | None = None
-        self.started = time.monotonic()
         self._folder = tempfile.TemporaryDirectory(prefix="halobench-")
         self._log = Path(self._folder.name) / "worker.log"
         self._log_start = 0  # bytes of the log that earlier requests wrote
