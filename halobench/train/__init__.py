@@ -1,0 +1,1 @@
+"""Training: one step, and whole runs of ``python -m halobench.train``."""
