@@ -1,8 +1,8 @@
 """The truth: halo attention as dense attention over pixels, in float64.
 
-The oracle cuts no blocks and extracts no windows. It takes one row of queries at a time, scores it against the rows of
-pixels that it sees, over the whole width of the map, and masks the columns that a query may not see. It shares no code
-with any backend, so that no error can be common to both.
+The oracle cuts no blocks and extracts no windows. It takes a few rows of queries at a time, scores them against every
+row of pixels that one of them sees, over the whole width of the map, and masks the pairs that are hidden. It shares no
+code with any backend, so that no error can be common to both.
 
 For border ``"zero"`` the map is set into a canvas that reaches as far as any window does; the canvas around it holds
 keys and values of zero, as the definition says.
@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from halobench.geometry import Geometry
 from halobench.problem import RelativeTables, check_inputs
+
+ROWS = 8  # query rows scored at a time: fewer steps for more memory
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
@@ -46,24 +48,26 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
         row_terms = offset_vectors(relative.rows.double(), query_rows, key_rows)  # [y, a, d]
         column_terms = offset_vectors(relative.columns.double(), query_columns, key_columns)  # [x, b, d]
 
-    def one_row(y: int, query: Tensor, key: Tensor, value: Tensor, *terms: Tensor) -> Tensor:
-        row = query[:, :, y]  # [batch, heads, x, d]
-        seen = sees_row[y]  # rows of keys that no query of the row sees are left out, the rest is masked by column
+    def some_rows(rows: slice, query: Tensor, key: Tensor, value: Tensor, *terms: Tensor) -> Tensor:
+        seen = sees_row[rows].any(0)  # rows of keys that none of these queries sees are left out
         key, value = key[:, :, seen], value[:, :, seen]
-        logits = torch.einsum("nhxd,nhabd->nhxab", row, key)
+        logits = torch.einsum("nhyxd,nhabd->nhyxab", query[:, :, rows], key)
         if terms:
-            rows, columns = terms
-            logits = logits + torch.einsum("nhxd,ad->nhxa", row, rows[y, seen]).unsqueeze(-1)
-            logits = logits + torch.einsum("nhxd,xbd->nhxb", row, columns).unsqueeze(-2)
-        hidden = ~sees_column[:, None, :]  # [x, 1, b]
-        logits = (logits * key.shape[-1] ** -0.5).masked_fill(hidden, -torch.inf)
+            row_terms, column_terms = terms
+            logits = logits + torch.einsum("nhyxd,yad->nhyxa", query[:, :, rows], row_terms[rows, seen]).unsqueeze(-1)
+            logits = logits + torch.einsum("nhyxd,xbd->nhyxb", query[:, :, rows], column_terms).unsqueeze(-2)
+        visible = sees_row[rows][:, None, seen, None] & sees_column[:, None, :]  # [y, x, a, b]
+        logits = (logits * key.shape[-1] ** -0.5).masked_fill(~visible, -torch.inf)
         weights = logits.flatten(-2).softmax(-1).view_as(logits)
-        return torch.einsum("nhxab,nhabe->nhxe", weights, value)
+        return torch.einsum("nhyxab,nhabe->nhyxe", weights, value)
 
     terms = () if row_terms is None or column_terms is None else (row_terms, column_terms)
-    # Checkpointed: only one row's scores are in memory at a time, in the backward pass too.
-    rows = [checkpoint(one_row, y, query, key, value, *terms, use_reentrant=False) for y in range(len(query_rows))]
-    return torch.stack(rows, dim=2)
+    # Checkpointed: only the scores of a few rows are in memory at a time, in the backward pass too.
+    outputs = [
+        checkpoint(some_rows, slice(y, y + ROWS), query, key, value, *terms, use_reentrant=False)
+        for y in range(0, len(query_rows), ROWS)
+    ]
+    return torch.cat(outputs, dim=2)
 
 
 def sees(queries: Tensor, keys: Tensor, geometry: Geometry) -> Tensor:

@@ -5,8 +5,9 @@ Forward, and forward with all gradients. A convolution joins in as the layer it 
 
 from collections.abc import Callable, Iterator
 
-from problems import Entry, at_own_border, compiles, entries
+from problems import Entry, at_own_border, compiles, entries, loaded
 
+from halobench import cost
 from halobench.case import Case
 from halobench.options import Options
 
@@ -28,17 +29,32 @@ def cases(options: Options) -> Iterator[Case]:
                     entry.groups,
                     entry.label,
                     energy=entry.is_reference or options.tier == "full",
-                    counted=entry.groups != ("stages",) or options.tier == "full",
+                    counted=options.tier == "full" or not {"stages", "grid"}.issuperset(entry.groups),
                 )
 
 
 def takes_part(name: str, entry: Entry, options: Options) -> bool:
-    """Whether a backend is measured: one that compiles for seconds a shape skips most of the lower tiers."""
-    if options.tier == "full" or not compiles(name):
+    """Whether a backend is measured on an entry: in the lower tiers, what takes long for what it tells sits out.
+
+    A backend that compiles for seconds a shape keeps the reference point and, on a GPU, one more image side. One whose
+    work is out of all proportion, such as attention to every pixel of a large map, keeps the axes.
+    """
+    if options.tier == "full":
         return True
-    if options.tier == "smoke":
-        return entry.is_reference
-    return "side" in entry.groups and entry.problem.height != 32
+    if compiles(name):
+        return entry.is_reference or (
+            options.tier == "default" and "side" in entry.groups and entry.problem.height < 32
+        )
+    return entry.groups != ("stages",) or not disproportionate(name, entry)
+
+
+def disproportionate(name: str, entry: Entry) -> bool:
+    """Whether a backend executes more than two hundred times the FLOPs that the problem takes."""
+    backend = loaded(name)
+    if backend is None:
+        return False
+    executed, least = (count(backend, entry.problem, "forward") for count in (cost.executed, cost.least))
+    return executed is not None and least is not None and executed.flops > 200 * least.flops
 
 
 def bench_operator(case: Case, measure: Callable[[Case], None]) -> None:

@@ -39,8 +39,8 @@ AXES = {
         grid_blocks=(4, 8), grid_halos=(1, 3), stages=("h0",), stage_batch=1,
     ),
     "default": Axes(
-        side=64, batch=64, sides=(16, 32, 64, 96), blocks=(1, 2, 4, 8, 16, 32, 64), halos=(0, 1, 2, 3, 5),
-        grid_blocks=(4, 8, 16), grid_halos=(1, 3, 5), stages=ALL, stage_batch=16,
+        side=64, batch=64, sides=(16, 32, 64, 96), blocks=(1, 4, 8, 16, 64), halos=(0, 1, 3, 5),
+        grid_blocks=(4, 8, 16), grid_halos=(1, 3, 5), stages=ALL, stage_batch=8,
     ),
     "full": Axes(
         side=64, batch=64, sides=(8, 16, 32, 64, 128, 256), blocks=(1, 2, 4, 8, 16, 32, 64),

@@ -42,7 +42,6 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
     # float32 means float32: convolutions use TF32 by default, attention does not.
     torch.backends.cudnn.allow_tf32 = False
     clock = clock_for(settings.device, hot=settings.hot)
-    gc.freeze()  # the modules loaded so far are here to stay: collecting between tasks need not visit them
     task: Task | None = None
     compiled = False
     while True:
@@ -57,10 +56,10 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
         _, case, ceilings = request
         if case.task != task:
             task = case.task
-            release()
             if compiled:
                 torch.compiler.reset()  # the compiler keeps eight shapes of a function, then gives up
                 compiled = False
+            release()
         reply = answer(case, clock, ceilings, settings)
         compiled = compiled or compiles(case.backend)
         # A CUDA error sticks to its process: the parent starts another one.
@@ -116,8 +115,13 @@ def one_line(error: Exception) -> str:
 
 
 def release() -> None:
-    """Give back the memory of what ended."""
+    """Give back the memory of what ended.
+
+    What survives are modules and what compilers remember. Frozen, they are not visited by later collections, of which
+    each case needs several; visiting them takes longer than most measurements.
+    """
     gc.collect()
+    gc.freeze()
     if torch.cuda.is_initialized():
         with suppress(RuntimeError):  # the device may be lost: ``healthy`` ends this process then
             torch.cuda.empty_cache()
