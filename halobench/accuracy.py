@@ -4,7 +4,8 @@ The error of a tensor is ``|x - truth| / |truth|`` in the 2-norm. Its budget is 
 formula makes with the same inputs at the same dtype, and never less than twice the unavoidable: half a rounding to
 the dtype, or four roundings to float32, about the error of an exponential whose argument is a float32 of magnitude 8;
 for a gradient eight, since a logit's gradient is the difference of two products with such exponentials. A convolution
-has no formula to be held against; it gets eight throughout, for the fast algorithms that trade rounding for speed.
+has no formula to be held against; it gets eight throughout, for the fast algorithms that trade rounding for speed, and
+for the gradient of a weight half a rounding times the root of the number of pixels that it sums, if that is more.
 There are no tolerances per backend.
 
 The check runs at the full shape. The first and the last image of the batch are compared; the cotangent of all others
@@ -77,10 +78,8 @@ def judge(answer: Answer, backend: Backend, task: Task, workload: Workload, devi
     found = select(answer.found, workload.shared)
     scale = float(workload.cotangent[ends(len(workload.cotangent))].norm(dtype=torch.float64))
     errors = {name: error(tensor, truth[name], scale) for name, tensor in found.items()}
-    budgets = {
-        name: 2 * max(error(plain[name], truth[name], scale), unavoidable(workload.cotangent.dtype, exact=exact))
-        for name, exact in ((name, name == OUTPUT and backend.attend is not None) for name in found)
-    }
+    least = {name: unavoidable(name, backend, workload) for name in found}
+    budgets = {name: 2 * max(error(plain[name], truth[name], scale), least[name]) for name in found}
     faults = [
         f"{name} is off by {errors[name]:.2g}, allowed {budgets[name]:.2g}"
         for name in found
@@ -189,7 +188,14 @@ def error(tensor: Tensor, truth: Tensor, scale: float) -> float:
     return difference / size if size > dust else difference / max(scale, 1.0)
 
 
-def unavoidable(dtype: torch.dtype, *, exact: bool) -> float:
-    """The error that no backend can avoid, of an attention's output (``exact``) or of anything else."""
-    roundings = 4 if exact else 8
-    return max(torch.finfo(dtype).eps / 2, roundings * torch.finfo(torch.float32).eps)
+def unavoidable(name: str, backend: Backend, workload: Workload) -> float:
+    """The error that no backend can avoid: of an attention's output, of a gradient, or of a layer without attention."""
+    precise = torch.finfo(torch.float32).eps
+    exact = name == OUTPUT and backend.attend is not None
+    least = max(torch.finfo(workload.cotangent.dtype).eps / 2, (4 if exact else 8) * precise)
+    if backend.attend is None and name in workload.shared:
+        # What a running sum in float32 loses: a random walk of half roundings.
+        batch, _, height, width = workload.cotangent.shape
+        terms = len(ends(batch)) * height * width
+        least = max(least, terms**0.5 * precise / 2)
+    return least

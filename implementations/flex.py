@@ -20,8 +20,7 @@ from halobench.geometry import Geometry
 from halobench.problem import Execution, Problem, RelativeTables, Unsupported
 
 compiles = True
-TILE = 64  # tokens along a side of FlexAttention's sparse tiles: an 8 x 8 block
-DECODING = 128  # below so many queries PyTorch takes its decoding kernel, unless told: it does not know tiles of 64
+DECODING = 128  # below so many queries PyTorch takes its decoding kernel, unless told: it knows no such tiles
 compiled_flex_attention = torch.compile(flex_attention, fullgraph=True, dynamic=False)
 
 
@@ -45,7 +44,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
         order.key_tokens(key),
         order.key_tokens(value),
         score_mod,
-        block_mask(order, str(query.device)),
+        block_mask(order, tile(query.shape[-1]), str(query.device)),
         kernel_options={"FORCE_USE_FLEX_ATTENTION": True} if tokens.shape[2] < DECODING else None,
     )
     return formula.unblock(output.unflatten(2, queries.shape[2:6]), query.shape[2], query.shape[3])
@@ -126,13 +125,18 @@ class BlockMajor:
         )
 
 
+def tile(key_dim: int) -> int:
+    """Tokens along a side of FlexAttention's sparse tiles: an 8 x 8 block, or what its kernels for wide heads need."""
+    return 64 if key_dim < 64 else 128
+
+
 @lru_cache(maxsize=4)
-def block_mask(order: BlockMajor, device: str) -> BlockMask:
+def block_mask(order: BlockMajor, side: int, device: str) -> BlockMask:
     """The sparse tiles of the score matrix; a model builds them once and keeps them, so this is remembered."""
     queries, keys = order.lengths
     return create_block_mask(
         lambda _batch, _head, query, key: order.sees(query, key),
-        None, None, queries, keys, device=device, BLOCK_SIZE=TILE,
+        None, None, queries, keys, device=device, BLOCK_SIZE=side,
     )  # fmt: skip
 
 
@@ -158,7 +162,7 @@ def execution(problem: Problem) -> Execution:
     offsets = 2 * (2 * problem.geometry.window - 1) if problem.relative else 0
     return Execution.of_pairs(
         problem,
-        images * visible_tiles(order) * TILE**2,
+        images * visible_tiles(order, tile(problem.key_dim)) * tile(problem.key_dim) ** 2,
         bias_flops=2 * queries * offsets * problem.key_dim,
         stored=queries * (problem.key_dim + offsets) + keys * (problem.key_dim + problem.value_dim),
         recomputes=True,
@@ -166,7 +170,7 @@ def execution(problem: Problem) -> Execution:
 
 
 @lru_cache(maxsize=4)
-def visible_tiles(order: BlockMajor) -> int:
+def visible_tiles(order: BlockMajor, side: int) -> int:
     """How many tiles of the score matrix hold a visible pair, without the score matrix."""
     seen: dict[int, set[int]] = {}  # by tile of queries, the tiles of keys
     queries, keys = (torch.arange(length) for length in order.lengths)
@@ -174,7 +178,7 @@ def visible_tiles(order: BlockMajor) -> int:
     # All queries of a block see the same keys, so its first query speaks for it.
     for first in range(0, len(queries), order.geometry.side**2):
         rows, columns = order.sees_along(i[first], a, order.height), order.sees_along(j[first], b, order.width)
-        tiles = set((keys[rows & columns] // TILE).tolist())
-        for tile in range(first // TILE, (first + order.geometry.side**2 - 1) // TILE + 1):
-            seen.setdefault(tile, set()).update(tiles)
+        tiles = set((keys[rows & columns] // side).tolist())
+        for queries_tile in range(first // side, (first + order.geometry.side**2 - 1) // side + 1):
+            seen.setdefault(queries_tile, set()).update(tiles)
     return sum(map(len, seen.values()))

@@ -221,3 +221,15 @@ def test_error_is_relative_and_absolute_where_the_truth_is_zero() -> None:
     assert accuracy.error(truth * 1.5, truth, scale=10) == pytest.approx(0.5)
     assert accuracy.error(torch.full((4,), 0.25), zero, scale=10) == pytest.approx(0.05)
     assert accuracy.error(torch.full((4,), 0.25), dust, scale=10) == pytest.approx(0.05)
+
+
+def test_a_weight_that_sums_many_pixels_may_err_like_a_running_sum() -> None:
+    """The floor of a convolution's weights grows with the map; that of its output and of a small map does not."""
+    conv = backends.load("conv")
+    small, large = (
+        accuracy.check(conv, replace(PROBLEM, height=side, width=side), "cpu", "training") for side in (8, 64)
+    )
+    eps = torch.finfo(torch.float32).eps
+    assert small.budgets == dict.fromkeys(small.budgets, pytest.approx(16 * eps))
+    assert large.budgets.pop("convolution.weight") == pytest.approx((2 * 64 * 64) ** 0.5 * eps)
+    assert large.budgets == dict.fromkeys(large.budgets, pytest.approx(16 * eps))

@@ -123,10 +123,11 @@ def test_fused_backends_are_counted_without_fusion(name: str, relative: bool) ->
 @pytest.mark.parametrize(
     ("block", "halo", "stride"), [(8, 3, 1), (4, 1, 1), (5, 2, 1), (1, 3, 1), (8, 3, 2), (2, 1, 4)]
 )
-def test_flex_counts_the_tiles_of_its_mask(block: int, halo: int, stride: int, border: Border) -> None:
+@pytest.mark.parametrize("side", [64, 128])
+def test_flex_counts_the_tiles_of_its_mask(side: int, block: int, halo: int, stride: int, border: Border) -> None:
     """The tiles counted without a score matrix are those that ``create_block_mask`` finds."""
     order = flex.BlockMajor(Geometry(block, halo, stride, border), 20, 12)
-    assert flex.visible_tiles(order) == flex.block_mask(order, "cpu").to_dense().sum()
+    assert flex.visible_tiles(order, side) == flex.block_mask(order, side, "cpu").to_dense().sum()
 
 
 @pytest.mark.parametrize("name", [name for name in backends.names() if name not in ("conv", "global_sa")])
