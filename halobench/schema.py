@@ -58,6 +58,7 @@ FIELDS = {
     "host_ms": Field("latency.host_ms", "positive"),
     "noise": Field("latency.noise", "number"),
     "outliers": Field("latency.outliers", "count"),
+    "exposed": Field("latency.exposed", "count"),
     "peak_bytes": Field("memory.peak_bytes", "number"),
     "closed_form_bytes": Field("memory.closed_form_bytes", "number"),
     "useful_flops": Field("cost.useful_flops", "number"),

@@ -32,9 +32,9 @@ def test_cpu_clock_counts_the_call_in_milliseconds(monkeypatch):
 
 
 def test_bursts_add_up():
-    burst = Burst([1.0], [2.0], [1500], {"power cap"})
-    burst.extend(Burst([3.0, 4.0], [5.0, 6.0], [1600], {"power brake"}))
-    assert burst == Burst([1.0, 3.0, 4.0], [2.0, 5.0, 6.0], [1500, 1600], {"power cap", "power brake"})
+    burst = Burst([1.0], [2.0], [1500], {"power cap"}, 1)
+    burst.extend(Burst([3.0, 4.0], [5.0, 6.0], [1600], {"power brake"}, 2))
+    assert burst == Burst([1.0, 3.0, 4.0], [2.0, 5.0, 6.0], [1500, 1600], {"power cap", "power brake"}, 3)
 
 
 def test_clock_of_a_device(monkeypatch):
@@ -57,7 +57,37 @@ def test_cuda_clock(hot):
         return matrix @ matrix
 
     burst = CudaClock(hot=hot).burst(call, 5)
-    assert len(calls) == 1 + (10 if hot else 5)  # one to see how long the host needs
+    assert len(calls) >= 1 + (10 if hot else 5)  # one to see how long the host needs
     assert len(burst.device_ms) == len(burst.host_ms) == 5
+    assert burst.exposed == 0
     assert min(burst.device_ms) > 0
     assert len(burst.sm_mhz) <= 1
+
+
+@pytest.mark.gpu
+def test_a_slow_host_is_covered():
+    """The host pauses inside the call, in the third sample for longer than any before: the device never waits."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    small = torch.zeros(8, device="cuda")
+    calls = []
+
+    def call():
+        calls.append(None)
+        small.add_(1)
+        time.sleep(0.008 if len(calls) == 4 else 0.001)
+        small.add_(1)
+
+    burst = CudaClock().burst(call, 6)
+    assert len(calls) > 1 + 6  # an exposed sample was taken again
+    assert burst.exposed == 0
+    assert max(burst.device_ms) < 1.0
+    assert min(burst.host_ms) >= 1.0
+
+
+@pytest.mark.gpu
+def test_a_host_too_slow_to_cover_is_told():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    burst = CudaClock().burst(lambda: time.sleep(0.03), 3)
+    assert burst.exposed == 3

@@ -171,7 +171,8 @@ def test_a_hang_ends_at_the_timeout(session, monkeypatch):
 
 def test_environment(session):
     found = session.environment("float32")
-    assert set(found) == {"fingerprint", "ceilings"}
+    assert set(found) == {"fingerprint", "ceilings", "measured_s"}
+    assert found["measured_s"] > 0
     row = measure(session, "good")
     assert row["floor"]["share"] == pytest.approx(row["floor"]["ms"] / row["latency"]["median_ms"])
     assert row["floor"]["bound"] in {"bytes", "flops", "exponentials"}

@@ -1,7 +1,9 @@
 """Device time and host time of a call, on CUDA and on the CPU, behind one interface."""
 
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,17 +16,22 @@ Call = Callable[[], object]
 
 @dataclass
 class Burst:
-    """Samples taken in a row. Times in ms; ``host_ms`` is how long the call kept the host, launches included."""
+    """Samples taken in a row. Times in ms; ``host_ms`` is how long the call kept the host, launches included.
+
+    ``exposed`` counts samples in which the device may have waited for the host.
+    """
 
     device_ms: list[float] = field(default_factory=list)
     host_ms: list[float] = field(default_factory=list)
     sm_mhz: list[int] = field(default_factory=list)
     throttles: set[str] = field(default_factory=set)
+    exposed: int = 0
 
     def extend(self, other: "Burst") -> None:
         """Add another burst's samples and readings."""
         self.device_ms += other.device_ms
         self.host_ms += other.host_ms
+        self.exposed += other.exposed
         self.sm_mhz += other.sm_mhz
         self.throttles |= other.throttles
 
@@ -45,10 +52,11 @@ class CpuClock:
     def burst(self, call: Call, count: int) -> Burst:
         """``count`` samples in a row; host and device time are the same."""
         burst = Burst()
-        for _ in range(count):
-            start = time.perf_counter_ns()
-            call()
-            burst.device_ms.append((time.perf_counter_ns() - start) / 1e6)
+        with no_collection():
+            for _ in range(count):
+                start = time.perf_counter_ns()
+                call()
+                burst.device_ms.append((time.perf_counter_ns() - start) / 1e6)
         burst.host_ms = list(burst.device_ms)
         return burst
 
@@ -61,10 +69,11 @@ class CudaClock:
 
     Before each sample the stream reads a buffer of twice the L2 cache's size. Reading evicts what earlier calls left
     without leaving dirty lines whose write-back the call would pay for. The read is repeated until it lasts longer
-    than the host needs to launch the call, so that the device never waits for the host inside a sample.
+    than the host needs to launch the call, so that the device never waits for the host inside a sample. Where the
+    device came to the call before the host had launched all of it, the sample is taken again after twice the reading.
     """
 
-    PRELOAD_LIMIT_MS = 5.0
+    COVER_LIMIT_MS = 20.0
 
     def __init__(self, *, hot: bool = False) -> None:
         self.hot = hot
@@ -78,18 +87,17 @@ class CudaClock:
     def burst(self, call: Call, count: int) -> Burst:
         """``count`` samples in a row, one synchronization at their end."""
         burst = Burst()
-        preload = self._preload(call)
-        pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
-        for start, end in pairs:
-            for _ in range(preload):
-                self._read()
-            if self.hot:
-                call()
-            start.record()
-            begin = time.perf_counter_ns()
-            call()
-            burst.host_ms.append((time.perf_counter_ns() - begin) / 1e6)
-            end.record()
+        cover_ms = min(1.5 * self._launch_ms(call), self.COVER_LIMIT_MS)
+        pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        with no_collection():
+            while len(pairs) < count:
+                pair, host_ms, exposed = self._sample(call, cover_ms)
+                if exposed and cover_ms < self.COVER_LIMIT_MS:
+                    cover_ms = min(2 * cover_ms, self.COVER_LIMIT_MS)
+                    continue
+                pairs.append(pair)
+                burst.host_ms.append(host_ms)
+                burst.exposed += exposed
         clock, throttles = self.gpu.sm_mhz, self.gpu.throttles  # the device is still at work on the burst
         torch.cuda.synchronize()
         burst.device_ms = [start.elapsed_time(end) for start, end in pairs]
@@ -101,14 +109,29 @@ class CudaClock:
         """Wait until the device is idle."""
         torch.cuda.synchronize()
 
-    def _preload(self, call: Call) -> int:
-        """How often to read the buffer so that the stream is busy while the host launches the call."""
+    def _sample(self, call: Call, cover_ms: float) -> tuple[tuple[torch.cuda.Event, torch.cuda.Event], float, bool]:
+        """The events around one call, the host's time for it, and whether the device came to it too early."""
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        for _ in range(1 + int(cover_ms / self._read_ms)):
+            self._read()
+        if self.hot:
+            call()
+        start.record()
+        begin = time.perf_counter_ns()
+        call()
+        host_ms = (time.perf_counter_ns() - begin) / 1e6
+        end.record()
+        return (start, end), host_ms, start.query()
+
+    @staticmethod
+    def _launch_ms(call: Call) -> float:
+        """How long the host needs to launch the call on an idle device."""
         torch.cuda.synchronize()
         begin = time.perf_counter_ns()
         call()
         host_ms = (time.perf_counter_ns() - begin) / 1e6
         torch.cuda.synchronize()
-        return 1 + int(min(1.5 * host_ms, self.PRELOAD_LIMIT_MS) / self._read_ms)
+        return host_ms
 
     def _read(self) -> None:
         torch.sum(self._buffer, dim=0, out=self._sum)
@@ -122,6 +145,18 @@ class CudaClock:
             end.record()
         torch.cuda.synchronize()
         return [start.elapsed_time(end) for start, end in pairs]
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Keep Python's garbage collector from running inside a sample."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def clock_for(device: str, *, hot: bool = False) -> Clock:

@@ -115,7 +115,7 @@ def verify(backend: Backend, case: Case, workload: Workload, stopwatch: Stopwatc
 
 
 def latency_fields(samples: Burst) -> Fields:
-    """Median, interval and noise of the device time, and the median of the host time."""
+    """Median, interval and noise of the device time, the median of the host time, and samples that waited for it."""
     summary = summarize(samples.device_ms)
     return {
         "median_ms": summary.median,
@@ -124,6 +124,7 @@ def latency_fields(samples: Burst) -> Fields:
         "host_ms": median(samples.host_ms),
         "noise": summary.noise,
         "outliers": summary.outliers,
+        "exposed": samples.exposed,
     }
 
 

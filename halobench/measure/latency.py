@@ -15,7 +15,7 @@ class Effort:
 
     min_samples: int = 10
     min_s: float = 0.03
-    max_s: float = 0.15
+    max_s: float = 0.25
     noise: float = 0.002
     pause_s: float = 1.0
 

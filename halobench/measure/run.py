@@ -31,6 +31,7 @@ class Run:
         self.spent = {"warmup": 0.0, "measured": 0.0}
         try:
             environment = self.session.environment(options.dtype)
+            self.spent["measured"] += environment.pop("measured_s")
             self.header: Fields = {
                 "schema": SCHEMA_VERSION,
                 "tier": options.tier,

@@ -44,7 +44,7 @@ class Session:
         self._folder.cleanup()
 
     def environment(self, dtype: str) -> Fields:
-        """The fingerprint, and the ceilings of the device for ``dtype`` (``None`` when nothing is timed).
+        """The fingerprint, the ceilings of the device for ``dtype`` (``None`` when nothing is timed), and their time.
 
         Raises:
             RuntimeError: the device cannot be used at all; the message holds the worker's last words.

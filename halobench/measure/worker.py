@@ -50,8 +50,11 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
         except EOFError:
             return
         if request[0] == "environment":
+            started = time.monotonic()
             ceilings = asdict(roofline.measure(settings.device, request[1])) if settings.timed else None
-            pipe.send(({"fingerprint": fingerprint(settings.device), "ceilings": ceilings}, False))
+            measured_s = time.monotonic() - started
+            reply = {"fingerprint": fingerprint(settings.device), "ceilings": ceilings, "measured_s": measured_s}
+            pipe.send((reply, False))
             continue
         _, case, ceilings = request
         if case.task != task:
@@ -98,6 +101,9 @@ def answer(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Settin
         status = "OOM" if out_of_memory(error) else "CRASHED"
         failure = {"status": status, "reason": one_line(error)}
     release()  # after the exception is gone, with the tensors its frames held
+    if torch.cuda.is_initialized():
+        with suppress(RuntimeError):  # the device may be lost: ``healthy`` ends this process then
+            torch.cuda.empty_cache()
     return failure
 
 
@@ -122,9 +128,6 @@ def release() -> None:
     """
     gc.collect()
     gc.freeze()
-    if torch.cuda.is_initialized():
-        with suppress(RuntimeError):  # the device may be lost: ``healthy`` ends this process then
-            torch.cuda.empty_cache()
 
 
 def healthy(device: str) -> bool:
