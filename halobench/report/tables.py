@@ -1,5 +1,6 @@
 """The page's tables: all cases (sortable, a filter a column), the headline, failures, and the environment."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,7 @@ CASES = {
     "case": "case",
 }
 DIGITS = 4
+PAGES: list[int | str | Mapping[str, Any]] = [15, 50, 200, {"label": "all", "value": -1}]
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def cases(rows: pd.DataFrame) -> str:
             display_logo_when_loading=False,
             allow_html=False,
             layout={"topStart": "pageLength", "topEnd": "search", "bottomStart": "info", "bottomEnd": "paging"},
-            lengthMenu=[15, 50, 200, {"label": "all", "value": -1}],  # type: ignore[list-item]
+            lengthMenu=PAGES,
             pageLength=15,
             scrollX=True,
             deferRender=True,
