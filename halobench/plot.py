@@ -1,6 +1,7 @@
 """``python -m halobench.plot results/``: draw the figures and write the summaries of results files."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,12 @@ def figures(selection: Selection) -> Drawn:
     for suite in suites:
         if suite != "operator":
             for name, figure in other_suite(selection, suite):
-                yield f"{suite}-{name}", figure
+                yield f"{plain(suite)}-{name}", figure
+
+
+def plain(suite: str) -> str:
+    """A suite's name as a part of a file's name, whatever stands in it."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", suite)
 
 
 def other_suite(selection: Selection, suite: str) -> Drawn:

@@ -230,7 +230,7 @@ def hostile():
     return rows
 
 
-@pytest.mark.fault("script in the names of a results file")
+@pytest.mark.fault
 def test_names_are_text_and_nothing_else(browser, tmp_path):
     gpu = {**files.H100, "name": HOSTILE, HOSTILE: HOSTILE}
     files.write(tmp_path / "mine.json", hostile(), gpu=gpu, tier=HOSTILE, commit=HOSTILE, datetime=HOSTILE)
@@ -243,7 +243,7 @@ def test_names_are_text_and_nothing_else(browser, tmp_path):
     assert HOSTILE in browser.find_element("css selector", "#environment").text
 
 
-@pytest.mark.fault("script in the names of a results file, without a browser")
+@pytest.mark.fault
 def test_no_name_stands_in_the_page_unescaped(tmp_path):
     path = files.write(tmp_path / "mine.json", hostile(), gpu={**files.H100, "name": HOSTILE}, commit=HOSTILE)
     made = page(read_all(path))
