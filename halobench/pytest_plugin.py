@@ -212,7 +212,9 @@ class Display:
     def pytest_guard_the_results(self) -> Iterator[None]:
         """Keep an earlier results file, and the journal, where the new file cannot be written."""
         results: Path | None = self.config.getoption("benchmark_json", None)
-        before = results.read_bytes() if results is not None and RUN in self.config.stash and results.is_file() else None
+        before = (
+            results.read_bytes() if results is not None and RUN in self.config.stash and results.is_file() else None
+        )
         try:
             return (yield)
         except OSError as error:

@@ -1,6 +1,7 @@
 """The schema of results files: what a row may hold, and its checks.
 
-Any leaf may be null, which means unknown; what is there must be possible, in this world and in figures of it. ``FIELDS`` is the whole schema of a row.
+Any leaf may be null, which means unknown; what is there must be possible, in this world and in figures of it.
+``FIELDS`` is the whole schema of a row.
 """
 
 from dataclasses import dataclass

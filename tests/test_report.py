@@ -189,13 +189,19 @@ def test_text_is_legible_in_both_themes(browser, report, theme):
     features = [{"name": "prefers-color-scheme", "value": theme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     opened(browser, report)
-    script = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
-    paper = browser.execute_script(script, "body", "backgroundColor")
-    texts = {"body": "color", "a": "color", "caption": "color", "#cases td": "color", "#axes svg.marks text": "fill"}
-    for selector, style in texts.items():
-        ink = browser.execute_script(script, selector, style)
+    for selector in ("body", "a", "caption", "#cases td", "#cases th", "#cases .dt-info", "#axes svg.marks text"):
+        ink, paper = browser.execute_script(COLOURS, selector)
         assert contrast(ink, paper) >= 4.5, (selector, ink, paper)
-    assert (luminance(paper) > 0.5) == (theme == "light")
+        assert (luminance(paper) > 0.5) == (theme == "light")
+
+
+COLOURS = """
+const element = document.querySelector(arguments[0]), style = getComputedStyle(element);
+const ink = element instanceof SVGElement ? style.fill : style.color;
+for (let behind = element; behind; behind = behind.parentElement) {
+  const paper = getComputedStyle(behind).backgroundColor;
+  if (!/, 0\\)$/.test(paper)) return [ink, paper];
+}"""
 
 
 def luminance(colour):

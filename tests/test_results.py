@@ -175,7 +175,10 @@ def test_an_impossible_sample_is_refused(tmp_path, value):
         ({"backend": None}, "backend must be text, got None"),
         ({"problem": None}, "problem.geometry.block must be an integer of at least 0, at most 2147483647, got None"),
         ({"memory": 7}, "memory.peak_bytes must be inside an object"),
-        ({"memory": {"peak_bytes": -1}}, "memory.peak_bytes must be a finite number of at least 0, at most 1e+30, got -1"),
+        (
+            {"memory": {"peak_bytes": -1}},
+            "memory.peak_bytes must be a finite number of at least 0, at most 1e+30, got -1",
+        ),
     ],
 )
 @pytest.mark.fault
@@ -193,7 +196,10 @@ def test_an_impossible_row_is_refused_with_its_case(tmp_path, changes, said):
         ({"tier": None}, "halobench.tier must be text"),
         ({"fingerprint": []}, "halobench.fingerprint must be an object"),
         ({"fingerprint": {"gpu": {"name": 1}}}, "gpu.name must be text"),
-        ({"harness": {"wall_s": "long"}}, "harness.wall_s must be a finite number of at least 0, at most 1e+30, got 'long'"),
+        (
+            {"harness": {"wall_s": "long"}},
+            "harness.wall_s must be a finite number of at least 0, at most 1e+30, got 'long'",
+        ),
         ({"ceilings": {"copy_bytes_per_s": math.nan}}, "ceilings.copy_bytes_per_s must be a finite number above 0"),
     ],
 )
