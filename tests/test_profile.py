@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from halobench.geometry import Geometry
 from halobench.measure.memory import peak_bytes
 from halobench.problem import Problem
 from halobench.profile.__main__ import main
-from halobench.profile.recording import Kernel, Recording, record
+from halobench.profile.recording import Kernel, Recording, of_gpu, record
 from halobench.profile.verdict import verdict
 from halobench.profile.work import Work, count, total
 from halobench.roofline import Ceilings
@@ -219,3 +220,39 @@ def test_ranges_for_nsight(tmp_path):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     assert main(["sdpa", "--nvtx", "--output", str(tmp_path)]) == 0
+
+
+def event(name, start, end, *, parent=None, kernels=(), device=torch.autograd.DeviceType.CPU, annotation=False):
+    """An event as the profiler of a machine with a GPU gives it; times in microseconds."""
+    span = SimpleNamespace(start=start, end=end, elapsed_us=lambda: end - start)
+    launched = [SimpleNamespace(name=kernel) for kernel in kernels]
+    return SimpleNamespace(
+        name=name,
+        time_range=span,
+        cpu_parent=parent,
+        kernels=launched,
+        device_type=device,
+        is_user_annotation=annotation,
+    )
+
+
+def test_kernels_get_the_work_of_the_operation_that_launched_them():
+    """Two calls. A kernel launched inside an operation is that operation's; one of several launched has no work."""
+    events = []
+    for start in (0, 100):
+        product = event("aten::bmm", start, start + 10, kernels=["gemm"])
+        whole = event("aten::clone", start + 20, start + 40)
+        part = event("aten::copy_", start + 25, start + 30, parent=whole, kernels=["copy"])
+        several = event("aten::sum", start + 50, start + 60, kernels=["reduce", "reduce_end"])
+        stranger = event("triton_launch", start + 70, start + 80, kernels=["triton"])
+        events += [product, whole, part, several, stranger]
+        for name, us in {"gemm": 40, "copy": 20, "reduce": 6, "reduce_end": 2, "triton": 8}.items():
+            events.append(event(name, start, start + us, device=torch.autograd.DeviceType.CUDA))
+        events.append(event("mine", start, start + 90, device=torch.autograd.DeviceType.CUDA, annotation=True))
+    operations = [("aten::bmm", Work(8, 100)), ("aten::clone", Work(16)), ("aten::sum", Work(4))]
+    made = {kernel.name: kernel for kernel in of_gpu(events, operations, 2)}
+    assert {name: (kernel.ms, kernel.launches) for name, kernel in made.items()} == {
+        "gemm": (0.04, 1), "copy": (0.02, 1), "reduce": (0.006, 1), "reduce_end": (0.002, 1), "triton": (0.008, 1)
+    }  # fmt: skip
+    assert (made["gemm"].work, made["copy"].work) == (Work(8, 100), Work(16))
+    assert made["reduce"].work is made["reduce_end"].work is made["triton"].work is None

@@ -121,27 +121,27 @@ class Matches:
     AHEAD = 4
 
     def __init__(self, events: Any, operations: Operations | None, calls: int) -> None:
-        self.work: dict[int, Work] = {}
+        self.work: dict[int, Work] = {}  # by identity: ids of the profiler are not unique
         expected = [one for one in operations or [] if one[1] != Work()] * calls
         inside: set[int] = set()  # parts of an operation that has been matched
         own = [event for event in events if event.device_type == DeviceType.CPU]
         # What begins together is nested: the longer is outside.
         for event in sorted(own, key=lambda event: (event.time_range.start, -event.time_range.end)):
             parent = event.cpu_parent
-            if parent is not None and parent.id in inside:
-                inside.add(event.id)
+            if parent is not None and id(parent) in inside:
+                inside.add(id(event))
                 continue
             ahead = 1 if parent is not None and parent.name.startswith("aten::") else self.AHEAD
             names = [name for name, _ in expected[:ahead]]
             if event.name in names:
                 at = names.index(event.name)
-                self.work[event.id] = expected[at][1]
-                inside.add(event.id)
+                self.work[id(event)] = expected[at][1]
+                inside.add(id(event))
                 del expected[: at + 1]
 
     def owner(self, event: Any) -> Any | None:
         """The event itself, or the innermost operation around it, whose work is known."""
-        while event is not None and event.id not in self.work:
+        while event is not None and id(event) not in self.work:
             event = event.cpu_parent
         return event
 
@@ -156,7 +156,7 @@ def of_cpu(events: Any, operations: Operations | None, calls: int) -> list[Kerne
             continue
         owner = matches.owner(event) or event
         times[owner.name] += event.self_cpu_time_total
-        owners[owner.name][owner.id] = matches.work.get(owner.id)
+        owners[owner.name][id(owner)] = matches.work.get(id(owner))
     return [
         Kernel(name, us / 1e3 / calls, len(owners[name]) / calls, summed(owners[name], calls))
         for name, us in times.items()
@@ -171,12 +171,12 @@ def of_gpu(events: Any, operations: Operations | None, calls: int) -> list[Kerne
     launched: dict[int, int] = defaultdict(int)
     for event in events:
         if event.device_type == DeviceType.CUDA and not event.is_user_annotation:
-            times[event.name].append(event.self_device_time_total)
+            times[event.name].append(event.time_range.elapsed_us())
         elif event.device_type == DeviceType.CPU and event.kernels:
             owner = matches.owner(event)
             for kernel in event.kernels:
-                launched[owner.id if owner else 0] += 1
-                known[kernel.name][owner.id if owner else 0] = matches.work.get(owner.id) if owner else None
+                launched[id(owner)] += 1
+                known[kernel.name][id(owner)] = matches.work.get(id(owner))
     kernels = []
     for name, us in times.items():
         own = {key: None if launched[key] > 1 else one for key, one in known[name].items()}
