@@ -217,7 +217,8 @@ def contrast(one, other):
 
 
 def test_it_prints(browser, report):
-    """On paper there are no controls, and the page is white whatever the theme."""
+    """On paper there are no controls, nothing is cut off, and the page is white whatever the theme."""
+    browser.set_window_size(1050, 900)
     opened(browser, report)
     dark = [{"name": "prefers-color-scheme", "value": "dark"}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": dark})
@@ -225,6 +226,11 @@ def test_it_prints(browser, report):
     assert browser.execute_script(script, "nav", "display") == "none"
     assert browser.execute_script(script, "#cases .dt-search", "display") == "none"
     assert luminance(browser.execute_script(script, "body", "backgroundColor")) == pytest.approx(1)
+    widest = (
+        "return Math.max(...[...document.querySelectorAll(arguments[0])].map(one => one.getBoundingClientRect().right))"
+    )
+    for content in ("svg.marks", ".wide table", "#cases .dt-scroll-body table"):
+        assert browser.execute_script(widest, content) <= 1050  # a landscape sheet
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
 
