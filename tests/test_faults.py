@@ -220,13 +220,11 @@ def test_a_file_of_200_megabytes_is_read(tmp_path, write):
     path.unlink()
 
 
-@pytest.mark.parametrize("ending", [b"", b"]" * 2**20])
-def test_200_megabytes_of_something_else_are_refused_in_a_line(tmp_path, capsys, ending):
+def test_200_megabytes_of_something_else_are_refused_in_a_line(tmp_path, capsys):
     path = tmp_path / "huge.json"
     with path.open("wb") as file:
         for _ in range(200):
             file.write(b"[" * 2**20)
-        file.write(ending)
     assert report([str(path), "-o", str(tmp_path / "out.html")]) == 2
     said = capsys.readouterr().err
     assert said == f"halobench.report: {path}: not a results file: JSON nested too deeply\n"
@@ -248,17 +246,16 @@ def test_nesting_in_a_row_is_refused_in_a_line(tmp_path, place):
 PATHS = ("../../outside", "/outside", "~/outside\x00\x1b[31m")
 
 
-@pytest.mark.parametrize("name", PATHS)
-def test_a_name_is_no_path(tmp_path, monkeypatch, name):
+def test_names_are_no_paths(tmp_path, monkeypatch):
     """Names of suites, backends, machines and stages name files; none of them leads out of the folder."""
     inside = tmp_path / "a" / "b" / "inside"
     inside.mkdir(parents=True)
     monkeypatch.chdir(inside)
-    rows = [
-        files.row(suite=name, groups=[], label=name),
-        files.row(name, groups=["side", "block", "halo", "stages"], label=name),
-        files.row(),
-    ]
+    rows = [files.row()]
+    for name in PATHS:
+        rows.append(files.row(suite=name, groups=[], label=name))
+        rows.append(files.row(name, groups=["side", "block", "halo", "stages"], label=name))
+    name = "".join(PATHS)
     files.write(inside / "mine.json", rows, gpu={**files.H100, "name": name}, commit=name, tier=name)
     before = {path for path in tmp_path.rglob("*") if inside not in path.parents}
     assert plot.main([str(inside), "--output", str(inside / "figures")]) == 0
