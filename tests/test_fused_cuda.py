@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from halobench import Geometry, Problem, RelativeTables, Unsupported, accuracy, backends
+from halobench import Geometry, HaloAttention, LayerSpec, Problem, RelativeTables, Unsupported, accuracy, backends
 from halobench.geometry import Border
 from implementations.fused_cuda import launch, operator, shapes
 from implementations.fused_cuda.launch import Args
@@ -56,7 +56,6 @@ def emulated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
     """The backend's ``attend`` without its demand for a GPU."""
-    shapes.shape_of(query, key, value, relative, geometry)
     rows, columns = (None, None) if relative is None else relative
     spelled = geometry.block, geometry.halo, geometry.stride, geometry.border
     output: Tensor = operator.forward(query, key, value, rows, columns, *spelled)[0]
@@ -152,6 +151,21 @@ def test_operator_registration(border: Border, monkeypatch: pytest.MonkeyPatch) 
     )
 
 
+@pytest.mark.usefixtures("emulated")
+def test_whole_graph_compiles_on_a_cpu() -> None:
+    """The compiler takes layers of two geometries without a graph break, forward and backward."""
+    pixels = torch.randn(1, 16, 8, 8, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    layers = [HaloAttention(LayerSpec(16, 1, 16, 16, Geometry(8, halo)), attend).bfloat16() for halo in (0, 1)]
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def both(pixels: Tensor) -> Tensor:
+        return layers[1](layers[0](pixels))
+
+    torch.testing.assert_close(both(pixels), layers[1](layers[0](pixels)))
+    both(pixels).float().sum().backward()
+    assert all(parameter.grad is not None for layer in layers for parameter in layer.parameters())
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("direction", ["forward", "training"])
 def test_deterministic(direction: str) -> None:
@@ -179,8 +193,6 @@ def test_whole_graph_compiles() -> None:
     """A layer compiles without a graph break and computes the same."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    from halobench import LayerSpec  # noqa: PLC0415
-
     layer = backends.load("fused_cuda").build(LayerSpec(64, 4, 16, 16, Geometry(8, 3))).cuda()
     pixels = torch.randn(2, 64, 24, 17, device="cuda").to(memory_format=torch.channels_last)
     with torch.autocast("cuda", torch.bfloat16):

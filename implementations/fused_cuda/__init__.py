@@ -12,7 +12,7 @@ from torch import Tensor
 from halobench.geometry import Geometry
 from halobench.problem import Execution, Problem, RelativeTables, Unsupported
 from implementations.fused_cuda.operator import forward
-from implementations.fused_cuda.shapes import scored_pairs, shape_of
+from implementations.fused_cuda.shapes import scored_pairs
 
 ENTRIES = 32  # of a table, padded, with which each query is multiplied
 
@@ -29,7 +29,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
         dtype = torch.get_autocast_dtype("cuda")
         query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
         relative = None if relative is None else RelativeTables(*(table.to(dtype) for table in relative))
-    shape_of(query, key, value, relative, geometry)
     rows, columns = (None, None) if relative is None else relative
     output: Tensor = forward(
         query, key, value, rows, columns, geometry.block, geometry.halo, geometry.stride, geometry.border

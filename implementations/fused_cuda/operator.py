@@ -152,9 +152,9 @@ forward.register_autograd(differentiate, setup_context=save_for_backward)
 
 
 def geometry_of(block: int, halo: int, stride: int, border: str) -> Geometry:
-    """The geometry that an operator's plain arguments spell."""
+    """The geometry that an operator's plain arguments spell; the compiler's symbols for them become numbers."""
     known: Border = "zero" if border == "zero" else "masked"
-    return Geometry(block, halo, stride, known)
+    return Geometry(int(block), int(halo), int(stride), known)
 
 
 class Call:
