@@ -72,32 +72,30 @@ class Loaded:
     resident: int
 
 
-def run(kernel: Kernel, shape: Shape, args: Args, ctas: int | None, device: torch.device) -> None:
-    """Launch a kernel on the device's current stream, with ``ctas`` CTAs or as many as ``resident`` says."""
-    from cuda.bindings import driver  # noqa: PLC0415 - a machine without a GPU need not have it
-
-    index = device.index if device.index is not None else torch.cuda.current_device()
-    with torch.cuda.device(index):
-        loaded = load(kernel, shape, index)
-        parameters = (ctypes.c_void_p * 1)(ctypes.addressof(args))
-        stream = torch.cuda.current_stream(index).cuda_stream
-        checked(driver.cuLaunchKernel(
-            loaded.function, ctas if ctas is not None else loaded.resident, 1, 1, loaded.threads, 1, 1,
-            loaded.shared_bytes, stream, ctypes.addressof(parameters), 0,
-        ))  # fmt: skip
+def run(kernel: Kernel, shape: Shape, args: Args, ctas: int, device: torch.device) -> None:
+    """Launch a kernel on the device's current stream."""
+    index = torch.cuda.current_device()
+    if device.index != index:
+        with torch.cuda.device(device):
+            return run(kernel, shape, args, ctas, device)
+    driver, loaded = load(kernel, shape, index)
+    parameters = (ctypes.c_void_p * 1)(ctypes.addressof(args))
+    stream = torch.cuda.current_stream(device).cuda_stream
+    size = loaded.threads, 1, 1, loaded.shared_bytes
+    checked(driver.cuLaunchKernel(loaded.function, ctas, 1, 1, *size, stream, ctypes.addressof(parameters), 0))
+    return None
 
 
 def resident(kernel: Kernel, shape: Shape, device: torch.device) -> int:
     """How many CTAs of a kernel the device holds at a time."""
-    index = device.index if device.index is not None else torch.cuda.current_device()
-    with torch.cuda.device(index):
-        return load(kernel, shape, index).resident
+    with torch.cuda.device(device):
+        return load(kernel, shape, torch.cuda.current_device())[1].resident
 
 
 @cache
-def load(kernel: Kernel, shape: Shape, index: int) -> Loaded:
-    """The kernel for a shape on a device, compiled if nobody did before."""
-    from cuda.bindings import driver  # noqa: PLC0415
+def load(kernel: Kernel, shape: Shape, index: int) -> tuple[Any, Loaded]:
+    """The driver, and the kernel for a shape on the current device, compiled if nobody did before."""
+    from cuda.bindings import driver  # noqa: PLC0415 - a machine without a GPU need not have it
 
     major, minor = torch.cuda.get_device_capability(index)
     if major < 8:
@@ -117,7 +115,7 @@ def load(kernel: Kernel, shape: Shape, index: int) -> Loaded:
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     checked(driver.cuFuncSetAttribute(function, attribute, shared_bytes))
     (ctas,) = checked(driver.cuOccupancyMaxActiveBlocksPerMultiprocessor(function, threads, shared_bytes))
-    return Loaded(function, threads, shared_bytes, ctas * properties.multi_processor_count)
+    return driver, Loaded(function, threads, shared_bytes, ctas * properties.multi_processor_count)
 
 
 def compiled(text: str, options: list[str]) -> bytes:

@@ -1,12 +1,13 @@
 """The operators ``halobench::fused_cuda`` and its backward: what PyTorch's compiler, autograd and counters see."""
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from halobench.geometry import Border, Geometry
+from halobench.geometry import Geometry
 from halobench.problem import RelativeTables
 from implementations.fused_cuda import launch
 from implementations.fused_cuda.launch import Args, View
@@ -153,8 +154,10 @@ forward.register_autograd(differentiate, setup_context=save_for_backward)
 
 def geometry_of(block: int, halo: int, stride: int, border: str) -> Geometry:
     """The geometry that an operator's plain arguments spell; the compiler's symbols for them become numbers."""
-    known: Border = "zero" if border == "zero" else "masked"
-    return Geometry(int(block), int(halo), int(stride), known)
+    return known_geometry(int(block), int(halo), int(stride), "zero" if border == "zero" else "masked")
+
+
+known_geometry = lru_cache(Geometry)
 
 
 class Call:

@@ -17,9 +17,9 @@ WIDEST_VALUE = 128
 WIDEST_WINDOW = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shape:
-    """Everything about a call that its kernels know at compile time."""
+    """Everything about a call that its kernels know at compile time. ``shape_for`` makes them, each once."""
 
     geometry: Geometry
     key_dim: int
@@ -95,21 +95,35 @@ def shape_of(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables
     Raises:
         Unsupported: the call is outside the class, or its tensors cannot be read as they lie in memory.
     """
-    if query.dtype not in HALF:
-        raise Unsupported(f"fused_cuda computes in bfloat16 and float16, got {query.dtype}")
+    shape = shape_for(
+        geometry, query.shape[-1], value.shape[-1], query.shape[1], query.dtype, relative=relative is not None
+    )
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if not readable(tensor):
+            raise Unsupported(f"fused_cuda reads channels-last memory, got a {name} with strides {tensor.stride()}")
+    return shape
+
+
+@lru_cache
+def shape_for(
+    geometry: Geometry, key_dim: int, value_dim: int, heads: int, dtype: torch.dtype, *, relative: bool
+) -> Shape:
+    """The one object for a shape class: what is remembered of a shape is found by its identity.
+
+    Raises:
+        Unsupported: the shape is outside the class.
+    """
+    if dtype not in HALF:
+        raise Unsupported(f"fused_cuda computes in bfloat16 and float16, got {dtype}")
     if geometry.window > WIDEST_WINDOW:
         raise Unsupported(f"fused_cuda has windows of up to {WIDEST_WINDOW} pixels, got {geometry.window}")
     if geometry.block % geometry.stride:
         raise Unsupported(f"fused_cuda needs a stride that divides the block, got {geometry.stride}, {geometry.block}")
-    heads, key_dim, value_dim = query.shape[1], query.shape[-1], value.shape[-1]
     if key_dim not in KEY_DIMS:
         raise Unsupported(f"fused_cuda has key heads of {', '.join(map(str, KEY_DIMS))}, got {key_dim}")
     if value_dim % 16 or value_dim > WIDEST_VALUE:
         raise Unsupported(f"fused_cuda has value heads of multiples of 16 up to {WIDEST_VALUE}, got {value_dim}")
-    for name, tensor in (("query", query), ("key", key), ("value", value)):
-        if not readable(tensor):
-            raise Unsupported(f"fused_cuda reads channels-last memory, got a {name} with strides {tensor.stride()}")
-    return Shape(geometry, key_dim, value_dim, heads, relative is not None, query.dtype)
+    return Shape(geometry, key_dim, value_dim, heads, relative, dtype)
 
 
 def readable(tensor: Tensor) -> bool:
