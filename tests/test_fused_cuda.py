@@ -92,6 +92,19 @@ def test_kernels_on_a_cpu(case: str) -> None:
 
 
 @pytest.mark.usefixtures("emulated")
+def test_tables_may_lie_anywhere() -> None:
+    """Tables out of step with the kernels' copies of 16 bytes are copied first."""
+    query, key, value, relative = Problem(Geometry(8, 3), 8, 8, dtype="bfloat16").inputs()
+    assert relative is not None
+    shifted = RelativeTables(
+        *(torch.cat([table.new_zeros(1), table.flatten()])[1:].view_as(table) for table in relative)
+    )
+    assert shifted.rows.data_ptr() % 16
+    expected, found = (attend(query, key, value, tables, Geometry(8, 3)) for tables in (relative, shifted))
+    assert torch.equal(expected, found)
+
+
+@pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("factor", [60, -60])
 def test_logits_beyond_the_fast_path(factor: float) -> None:
     """Sums of exponentials that would overflow or vanish are computed again with their maximum."""

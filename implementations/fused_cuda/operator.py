@@ -160,6 +160,12 @@ def geometry_of(block: int, halo: int, stride: int, border: str) -> Geometry:
 known_geometry = lru_cache(Geometry)
 
 
+def copyable(table: Tensor) -> Tensor:
+    """A table as the kernels copy it, 16 bytes at a time: a small copy, where it does not lie like that already."""
+    table = table.contiguous()
+    return table.clone() if table.data_ptr() % 16 else table
+
+
 class Call:
     """One call of the kernels: its shape and the arguments that both passes share."""
 
@@ -172,7 +178,7 @@ class Call:
         columns: Tensor | None,
         geometry: Geometry,
     ) -> None:
-        relative = None if rows is None or columns is None else RelativeTables(rows.contiguous(), columns.contiguous())
+        relative = None if rows is None or columns is None else RelativeTables(copyable(rows), copyable(columns))
         self.shape: Shape = shape_of(query, key, value, relative, geometry)
         self.device = query.device
         self.relative = relative  # kept alive until the kernels are launched

@@ -130,7 +130,7 @@ def readable(tensor: Tensor) -> bool:
     """Whether each head of a pixel lies in one piece, in steps of 16 bytes."""
     *strides, innermost = tensor.stride()
     image = sum((size - 1) * stride for size, stride in zip(tensor.shape[1:4], strides[1:], strict=True))
-    aligned = not any(stride % 8 for stride in strides) and tensor.storage_offset() % 8 == 0
+    aligned = not any(stride % 8 for stride in strides) and tensor.data_ptr() % 16 == 0
     return innermost == 1 and aligned and min(strides) >= 0 and image < 2**31 - 2**16
 
 
