@@ -31,6 +31,7 @@ from halobench.roofline import Ceilings
 from halobench.workload import Task
 
 Reply = dict[str, Any]
+LEAK_BYTES = 2**30  # more than caches of compilers and of the oracle, less than what the next case would miss
 
 
 def serve(pipe: Connection, settings: Settings, log: Path) -> None:
@@ -44,6 +45,7 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
     clock = clock_for(settings.device, hot=settings.hot)
     task: Task | None = None
     compiled = False
+    held = held_bytes(settings.device)
     while True:
         try:
             request = pipe.recv()
@@ -65,8 +67,11 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
             release()
         reply = answer(case, clock, ceilings, settings)
         compiled = compiled or compiles(case.backend)
-        # A CUDA error sticks to its process: the parent starts another one.
-        last = not healthy(settings.device)
+        left = held_bytes(settings.device) - held
+        if left > LEAK_BYTES:
+            reply["leaked_bytes"] = left
+        # A CUDA error sticks to its process, and so does what leaked: the parent starts another one.
+        last = left > LEAK_BYTES or not healthy(settings.device)
         pipe.send((reply, last))
         if last:
             return
@@ -128,6 +133,14 @@ def release() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def held_bytes(device: str) -> int:
+    """Memory that this process holds: tensors on the GPU, everything on the CPU (0 where nobody can say)."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.memory_allocated()
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 
 def healthy(device: str) -> bool:
