@@ -66,7 +66,8 @@ def show_list(options: argparse.Namespace) -> int:
         title = (
             f"\nSuites on {chosen.device} in {chosen.dtype} (python -m halobench list cases --tier NAME shows cases)"
         )
-        console.print(terminal.table(title, ("suite", "tier", "cases"), rows, left=2))
+        console.print(Text(title, style="bold"), soft_wrap=True)  # above the table, which may be narrower
+        console.print(terminal.table("", ("suite", "tier", "cases"), rows, left=2))
     if options.what == "all":
         console.print(terminal.table("\nCommands", ("command", "what it does"), list(COMMANDS.items()), left=2))
     return 0
@@ -85,7 +86,9 @@ def show_cases(folder: Path, chosen: Options) -> None:
             None if peak is None else f"{peak / 2**20:.4g}",
         ))  # fmt: skip
     title = f"{len(rows)} cases, tier {chosen.tier}, {chosen.device}, {chosen.dtype}; times are least times"
-    terminal.console().print(terminal.table(title, ("case", "ms, at least", "peak MiB"), rows))
+    console = terminal.console()
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(terminal.table("", ("case", "ms, at least", "peak MiB"), rows))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import ClassVar
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from rich_argparse import RawDescriptionRichHelpFormatter
@@ -44,11 +44,11 @@ def refuse(name: str, problem: object) -> int:
     return UNUSABLE
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> Group:
-    """A title above a table; the first ``left`` columns are text, the others figures. Nothing in it is markup."""
-    made = Table(header_style="bold", box=None, pad_edge=False)
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> Table:
+    """A table; the first ``left`` columns are text, the others figures. What stands in it is never markup."""
+    made = Table(title=Text(title, style="bold"), title_justify="left", header_style="bold", box=None, pad_edge=False)
     for number, column in enumerate(columns):
         made.add_column(Text(column), justify="left" if number < left else "right", overflow="fold")
     for row in rows:
         made.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
-    return Group(Text(title, style="bold"), made)
+    return made

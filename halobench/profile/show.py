@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Group
+from rich.text import Text
 
 from halobench import terminal
 from halobench.profile.recording import Kernel, Recording
@@ -28,7 +29,7 @@ def kernels(recording: Recording, ceilings: Ceilings, title: str) -> Group:
             row(Kernel(f"{len(rest)} more", sum(one.ms for one in rest), launches, None), recording.busy_ms, ceilings)
         )
     rows.append(row(Kernel("all", recording.busy_ms, recording.launches, recording.work), recording.busy_ms, ceilings))
-    return terminal.table(title, COLUMNS, rows)
+    return Group(Text(title, style="bold"), terminal.table("", COLUMNS, rows))
 
 
 def row(kernel: Kernel, busy_ms: float, ceilings: Ceilings) -> list[object]:
@@ -115,7 +116,8 @@ def difference(one: Recording, other: Recording) -> Group:
     apart = [(name, pair) for name, pair in apart if abs(pair[1] - pair[0]) >= least]
     rows = [*totals, *((f"{name[:LONGEST]}, ms", pair[0], pair[1]) for name, pair in apart)]
     lines = [[name, f"{left:.4g}", f"{right:.4g}", f"{right - left:+.4g}"] for name, left, right in rows]
-    return terminal.table(f"{other.name} against {one.name}", ("", one.name, other.name, "difference"), lines)
+    columns = ("", one.name, other.name, "difference")
+    return Group(Text(f"{other.name} against {one.name}", style="bold"), terminal.table("", columns, lines))
 
 
 def compared(one: Recording, other: Recording) -> str:
