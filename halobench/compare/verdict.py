@@ -1,0 +1,212 @@
+"""A verdict a case, and what they mean together."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+
+from halobench.compare.settings import Settings
+from halobench.compare.sides import EXACT, Repeated
+from halobench.compare.statistics import SIGNIFICANCE, Estimate, adjusted, estimate, least_p
+
+ENOUGH_RUNS = 4
+"""With fewer runs on either side the rank test over runs cannot reach 5 %: samples within the runs must do."""
+BROKEN = ("INCORRECT", "TIMEOUT", "CRASHED")
+"""Failures that are wrong wherever they appear; the others say what a case needs."""
+
+
+class Verdict(StrEnum):
+    """What became of a case."""
+
+    SAME = "SAME"
+    FASTER = "FASTER"
+    SLOWER = "SLOWER"
+    AMBIGUOUS = "AMBIGUOUS"
+    NEW = "NEW"
+    MISSING = "MISSING"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A case with its verdict.
+
+    Args:
+        case: its name.
+        verdict: on the time, or on whether there is one.
+        reason: what decided it, in words.
+        base_ms: the median of the base's runs, and ``head_ms`` of the head's; ``None`` where it has no time.
+        time: head over base, ``cycles`` the same in SM cycles; ``q`` is the p-value corrected for all cases.
+        threshold: the relative change that counts.
+        advisory: why the time does not fail the gate, or ``None``.
+        grown: the exact quantities that grew beyond their tolerance, in words, and ``shrunk`` those that fell.
+    """
+
+    case: str
+    verdict: Verdict
+    reason: str = ""
+    base_ms: float | None = None
+    head_ms: float | None = None
+    time: Estimate | None = None
+    cycles: Estimate | None = None
+    q: float | None = None
+    threshold: float = 0.0
+    advisory: str | None = None
+    grown: tuple[str, ...] = ()
+    shrunk: tuple[str, ...] = ()
+
+    @property
+    def regressed(self) -> bool:
+        """Whether the case fails the gate."""
+        slower = self.verdict is Verdict.SLOWER and self.advisory is None
+        return slower or self.exactly_regressed
+
+    @property
+    def exactly_regressed(self) -> bool:
+        """Whether something got worse that no noise can explain: a new failure, memory, FLOPs."""
+        return self.verdict is Verdict.FAILED or bool(self.grown)
+
+
+def judge(base: Mapping[str, Repeated], head: Mapping[str, Repeated], settings: Settings) -> list[Judged]:
+    """The verdicts of all cases of two sides, those of the base first."""
+    names = list(dict.fromkeys([*base, *head]))
+    judged: dict[str, Judged] = {}
+    timed: list[str] = []
+    for name in names:
+        fate = without_time(name, base.get(name), head.get(name))
+        if fate is None:
+            timed.append(name)
+        else:
+            judged[name] = fate
+    judged |= {each.case: each for each in judge_times(timed, base, head, settings)}
+    return [with_exact(judged[name], base.get(name), head.get(name), settings) for name in names]
+
+
+def without_time(name: str, base: Repeated | None, head: Repeated | None) -> Judged | None:
+    """The verdict of a case that cannot be compared in time, or ``None``."""
+    if head is None:
+        return Judged(name, Verdict.MISSING, "the head did not measure it")
+    before, after = (side.failures[0] if side and side.failures else None for side in (base, head))
+    reason = f"{after[0]}: {after[1]}" if after else f"was {before[0]}" if before else ""
+    if base is None or not base.samples_ms:
+        if after is None:
+            return Judged(name, Verdict.NEW, reason)
+        broke = after[0] in BROKEN and (before is None or before[0] not in BROKEN)
+        verdict = Verdict.FAILED if broke else Verdict.NEW if before is None else Verdict.SAME
+        return Judged(name, verdict, reason)
+    if after is not None and before is None:
+        return Judged(name, Verdict.FAILED, reason)
+    if not head.samples_ms:
+        return Judged(name, Verdict.AMBIGUOUS, f"fails in some runs of the base too; {reason}")
+    return None
+
+
+def judge_times(
+    names: Sequence[str], base: Mapping[str, Repeated], head: Mapping[str, Repeated], settings: Settings
+) -> list[Judged]:
+    """The verdicts of the cases that both sides measured."""
+    times = estimates(names, base, head, lambda case: case.medians_ms, lambda case: case.samples_ms)
+    with_cycles = [name for name in names if same_count(base[name]) and same_count(head[name])]
+    cycles = estimates(with_cycles, base, head, lambda case: case.cycles, cycles_within)
+    corrected = dict(zip(names, adjusted([times[name].p for name in names]), strict=True))
+    judged = []
+    for name in names:
+        few = not enough(base[name], head[name])
+        threshold = settings.threshold(name)
+        case = Judged(
+            name,
+            Verdict.SAME,
+            base_ms=float(np.median(base[name].medians_ms)),
+            head_ms=float(np.median(head[name].medians_ms)),
+            time=times[name],
+            cycles=cycles.get(name),
+            q=corrected[name],
+            threshold=max(threshold, settings.between_runs_percent / 100) if few else threshold,
+        )
+        assert case.base_ms is not None
+        runs = (len(base[name].medians_ms), len(head[name].medians_ms))
+        verdict, reason = decide(case, settings, None if few else least_p(*runs) * len(names))
+        judged.append(replace(case, verdict=verdict, reason=reason, advisory=settings.advised(name, case.base_ms)))
+    return judged
+
+
+def decide(case: Judged, settings: Settings, hardest_q: float | None) -> tuple[Verdict, str]:
+    """Whether a time changed. ``hardest_q`` is the best that a single changed case could reach after correction."""
+    assert case.time is not None
+    assert case.q is not None
+    assert case.base_ms is not None
+    least = max(case.threshold, settings.threshold_us / 1e3 / case.base_ms)
+    kinds = [case.time] if case.cycles is None else [case.time, case.cycles]
+    slower = all(kind.low > 1 + least for kind in kinds)
+    faster = all(kind.high < 1 / (1 + least) for kind in kinds)
+    if (slower or faster) and case.q <= SIGNIFICANCE:
+        return (Verdict.SLOWER if slower else Verdict.FASTER), ""
+    if slower or faster:
+        more = ": more runs are needed" if hardest_q is not None and hardest_q > SIGNIFICANCE else ""
+        return Verdict.AMBIGUOUS, f"not significant, q = {case.q:.2g}{more}"
+    if case.time.low >= 1 / (1 + least) and case.time.high <= 1 + least:
+        return Verdict.SAME, ""
+    if case.cycles is not None and (case.time.low > 1 + least or case.time.high < 1 / (1 + least)):
+        return Verdict.AMBIGUOUS, "not in SM cycles: the clock differed"
+    return Verdict.AMBIGUOUS, f"{least:.1%} neither shown nor excluded"
+
+
+def estimates(
+    names: Sequence[str],
+    base: Mapping[str, Repeated],
+    head: Mapping[str, Repeated],
+    between: Callable[[Repeated], Sequence[float]],
+    within: Callable[[Repeated], Sequence[Sequence[float]]],
+) -> dict[str, Estimate]:
+    """Estimates over runs where there are enough of them, else over the samples within them; equal shapes together."""
+    shapes: dict[tuple[int, int], list[str]] = defaultdict(list)
+    values: dict[str, tuple[list[float], list[float]]] = {}
+    for name in names:
+        sides = (base[name], head[name])
+        if enough(*sides):
+            one, other = ([*between(side)] for side in sides)
+        else:
+            one, other = ([value for run in within(side) for value in run] for side in sides)
+        values[name] = one, other
+        shapes[len(one), len(other)].append(name)
+    found: dict[str, Estimate] = {}
+    for alike in shapes.values():
+        first, second = (np.array([values[name][side] for name in alike], dtype=float) for side in (0, 1))
+        found |= dict(zip(alike, estimate(first, second), strict=True))
+    return found
+
+
+def enough(base: Repeated, head: Repeated) -> bool:
+    """Whether there are runs enough to compare run with run."""
+    return min(len(base.samples_ms), len(head.samples_ms)) >= ENOUGH_RUNS
+
+
+def same_count(case: Repeated) -> bool:
+    """Whether the clock was read in every run."""
+    return len(case.cycles) == len(case.samples_ms)
+
+
+def cycles_within(case: Repeated) -> list[list[float]]:
+    """Samples in cycles: each run's samples times its clock."""
+    return [
+        [sample * cycles / middle for sample in samples]
+        for samples, cycles, middle in zip(case.samples_ms, case.cycles, case.medians_ms, strict=True)
+    ]
+
+
+def with_exact(judged: Judged, base: Repeated | None, head: Repeated | None, settings: Settings) -> Judged:
+    """The verdict with what changed in memory and FLOPs."""
+    grown, shrunk = [], []
+    for name in EXACT:
+        before, after = (side.value(name) if side else None for side in (base, head))
+        if before is None or after is None:
+            continue
+        tolerance = before * settings.memory_percent / 100 if name == "peak_bytes" else 0.0
+        change = f"{name} {before:.0f} -> {after:.0f}" + (f" ({after / before - 1:+.1%})" if before else "")
+        if after > before + tolerance:
+            grown.append(change)
+        elif after < before - tolerance:
+            shrunk.append(change)
+    return replace(judged, grown=tuple(grown), shrunk=tuple(shrunk))
