@@ -69,6 +69,17 @@ class Judged:
         return self.verdict is Verdict.FAILED or bool(self.grown)
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured of a case on both sides: medians, (base, head) runs, head over base in time and in cycles."""
+
+    base_ms: float
+    head_ms: float
+    runs: tuple[int, int]
+    time: Estimate
+    cycles: Estimate | None
+
+
 def judge(base: Mapping[str, Repeated], head: Mapping[str, Repeated], settings: Settings) -> list[Judged]:
     """The verdicts of all cases of two sides, those of the base first."""
     names = list(dict.fromkeys([*base, *head]))
@@ -80,7 +91,7 @@ def judge(base: Mapping[str, Repeated], head: Mapping[str, Repeated], settings: 
             timed.append(name)
         else:
             judged[name] = fate
-    judged |= {each.case: each for each in judge_times(timed, base, head, settings)}
+    judged |= {each.case: each for each in conclude(weigh(timed, base, head), settings)}
     return [with_exact(judged[name], base.get(name), head.get(name), settings) for name in names]
 
 
@@ -103,52 +114,63 @@ def without_time(name: str, base: Repeated | None, head: Repeated | None) -> Jud
     return None
 
 
-def judge_times(
-    names: Sequence[str], base: Mapping[str, Repeated], head: Mapping[str, Repeated], settings: Settings
-) -> list[Judged]:
-    """The verdicts of the cases that both sides measured."""
+def weigh(names: Sequence[str], base: Mapping[str, Repeated], head: Mapping[str, Repeated]) -> dict[str, Evidence]:
+    """The statistics of the cases that both sides measured."""
     times = estimates(names, base, head, lambda case: case.medians_ms, lambda case: case.samples_ms)
-    with_cycles = [name for name in names if same_count(base[name]) and same_count(head[name])]
-    cycles = estimates(with_cycles, base, head, lambda case: case.cycles, cycles_within)
-    corrected = dict(zip(names, adjusted([times[name].p for name in names]), strict=True))
+    clocked = [name for name in names if clock_known(base[name]) and clock_known(head[name])]
+    cycles = estimates(clocked, base, head, lambda case: case.cycles, cycles_within)
+    return {
+        name: Evidence(
+            float(np.median(base[name].medians_ms)),
+            float(np.median(head[name].medians_ms)),
+            (len(base[name].samples_ms), len(head[name].samples_ms)),
+            times[name],
+            cycles.get(name),
+        )
+        for name in names
+    }
+
+
+def conclude(evidence: Mapping[str, Evidence], settings: Settings) -> list[Judged]:
+    """The verdicts on times, of all cases together: the more there are, the stronger each must be."""
+    corrected = adjusted([each.time.p for each in evidence.values()])
     judged = []
-    for name in names:
-        few = not enough(base[name], head[name])
-        threshold = settings.threshold(name)
+    for (name, each), q in zip(evidence.items(), corrected, strict=True):
+        threshold, hardest_q = settings.threshold(name), least_p(*each.runs) * len(evidence)
+        if min(each.runs) < ENOUGH_RUNS:
+            threshold, hardest_q = max(threshold, settings.between_runs_percent / 100), 0.0
         case = Judged(
             name,
             Verdict.SAME,
-            base_ms=float(np.median(base[name].medians_ms)),
-            head_ms=float(np.median(head[name].medians_ms)),
-            time=times[name],
-            cycles=cycles.get(name),
-            q=corrected[name],
-            threshold=max(threshold, settings.between_runs_percent / 100) if few else threshold,
+            base_ms=each.base_ms,
+            head_ms=each.head_ms,
+            time=each.time,
+            cycles=each.cycles,
+            q=q,
+            threshold=threshold,
+            advisory=settings.advised(name, each.base_ms),
         )
-        assert case.base_ms is not None
-        runs = (len(base[name].medians_ms), len(head[name].medians_ms))
-        verdict, reason = decide(case, settings, None if few else least_p(*runs) * len(names))
-        judged.append(replace(case, verdict=verdict, reason=reason, advisory=settings.advised(name, case.base_ms)))
+        verdict, reason = decide(each, q, max(threshold, settings.threshold_us / 1e3 / each.base_ms), hardest_q)
+        judged.append(replace(case, verdict=verdict, reason=reason))
     return judged
 
 
-def decide(case: Judged, settings: Settings, hardest_q: float | None) -> tuple[Verdict, str]:
-    """Whether a time changed. ``hardest_q`` is the best that a single changed case could reach after correction."""
-    assert case.time is not None
-    assert case.q is not None
-    assert case.base_ms is not None
-    least = max(case.threshold, settings.threshold_us / 1e3 / case.base_ms)
-    kinds = [case.time] if case.cycles is None else [case.time, case.cycles]
+def decide(evidence: Evidence, q: float, least: float, hardest_q: float) -> tuple[Verdict, str]:
+    """Whether a time changed by more than ``least``, and why not if it looks so.
+
+    ``hardest_q`` is the corrected p-value that a case can reach if it alone has changed.
+    """
+    kinds = [evidence.time] if evidence.cycles is None else [evidence.time, evidence.cycles]
     slower = all(kind.low > 1 + least for kind in kinds)
     faster = all(kind.high < 1 / (1 + least) for kind in kinds)
-    if (slower or faster) and case.q <= SIGNIFICANCE:
+    if (slower or faster) and q <= SIGNIFICANCE:
         return (Verdict.SLOWER if slower else Verdict.FASTER), ""
     if slower or faster:
-        more = ": more runs are needed" if hardest_q is not None and hardest_q > SIGNIFICANCE else ""
-        return Verdict.AMBIGUOUS, f"not significant, q = {case.q:.2g}{more}"
-    if case.time.low >= 1 / (1 + least) and case.time.high <= 1 + least:
+        more = ": more runs are needed" if hardest_q > SIGNIFICANCE else ""
+        return Verdict.AMBIGUOUS, f"not significant, q = {q:.2g}{more}"
+    if evidence.time.low >= 1 / (1 + least) and evidence.time.high <= 1 + least:
         return Verdict.SAME, ""
-    if case.cycles is not None and (case.time.low > 1 + least or case.time.high < 1 / (1 + least)):
+    if evidence.cycles is not None and (evidence.time.low > 1 + least or evidence.time.high < 1 / (1 + least)):
         return Verdict.AMBIGUOUS, "not in SM cycles: the clock differed"
     return Verdict.AMBIGUOUS, f"{least:.1%} neither shown nor excluded"
 
@@ -183,7 +205,7 @@ def enough(base: Repeated, head: Repeated) -> bool:
     return min(len(base.samples_ms), len(head.samples_ms)) >= ENOUGH_RUNS
 
 
-def same_count(case: Repeated) -> bool:
+def clock_known(case: Repeated) -> bool:
     """Whether the clock was read in every run."""
     return len(case.cycles) == len(case.samples_ms)
 
