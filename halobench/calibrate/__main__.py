@@ -84,7 +84,7 @@ def show(judged: dict[str, Any]) -> None:
                 for level in levels
             ),
             *(percent(case["protocols"][judgement.JUDGED_BY]["found"].get(level)) for level in levels),
-            case["advisory"] or ("too noisy" if name in judged["too_noisy"] else "gated"),
+            "too noisy" if name in judged["too_noisy"] else case["advisory"] or "gated",
         ]
         for name, case in judged["cases"].items()
     ]

@@ -117,7 +117,7 @@ def together(plan: Plan, requests: list[Json]) -> list[Json]:
         children = []
         for _ in requests:
             child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            stack.callback(child.wait)
+            stack.enter_context(child)
             stack.callback(child.kill)
             children.append(child)
         for child in children:

@@ -1,6 +1,7 @@
 """What a calibration says of the gate: false alarms, slowdowns found, and cases too noisy to gate."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from random import Random
 from statistics import median
 from typing import Any
@@ -33,26 +34,40 @@ def check(plain: int, planted: int) -> None:
 
 
 def judge(campaign: Campaign, settings: Settings) -> Json:
-    """The summary of a calibration, for JSON: all shares by protocol, gated cases and short ones apart."""
+    """The summary of a calibration, for JSON: all shares by protocol, gated cases and short ones apart.
+
+    First it finds the cases that are too noisy to gate; then it judges the gate with these as advisory ones.
+    """
     pool = Pool.of(campaign)
     check(len(pool.levels[PLAIN]), min(len(pool.levels[level]) for level in pool.planted))
-    draws = {}
-    for name, protocol in PROTOCOLS.items():
-        random = Random(0)  # noqa: S311 - a sample, not a secret
-        draws[name] = [protocol(pool, settings, random) for _ in range(DRAWS)]
-    cases = {name: of_case(name, pool, settings, draws) for name in pool.levels[PLAIN][0]["cases"]}
+    names = list(pool.levels[PLAIN][0]["cases"])
+    first = {JUDGED_BY: drawn(JUDGED_BY, pool, settings)}
+    before = {name: of_case(name, pool, settings, first) for name in names}
+    noisy = [
+        name
+        for name, case in before.items()
+        if case["advisory"] is None and not good_enough(case["protocols"][JUDGED_BY])
+    ]
+    settings = replace(settings, advisory=(*settings.advisory, *noisy))
+    draws = {name: drawn(name, pool, settings) for name in PROTOCOLS}
+    cases = {name: of_case(name, pool, settings, draws) for name in names}
     gated = [name for name, case in cases.items() if case["advisory"] is None]
-    noisy = [name for name in gated if not good_enough(cases[name]["protocols"][JUDGED_BY])]
-    kept = [name for name in gated if name not in noisy]
+    short = [name for name in names if name not in gated and name not in noisy]
     return {
         "plan": campaign.header["plan"],
         "fingerprint": campaign.header["fingerprint"],
         "processes": {str(level): len(group) for level, group in sorted(pool.levels.items())},
         "draws": DRAWS,
-        "protocols": {name: of_protocol(some, pool, cases, kept, gated) for name, some in draws.items()},
+        "protocols": {name: of_protocol(some, pool, gated, short) for name, some in draws.items()},
         "too_noisy": noisy,
         "cases": cases,
     }
+
+
+def drawn(protocol: str, pool: Pool, settings: Settings) -> list[Draw]:
+    """The outcomes of comparisons after a protocol, always the same ones."""
+    random = Random(0)  # noqa: S311 - a sample, not a secret
+    return [PROTOCOLS[protocol](pool, settings, random) for _ in range(DRAWS)]
 
 
 def of_case(name: str, pool: Pool, settings: Settings, draws: Mapping[str, Sequence[Draw]]) -> Json:
@@ -76,26 +91,27 @@ def of_case(name: str, pool: Pool, settings: Settings, draws: Mapping[str, Seque
     }
 
 
-def of_protocol(
-    draws: Sequence[Draw], pool: Pool, cases: Mapping[str, Json], kept: Sequence[str], gated: Sequence[str]
-) -> Json:
-    """What is said of a protocol: of whole runs, and of the slowdowns planted in ``kept`` and in short cases."""
-    short = [name for name in cases if name not in gated]
+def of_protocol(draws: Sequence[Draw], pool: Pool, gated: Sequence[str], short: Sequence[str]) -> Json:
+    """What is said of a protocol: of whole runs, and of the slowdowns planted in gated and in short cases."""
     return {
-        "runs_with_a_false_alarm": share(not draw.inconclusive and bool(draw.slower & set(kept)) for draw in draws),
-        "runs_with_a_false_alarm_noisy_cases_included": share(
-            not draw.inconclusive and bool(draw.slower & set(gated)) for draw in draws
-        ),
+        "runs_with_a_false_alarm": share(not draw.inconclusive and bool(draw.slower & set(gated)) for draw in draws),
         "inconclusive_runs": share(draw.inconclusive for draw in draws),
-        "found": {str(level): found(draws, pool, level, kept) for level in pool.planted},
+        "found": {str(level): found(draws, pool, level, gated) for level in pool.planted},
         "found_in_short_cases": {str(level): found(draws, pool, level, short) for level in pool.planted},
     }
 
 
 def found(draws: Sequence[Draw], pool: Pool, level: float, names: Sequence[str]) -> float | None:
-    """The share of planted slowdowns that were found, over comparisons and cases; ``None`` if none could be planted."""
+    """The share of planted slowdowns that were found, over comparisons and cases; ``None`` if none could be planted.
+
+    What an inconclusive comparison found does not count.
+    """
     possible = [name for name in names if pool.can_plant(level, name)]
-    return share(name in draw.found[level] for draw in draws for name in possible) if possible else None
+    return (
+        share(not draw.inconclusive and name in draw.found[level] for draw in draws for name in possible)
+        if possible
+        else None
+    )
 
 
 def good_enough(case: Json) -> bool:

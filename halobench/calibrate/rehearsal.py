@@ -24,7 +24,10 @@ Cases = dict[str, Repeated]
 
 @dataclass(frozen=True)
 class Draw:
-    """One comparison's outcome: cases found slower and faster with nothing planted, and those found when planted."""
+    """One comparison's outcome: cases found slower and faster with nothing planted, and those found when planted.
+
+    ``inconclusive`` says that the control fired, so that nothing of it counts.
+    """
 
     slower: frozenset[str]
     faster: frozenset[str]
@@ -146,7 +149,7 @@ def in_turns(pool: Pool, settings: Settings, random: Random) -> Draw:
         caught = suspects(Stage(first.base, {name: screened[name] for name in names}, {}), settings)
         slowed = weigh(names, second.base, confirmed)
         family = {name: null[name] for name in suspected}
-        found[level] = frozenset() if fired else found_alone(family, slowed, settings, caught)
+        found[level] = found_alone(family, slowed, settings, caught)
     return Draw(of(judged, Verdict.SLOWER), of(judged, Verdict.FASTER), inconclusive=fired, found=found)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from halobench.compare.settings import Settings
 from halobench.compare.statistics import CONFIDENCE, SIGNIFICANCE
 from halobench.compare.verdict import Judged, Verdict
+from halobench.schema import ResultsError
 
 ORDER = (
     Verdict.FAILED,
@@ -36,6 +37,9 @@ class Outcome:
 
     ``notes`` are what a reader must know before the verdicts: differences that were waved through, runs that did not
     finish, how few runs there were.
+
+    Raises:
+        ResultsError: there is nothing to compare.
     """
 
     base: str
@@ -44,6 +48,10 @@ class Outcome:
     settings: Settings
     control: Sequence[Judged] = ()
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if all(case.verdict in (Verdict.NEW, Verdict.MISSING) for case in self.cases):
+            raise ResultsError(f"{self.base} and {self.head} have no case in common")
 
     @property
     def fired(self) -> list[Judged]:

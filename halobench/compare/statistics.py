@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-SIGNIFICANCE = 0.05
+SIGNIFICANCE = 0.01  # corrected, it bounds the share of whole runs with a false alarm where nothing has changed
 CONFIDENCE = 0.95
 RESAMPLES = 1999
 

@@ -12,7 +12,7 @@ from halobench.compare.sides import EXACT, Repeated
 from halobench.compare.statistics import SIGNIFICANCE, Estimate, adjusted, estimate, least_p
 
 ENOUGH_RUNS = 4
-"""With fewer runs on either side the rank test over runs cannot reach 5 %: samples within the runs must do."""
+"""With fewer runs on either side an interval over runs means nothing: the samples within them must do."""
 BROKEN = ("INCORRECT", "TIMEOUT", "CRASHED")
 """Failures that are wrong wherever they appear; the others say what a case needs."""
 
@@ -137,8 +137,9 @@ def conclude(evidence: Mapping[str, Evidence], settings: Settings) -> list[Judge
     judged = []
     for (name, each), q in zip(evidence.items(), corrected, strict=True):
         threshold, hardest_q = settings.threshold(name), least_p(*each.runs) * len(evidence)
+        between = max(threshold, settings.between_runs_percent / 100)
         if min(each.runs) < ENOUGH_RUNS:
-            threshold, hardest_q = max(threshold, settings.between_runs_percent / 100), 0.0
+            threshold, hardest_q = between, 0.0
         case = Judged(
             name,
             Verdict.SAME,
@@ -150,29 +151,39 @@ def conclude(evidence: Mapping[str, Evidence], settings: Settings) -> list[Judge
             threshold=threshold,
             advisory=settings.advised(name, each.base_ms),
         )
-        verdict, reason = decide(each, q, max(threshold, settings.threshold_us / 1e3 / each.base_ms), hardest_q)
+        least = settings.threshold_us / 1e3 / each.base_ms
+        verdict, reason = decide(each, q, max(threshold, least), hardest_q, max(between, least))
         judged.append(replace(case, verdict=verdict, reason=reason))
     return judged
 
 
-def decide(evidence: Evidence, q: float, least: float, hardest_q: float) -> tuple[Verdict, str]:
+def decide(evidence: Evidence, q: float, least: float, hardest_q: float, between: float) -> tuple[Verdict, str]:
     """Whether a time changed by more than ``least``, and why not if it looks so.
 
-    ``hardest_q`` is the corrected p-value that a case can reach if it alone has changed.
+    ``hardest_q`` is the corrected p-value that a case can reach if it alone has changed. Where that is not enough,
+    there are too few runs for so many cases, and a change must exceed ``between``, which two runs may differ by.
     """
     kinds = [evidence.time] if evidence.cycles is None else [evidence.time, evidence.cycles]
-    slower = all(kind.low > 1 + least for kind in kinds)
-    faster = all(kind.high < 1 / (1 + least) for kind in kinds)
-    if (slower or faster) and q <= SIGNIFICANCE:
-        return (Verdict.SLOWER if slower else Verdict.FASTER), ""
-    if slower or faster:
-        more = ": more runs are needed" if hardest_q > SIGNIFICANCE else ""
-        return Verdict.AMBIGUOUS, f"not significant, q = {q:.2g}{more}"
+    changed = direction(kinds, least)
+    if changed is not None and q <= SIGNIFICANCE:
+        return changed, ""
+    if changed is not None and hardest_q > SIGNIFICANCE:
+        few = f"too few runs for {least:.1%} among so many cases"
+        return (changed, "") if direction(kinds, between) is changed else (Verdict.AMBIGUOUS, few)
+    if changed is not None:
+        return Verdict.AMBIGUOUS, f"not significant, q = {q:.2g}"
     if evidence.time.low >= 1 / (1 + least) and evidence.time.high <= 1 + least:
         return Verdict.SAME, ""
     if evidence.cycles is not None and (evidence.time.low > 1 + least or evidence.time.high < 1 / (1 + least)):
         return Verdict.AMBIGUOUS, "not in SM cycles: the clock differed"
     return Verdict.AMBIGUOUS, f"{least:.1%} neither shown nor excluded"
+
+
+def direction(kinds: Sequence[Estimate], least: float) -> Verdict | None:
+    """Whether all estimates agree on a change by more than ``least``."""
+    if all(kind.low > 1 + least for kind in kinds):
+        return Verdict.SLOWER
+    return Verdict.FASTER if all(kind.high < 1 / (1 + least) for kind in kinds) else None
 
 
 def estimates(
