@@ -16,6 +16,9 @@ COMMANDS = {
     "pytest suites/": "measure",
     "halobench.plot": "draw figures of results files",
     "halobench.report": "one interactive HTML page of results files",
+    "halobench.compare": "a verdict a case between two results files or folders",
+    "halobench.ab": "two revisions measured in turns, with a null control",
+    "halobench.calibrate": "the gate measured with planted slowdowns",
     "halobench.profile": "kernels, memory and traces of one case",
     "halobench.models": "the cost table of all models",
 }

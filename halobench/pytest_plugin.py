@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from halobench.case import Case
 from halobench.measure.engine import Settings
 from halobench.measure.journal import Journal, JournalError
-from halobench.measure.latency import Effort
+from halobench.measure.latency import effort_for
 from halobench.measure.run import Run
 from halobench.options import TIERS, Options
 from halobench.progress import Progress
@@ -141,8 +141,9 @@ def the_run(config: pytest.Config) -> Run:
     """The run that belongs to this invocation of pytest, begun at its first case: nothing touches the device before."""
     if RUN not in config.stash:
         options = config.stash[OPTIONS]
-        effort = Effort() if options.device == "cuda" else Effort(max_s=0.45)  # a CPU is noisier
-        settings = Settings(options.device, effort, hot=config.getoption("hot"), timed=timed(config))
+        settings = Settings(
+            options.device, effort_for(options.device), hot=config.getoption("hot"), timed=timed(config)
+        )
         try:
             journal = Journal(journal_path(config), resume=config.getoption("resume")) if settings.timed else None
             config.stash[RUN] = Run(settings, options, journal)

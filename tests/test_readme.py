@@ -49,7 +49,7 @@ def test_tox_tests_installs_and_runs_the_same():
 
 def test_every_environment_of_tox_runs_in_the_one_venv():
     tox = menu()
-    for name in ("tests", "bench", "gpu", "lint", "types", "imports"):
+    for name in ("tests", "bench", "gpu", "regression", "workflows", "lint", "types", "imports"):
         commands = tox[f"testenv:{name}"]["commands"].split("\n")
         assert all(line.startswith("{tox_root}/.venv/bin/") for line in commands if line), name
 

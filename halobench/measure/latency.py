@@ -3,6 +3,8 @@
 import time
 from dataclasses import dataclass
 
+import torch
+
 from halobench.measure.clock import Burst, Call, Clock
 from halobench.measure.statistics import quick_noise
 
@@ -18,6 +20,11 @@ class Effort:
     max_s: float = 0.25
     noise: float = 0.002
     pause_s: float = 1.0
+
+
+def effort_for(device: str) -> Effort:
+    """The effort that suits a device: a CPU is noisier."""
+    return Effort() if torch.device(device).type == "cuda" else Effort(max_s=0.45)
 
 
 def sample(call: Call, clock: Clock, effort: Effort) -> Burst:

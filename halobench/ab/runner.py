@@ -1,0 +1,69 @@
+"""One run of the suites of a checkout, in a fresh process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+GRACE_S = 30.0
+RAN = (0, 1)  # pytest: all passed, or some cases are failures, which are results
+
+
+class RunError(Exception):
+    """A revision could not be measured; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Suites:
+    """Measures a checkout with pytest. ``arguments`` are its options and, unless cases are named, its folder."""
+
+    arguments: Sequence[str]
+    suites: str = "suites/"
+
+    def __call__(self, folder: Path, output: Path, cases: Sequence[str] = ()) -> None:
+        """Measure into a results file; ``cases`` narrows it to these test ids.
+
+        Raises:
+            RunError: pytest selected no case, or measured nothing.
+        """
+        output.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *self.arguments]
+        command += [f"--benchmark-json={output.resolve()}", *(cases or [self.suites])]
+        log = output.with_suffix(".log")
+        with log.open("wb") as sink:
+            # Python must find the checkout's packages, not those of the tree that this process was started in.
+            environment = os.environ | {"PYTHONPATH": str(folder)}
+            child = subprocess.Popen(command, cwd=folder, env=environment, stdout=sink, stderr=subprocess.STDOUT)
+            try:
+                status = child.wait()
+            except BaseException:
+                end(child)
+                raise
+        if status not in RAN or not output.exists():
+            raise RunError(f"pytest ended with exit status {status} in {folder.name}: {last_line(log)}; see {log}")
+
+
+def end(child: "subprocess.Popen[bytes]") -> None:
+    """End a child, gently at first: its worker process ends with it."""
+    child.terminate()
+    try:
+        child.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def last_line(log: Path) -> str:
+    """The last line that says something."""
+    lines = [line.strip(" =") for line in log.read_text(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "it said nothing")
+
+
+def test_ids(output: Path) -> dict[str, str]:
+    """The id under which pytest finds each measured case of a results file, by the case's name."""
+    benchmarks: list[Any] = json.loads(output.read_text(encoding="utf-8"))["benchmarks"]
+    return {each["extra_info"]["halobench"]["case"]: each["fullname"] for each in benchmarks}

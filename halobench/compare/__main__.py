@@ -1,0 +1,106 @@
+"""``python -m halobench.compare BASE HEAD``: a verdict for every case of two results files or folders."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from halobench import terminal
+from halobench.compare import render, settings, sides
+from halobench.compare.outcome import Outcome
+from halobench.compare.settings import Settings
+from halobench.compare.sides import Side
+from halobench.compare.verdict import ENOUGH_RUNS, judge
+from halobench.results import ResultsError
+
+NAME = "halobench.compare"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Exit status: 0 no regression, 1 regression, 2 unusable arguments or input."""
+    options = parser().parse_args(arguments)
+    try:
+        chosen = settings.load(Path("pyproject.toml")).with_threshold(options.threshold)
+        outcome = compare(sides.load(options.base), sides.load(options.head), chosen, across=options.across)
+        write(outcome, options.json, options.markdown)
+    except (ResultsError, OSError) as error:
+        return terminal.refuse(NAME, error)
+    render.show(outcome, terminal.console())
+    return int(outcome.status)
+
+
+def compare(base: Side, head: Side, chosen: Settings, *, across: bool = False) -> Outcome:
+    """The comparison of two sides.
+
+    Raises:
+        ResultsError: the sides differ in machine, software or task, and ``across`` does not wave that through.
+    """
+    apart = sides.differences(base.headers[0], head.headers[0])
+    if apart and not across:
+        raise ResultsError(f"not comparable (--across compares anyway): {'; '.join(apart)}")
+    notes = [f"differs, base | head: {each}" for each in apart]
+    for side in (base, head):
+        notes += [f"{header.file} is of a run that did not finish" for header in side.headers if not header.complete]
+    if min(base.runs, head.runs) < ENOUGH_RUNS:
+        notes.append(
+            f"{base.runs} against {head.runs} runs: with fewer than {ENOUGH_RUNS} a side, changes below "
+            f"{chosen.between_runs_percent:g} % count as what two processes differ in anyway"
+        )
+    return Outcome(base.name, head.name, judge(base.cases, head.cases, chosen), chosen, notes=notes)
+
+
+def write(outcome: Outcome, as_json: Path | None, as_markdown: Path | None) -> None:
+    """Write the files that were asked for."""
+    if as_json is not None:
+        as_json.write_text(json.dumps(outcome.document(), indent=1) + "\n", encoding="utf-8")
+    if as_markdown is not None:
+        as_markdown.write_text(render.markdown(outcome), encoding="utf-8")
+
+
+def percent(text: str) -> float:
+    """A number of percent above 0."""
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of percent above 0, got {text!r}")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    command = terminal.parser(
+        NAME,
+        "Compare two results files, or two folders of repeated runs, and say of every case whether it changed.\n"
+        "Exit status: 0 no regression, 1 regression, 2 unusable arguments or input.",
+        [
+            "base.json head.json",
+            "runs/base/ runs/head/ --threshold 2 --markdown comment.md",
+            "old.json new.json --across",
+        ],
+    )
+    command.add_argument("base", type=Path, help="a results file, or a folder: a file for each repeated run")
+    command.add_argument("head", type=Path, help="the same of what is to be judged")
+    add_report_options(command)
+    command.add_argument("--across", action="store_true", help="compare although machine, software or tier differ")
+    return command
+
+
+def add_report_options(command: argparse.ArgumentParser) -> None:
+    """The options of every command that ends in a comparison."""
+    command.add_argument(
+        "--threshold",
+        type=percent,
+        metavar="PERCENT",
+        help="the change of time that counts (default: pyproject.toml, or 1)",
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
+    command.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="also write a table for a pull request's comment"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""One side of a comparison: the results files of one commit on one machine, each file a run of its own."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+
+from halobench.results import OK, SUFFIXES, Header, Results, ResultsError, read
+
+NOT_THE_MACHINE = ("commit", "halobench")  # what two sides of a comparison differ in on purpose
+NOT_THE_TASK = ("backends",)  # a run of fewer backends measures the others no differently
+EXACT = ("peak_bytes", "executed_flops", "fvcore_flops", "torch_flops")
+
+
+@dataclass
+class Repeated:
+    """A case over the runs of one side, in their order. ``cycles`` is median time x SM clock, where it was read."""
+
+    samples_ms: list[tuple[float, ...]] = field(default_factory=list)
+    cycles: list[float] = field(default_factory=list)
+    exact: dict[str, list[float]] = field(default_factory=dict)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def medians_ms(self) -> list[float]:
+        """The median of each run."""
+        return [median(samples) for samples in self.samples_ms]
+
+    def value(self, name: str) -> float | None:
+        """An exact quantity: the median of the runs that know it."""
+        known = self.exact.get(name)
+        return median(known) if known else None
+
+    def add(self, row: dict[str, Any], samples: tuple[float, ...] | None) -> None:
+        """Add the case's row of one more run."""
+        if row["status"] != OK:
+            self.failures.append((row["status"], row["reason"] or ""))
+            return
+        if samples is None:
+            raise ResultsError(f"{row['file']}: case {row['case']!r} is OK and has no samples")
+        self.samples_ms.append(samples)
+        if not pd.isna(row["sm_mhz"]) and row["sm_mhz"] > 0:
+            self.cycles.append(median(samples) * row["sm_mhz"] * 1e3)
+        for name in EXACT:
+            if not pd.isna(row[name]):
+                self.exact.setdefault(name, []).append(row[name])
+
+
+@dataclass(frozen=True)
+class Side:
+    """Runs that differ in nothing but when they were taken; ``cases`` by name."""
+
+    name: str
+    headers: tuple[Header, ...]
+    cases: dict[str, Repeated]
+
+    @property
+    def runs(self) -> int:
+        """How many runs there are."""
+        return len(self.headers)
+
+
+def load(path: Path) -> Side:
+    """A results file, or all results files directly in a folder.
+
+    Raises:
+        ResultsError: a file cannot be read, two of them are copies, or they are not of one commit and machine.
+    """
+    files = sorted(each for each in path.iterdir() if each.suffix in SUFFIXES) if path.is_dir() else [path]
+    if not files:
+        raise ResultsError(f"{path}: holds no results files (*.json, *.jsonl)")
+    runs = [read(file) for file in files]
+    headers = tuple(header for run in runs for header in run.headers.values())
+    for header in headers[1:]:
+        apart = [*differences(headers[0], header), *commits(headers[0], header)]
+        if apart:
+            raise ResultsError(f"{path}: {headers[0].file} and {header.file} are no repetitions: {'; '.join(apart)}")
+    refuse_copies(path, runs)
+    cases: dict[str, Repeated] = {}
+    for run in runs:
+        for row in run.table.to_dict("records"):
+            key = (str(row["file"]), str(row["case"]))
+            cases.setdefault(key[1], Repeated()).add({str(k): v for k, v in row.items()}, run.samples_ms.get(key))
+    return Side(str(path), headers, cases)
+
+
+def refuse_copies(path: Path, runs: list[Results]) -> None:
+    """A run that counts twice would look like a repetition that agrees."""
+    named = [
+        (next(iter(run.headers)), {case: samples for (_, case), samples in run.samples_ms.items()}) for run in runs
+    ]
+    for (one, samples), (other, more) in combinations(named, 2):
+        if samples and any(len(set(more[case])) > 1 and samples[case] == more[case] for case in samples.keys() & more):
+            raise ResultsError(f"{path}: {one} and {other} hold the same samples: one is a copy of the other")
+
+
+def differences(one: Header, other: Header) -> list[str]:
+    """In what machine, software or task of two runs differ, a line each; empty where their times are comparable."""
+    mine, theirs = dict(comparable(one)), dict(comparable(other))
+    return [
+        f"{name}: {mine.get(name)} | {theirs.get(name)}"
+        for name in sorted(mine.keys() | theirs.keys())
+        if mine.get(name) != theirs.get(name)
+    ]
+
+
+def comparable(header: Header) -> Iterator[tuple[str, Any]]:
+    """Everything that must be the same for two times to be comparable."""
+    yield "tier", header.tier
+    for name, value in header.options.items():
+        if name not in NOT_THE_TASK and name != "tier":
+            yield f"options.{name}", value
+    for name, value in header.fingerprint.items():
+        if name not in NOT_THE_MACHINE:
+            yield from leaves(name, value)
+
+
+def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves of nested objects, by dotted name."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(f"{name}.{key}", inner)
+    else:
+        yield name, value
+
+
+def commits(one: Header, other: Header) -> list[str]:
+    """The commits of two runs, where they differ."""
+    mine, theirs = one.commit.get("id"), other.commit.get("id")
+    return [f"commit: {mine} | {theirs}"] if mine != theirs else []

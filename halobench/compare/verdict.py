@@ -1,0 +1,245 @@
+"""A verdict a case, and what they mean together."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+
+from halobench.compare.settings import Settings
+from halobench.compare.sides import EXACT, Repeated
+from halobench.compare.statistics import SIGNIFICANCE, Estimate, adjusted, estimate, least_p
+
+ENOUGH_RUNS = 4
+"""With fewer runs on either side an interval over runs means nothing: the samples within them must do."""
+BROKEN = ("INCORRECT", "TIMEOUT", "CRASHED")
+"""Failures that are wrong wherever they appear; the others say what a case needs."""
+
+
+class Verdict(StrEnum):
+    """What became of a case."""
+
+    SAME = "SAME"
+    FASTER = "FASTER"
+    SLOWER = "SLOWER"
+    AMBIGUOUS = "AMBIGUOUS"
+    NEW = "NEW"
+    MISSING = "MISSING"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A case with its verdict.
+
+    Args:
+        case: its name.
+        verdict: on the time, or on whether there is one.
+        reason: what decided it, in words.
+        base_ms: the median of the base's runs, and ``head_ms`` of the head's; ``None`` where it has no time.
+        time: head over base, ``cycles`` the same in SM cycles; ``q`` is the p-value corrected for all cases.
+        threshold: the relative change that counts.
+        advisory: why the time does not fail the gate, or ``None``.
+        grown: the exact quantities that grew beyond their tolerance, in words, and ``shrunk`` those that fell.
+    """
+
+    case: str
+    verdict: Verdict
+    reason: str = ""
+    base_ms: float | None = None
+    head_ms: float | None = None
+    time: Estimate | None = None
+    cycles: Estimate | None = None
+    q: float | None = None
+    threshold: float = 0.0
+    advisory: str | None = None
+    grown: tuple[str, ...] = ()
+    shrunk: tuple[str, ...] = ()
+
+    @property
+    def regressed(self) -> bool:
+        """Whether the case fails the gate."""
+        slower = self.verdict is Verdict.SLOWER and self.advisory is None
+        return slower or self.exactly_regressed
+
+    @property
+    def exactly_regressed(self) -> bool:
+        """Whether something got worse that no noise can explain: a new failure, memory, FLOPs."""
+        return self.verdict is Verdict.FAILED or bool(self.grown)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured of a case on both sides: medians, (base, head) runs, head over base in time and in cycles."""
+
+    base_ms: float
+    head_ms: float
+    runs: tuple[int, int]
+    time: Estimate
+    cycles: Estimate | None
+
+
+def judge(base: Mapping[str, Repeated], head: Mapping[str, Repeated], settings: Settings) -> list[Judged]:
+    """The verdicts of all cases of two sides, those of the base first."""
+    names = list(dict.fromkeys([*base, *head]))
+    judged: dict[str, Judged] = {}
+    timed: list[str] = []
+    for name in names:
+        fate = without_time(name, base.get(name), head.get(name))
+        if fate is None:
+            timed.append(name)
+        else:
+            judged[name] = fate
+    judged |= {each.case: each for each in conclude(weigh(timed, base, head), settings)}
+    return [with_exact(judged[name], base.get(name), head.get(name), settings) for name in names]
+
+
+def without_time(name: str, base: Repeated | None, head: Repeated | None) -> Judged | None:
+    """The verdict of a case that cannot be compared in time, or ``None``."""
+    if head is None:
+        return Judged(name, Verdict.MISSING, "the head did not measure it")
+    before, after = (side.failures[0] if side and side.failures else None for side in (base, head))
+    reason = f"{after[0]}: {after[1]}" if after else f"was {before[0]}" if before else ""
+    if base is None or not base.samples_ms:
+        if after is None:
+            return Judged(name, Verdict.NEW, reason)
+        broke = after[0] in BROKEN and (before is None or before[0] not in BROKEN)
+        verdict = Verdict.FAILED if broke else Verdict.NEW if before is None else Verdict.SAME
+        return Judged(name, verdict, reason)
+    if after is not None and before is None:
+        return Judged(name, Verdict.FAILED, reason)
+    if not head.samples_ms:
+        return Judged(name, Verdict.AMBIGUOUS, f"fails in some runs of the base too; {reason}")
+    return None
+
+
+def weigh(names: Sequence[str], base: Mapping[str, Repeated], head: Mapping[str, Repeated]) -> dict[str, Evidence]:
+    """The statistics of the cases that both sides measured."""
+    times = estimates(names, base, head, lambda case: case.medians_ms, lambda case: case.samples_ms)
+    clocked = [name for name in names if clock_known(base[name]) and clock_known(head[name])]
+    cycles = estimates(clocked, base, head, lambda case: case.cycles, cycles_within)
+    return {
+        name: Evidence(
+            float(np.median(base[name].medians_ms)),
+            float(np.median(head[name].medians_ms)),
+            (len(base[name].samples_ms), len(head[name].samples_ms)),
+            times[name],
+            cycles.get(name),
+        )
+        for name in names
+    }
+
+
+def conclude(evidence: Mapping[str, Evidence], settings: Settings) -> list[Judged]:
+    """The verdicts on times, of all cases together: the more there are, the stronger each must be."""
+    corrected = adjusted([each.time.p for each in evidence.values()])
+    judged = []
+    for (name, each), q in zip(evidence.items(), corrected, strict=True):
+        threshold, hardest_q = settings.threshold(name), least_p(*each.runs) * len(evidence)
+        between = max(threshold, settings.between_runs_percent / 100)
+        if min(each.runs) < ENOUGH_RUNS:
+            threshold, hardest_q = between, 0.0
+        case = Judged(
+            name,
+            Verdict.SAME,
+            base_ms=each.base_ms,
+            head_ms=each.head_ms,
+            time=each.time,
+            cycles=each.cycles,
+            q=q,
+            threshold=threshold,
+            advisory=settings.advised(name, each.base_ms),
+        )
+        least = settings.threshold_us / 1e3 / each.base_ms
+        verdict, reason = decide(each, q, max(threshold, least), hardest_q, max(between, least))
+        judged.append(replace(case, verdict=verdict, reason=reason))
+    return judged
+
+
+def decide(evidence: Evidence, q: float, least: float, hardest_q: float, between: float) -> tuple[Verdict, str]:
+    """Whether a time changed by more than ``least``, and why not if it looks so.
+
+    ``hardest_q`` is the corrected p-value that a case can reach if it alone has changed. Where that is not enough,
+    there are too few runs for so many cases, and a change must exceed ``between``, which two runs may differ by.
+    """
+    kinds = [evidence.time] if evidence.cycles is None else [evidence.time, evidence.cycles]
+    changed = direction(kinds, least)
+    if changed is not None and q <= SIGNIFICANCE:
+        return changed, ""
+    if changed is not None and hardest_q > SIGNIFICANCE:
+        few = f"too few runs for {least:.1%} among so many cases"
+        return (changed, "") if direction(kinds, between) is changed else (Verdict.AMBIGUOUS, few)
+    if changed is not None:
+        return Verdict.AMBIGUOUS, f"not significant, q = {q:.2g}"
+    if evidence.time.low >= 1 / (1 + least) and evidence.time.high <= 1 + least:
+        return Verdict.SAME, ""
+    if evidence.cycles is not None and (evidence.time.low > 1 + least or evidence.time.high < 1 / (1 + least)):
+        return Verdict.AMBIGUOUS, "not in SM cycles: the clock differed"
+    return Verdict.AMBIGUOUS, f"{least:.1%} neither shown nor excluded"
+
+
+def direction(kinds: Sequence[Estimate], least: float) -> Verdict | None:
+    """Whether all estimates agree on a change by more than ``least``."""
+    if all(kind.low > 1 + least for kind in kinds):
+        return Verdict.SLOWER
+    return Verdict.FASTER if all(kind.high < 1 / (1 + least) for kind in kinds) else None
+
+
+def estimates(
+    names: Sequence[str],
+    base: Mapping[str, Repeated],
+    head: Mapping[str, Repeated],
+    between: Callable[[Repeated], Sequence[float]],
+    within: Callable[[Repeated], Sequence[Sequence[float]]],
+) -> dict[str, Estimate]:
+    """Estimates over runs where there are enough of them, else over the samples within them; equal shapes together."""
+    shapes: dict[tuple[int, int], list[str]] = defaultdict(list)
+    values: dict[str, tuple[list[float], list[float]]] = {}
+    for name in names:
+        sides = (base[name], head[name])
+        if enough(*sides):
+            one, other = ([*between(side)] for side in sides)
+        else:
+            one, other = ([value for run in within(side) for value in run] for side in sides)
+        values[name] = one, other
+        shapes[len(one), len(other)].append(name)
+    found: dict[str, Estimate] = {}
+    for alike in shapes.values():
+        first, second = (np.array([values[name][side] for name in alike], dtype=float) for side in (0, 1))
+        found |= dict(zip(alike, estimate(first, second), strict=True))
+    return found
+
+
+def enough(base: Repeated, head: Repeated) -> bool:
+    """Whether there are runs enough to compare run with run."""
+    return min(len(base.samples_ms), len(head.samples_ms)) >= ENOUGH_RUNS
+
+
+def clock_known(case: Repeated) -> bool:
+    """Whether the clock was read in every run."""
+    return len(case.cycles) == len(case.samples_ms)
+
+
+def cycles_within(case: Repeated) -> list[list[float]]:
+    """Samples in cycles: each run's samples times its clock."""
+    return [
+        [sample * cycles / middle for sample in samples]
+        for samples, cycles, middle in zip(case.samples_ms, case.cycles, case.medians_ms, strict=True)
+    ]
+
+
+def with_exact(judged: Judged, base: Repeated | None, head: Repeated | None, settings: Settings) -> Judged:
+    """The verdict with what changed in memory and FLOPs."""
+    grown, shrunk = [], []
+    for name in EXACT:
+        before, after = (side.value(name) if side else None for side in (base, head))
+        if before is None or after is None:
+            continue
+        tolerance = before * settings.memory_percent / 100 if name == "peak_bytes" else 0.0
+        change = f"{name} {before:.0f} -> {after:.0f}" + (f" ({after / before - 1:+.1%})" if before else "")
+        if after > before + tolerance:
+            grown.append(change)
+        elif after < before - tolerance:
+            shrunk.append(change)
+    return replace(judged, grown=tuple(grown), shrunk=tuple(shrunk))

@@ -1,0 +1,281 @@
+"""Two revisions in turns: the order, suspects and their confirmation, the control, git worktrees, and Ctrl-C.
+
+The repositories here are small and measure nothing: their suites write results files with the times that a file
+``times.json`` of the revision gives.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from halobench.ab import protocol, worktrees
+from halobench.ab.__main__ import main
+from halobench.ab.protocol import BASE, CONTROL, HEAD, STREAMS, Stage
+from halobench.compare.settings import Settings
+from halobench.compare.sides import Repeated
+from halobench.compare.verdict import Verdict
+from tests import results_files
+
+ROOT = Path(__file__).parent.parent
+TIMEOUT_S = 120
+CASES = ("slowed", "steady")
+CONFTEST = """
+import json, os, random, time
+from pathlib import Path
+
+HERE = Path(__file__).parent.parent
+
+def pytest_addoption(parser):
+    parser.addoption("--benchmark-json")
+    parser.addoption("--tier")
+
+def pytest_sessionfinish(session, exitstatus):
+    speed = json.loads((HERE / "times.json").read_text())
+    if speed.get("hang"):
+        (Path(os.environ["PLACE"]) / "hangs").touch()
+        time.sleep(300)
+    names = [item.name.removeprefix("test_") for item in session.items]
+    document = json.loads(Path(os.environ["TEMPLATE"]).read_text())
+    named = {each["fullname"].rpartition("test_")[2]: each for each in document["benchmarks"]}
+    document["benchmarks"] = [each for name, each in named.items() if name in names]
+    for each in document["benchmarks"]:
+        name = each["fullname"].rpartition("test_")[2]
+        noise = random.gauss(1, 0.001)
+        if Path(session.config.option.benchmark_json).parent.name == "control":
+            noise *= speed.get("control", 1.0)
+        each["stats"]["data"] = [speed.get(name, 1.0) * 1e-3 * noise * random.gauss(1, 1e-3) for _ in range(20)]
+    with (Path(os.environ["PLACE"]) / "log").open("a") as log:
+        log.write(json.dumps([session.config.option.benchmark_json, names, session.config.option.tier]) + "\\n")
+    Path(session.config.option.benchmark_json).write_text(json.dumps(document))
+"""
+
+
+def git(folder, *arguments):
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    return subprocess.run(
+        ["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A repository of one commit, tagged ``base``."""
+    root = tmp_path / "repository"
+    (root / "suites").mkdir(parents=True)
+    (root / "suites" / "conftest.py").write_text(CONFTEST)
+    (root / "suites" / "test_fake.py").write_text("".join(f"def test_{name}(): pass\n" for name in CASES))
+    (root / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = "-p no:benchmark"\n')
+    (root / ".gitignore").write_text("results/\n__pycache__/\n")
+    (root / "times.json").write_text("{}")
+    git(tmp_path, "init", "--quiet", "--initial-branch=main", str(root))
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--message", "base")
+    git(root, "tag", "base")
+    return root
+
+
+@pytest.fixture
+def environment(tmp_path, monkeypatch):
+    """Where the suites of the repositories find what they write, and nothing of the user's own options."""
+    rows = [{**results_files.row("sdpa", "forward"), "case": name} for name in CASES]
+    document = results_files.document(rows, gpu=results_files.H100)
+    for each, name in zip(document["benchmarks"], CASES, strict=True):
+        each["fullname"] = f"suites/test_fake.py::test_{name}"
+    template = tmp_path / "template.json"
+    template.write_text(json.dumps(document))
+    for name in [name for name in os.environ if name.startswith(("PYTEST", "GIT_"))]:
+        monkeypatch.delenv(name)
+    chosen = {"PLACE": tmp_path, "TEMPLATE": template, "TMPDIR": tmp_path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.fixture
+def command(environment, monkeypatch, capsys):
+    """Run the command in a folder: its exit status, and what it said on stdout and stderr."""
+
+    def command(folder, *arguments):
+        monkeypatch.chdir(folder)
+        return (main(arguments), *capsys.readouterr())
+
+    return command
+
+
+def runs(tmp_path):
+    """What was measured: (stage, stream, test names, tier)."""
+    found = []
+    for line in (tmp_path / "log").read_text().splitlines():
+        output, names, tier = json.loads(line)
+        found.append((*Path(output).parts[-3:-1], names, tier))
+    return found
+
+
+def nothing_left(tmp_path, repository):
+    assert git(repository, "worktree", "list").count("\n") == 0
+    assert not list(tmp_path.glob("halobench-*"))
+
+
+def test_a_slower_working_tree_is_a_regression_confirmed_by_fresh_runs_of_the_suspect(tmp_path, repository, command):
+    """The head is uncommitted and partly untracked: it is measured all the same, and nothing of it changes."""
+    (repository / "times.json").write_text('{"slowed": 1.03}')
+    (repository / "suites" / "test_new.py").write_text("def test_extra(): pass\n")
+    before = git(repository, "status", "--porcelain", "--branch"), git(repository, "rev-parse", "HEAD")
+    status, out, err = command(
+        repository, "base", "--tier", "smoke", "--output", "results/ab", "--markdown", "comment.md"
+    )
+    assert (status, "1 regression (1 SLOWER, 1 SAME)" in out) == (1, True), out + err
+    measured = runs(tmp_path)
+    screened = [run for run in measured if run[0] == "screening"]
+    confirmed = [run for run in measured if run[0] == "confirmation"]
+    assert Counter(run[1] for run in screened) == dict.fromkeys(STREAMS, protocol.SCREENING_ROUNDS)
+    assert Counter(run[1] for run in confirmed) == dict.fromkeys(STREAMS, protocol.CONFIRMATION_ROUNDS)
+    assert {tuple(run[2]) for run in confirmed} == {("slowed",)}
+    assert all(("extra" in run[2]) == (run[1] == HEAD) for run in screened)
+    assert {run[3] for run in measured} == {"smoke"}
+    assert "SLOWER" in (repository / "comment.md").read_text()
+    assert json.loads((repository / "results/ab/verdict.json").read_text())["exit_status"] == 1
+    (repository / "comment.md").unlink()
+    assert before == (git(repository, "status", "--porcelain", "--branch"), git(repository, "rev-parse", "HEAD"))
+    assert "differ in how they measure" in out
+    nothing_left(tmp_path, repository)
+
+
+def test_the_same_revision_twice_is_no_regression(tmp_path, repository, command):
+    status, out, err = command(repository, "base", "base", "-k", "steady")
+    assert (status, "no regression (1 SAME)" in out) == (0, True), out + err
+    assert {tuple(run[2]) for run in runs(tmp_path)} == {("steady",)}
+
+
+def test_a_control_that_fires_is_inconclusive(repository, command, monkeypatch):
+    monkeypatch.setattr(protocol, "CONFIRMATION_ROUNDS", 5)  # as few as the rank test needs
+    (repository / "times.json").write_text('{"control": 1.2}')
+    git(repository, "commit", "--quiet", "--all", "--message", "unstable")
+    status, out, err = command(repository, "HEAD", "HEAD")
+    assert (status, "base against itself" in out) == (3, True), out + err
+
+
+@pytest.mark.usefixtures("environment")
+def test_ctrl_c_removes_the_worktrees(tmp_path, repository):
+    (repository / "times.json").write_text('{"hang": true}')
+    git(repository, "commit", "--quiet", "--all", "--message", "hangs")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "halobench.ab", "HEAD"], cwd=repository, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    end = time.monotonic() + TIMEOUT_S
+    while not (tmp_path / "hangs").exists():
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert list(tmp_path.glob("halobench-ab-*/base"))
+    child.send_signal(signal.SIGTERM)  # handled like SIGINT, which a test's children may have to ignore
+    _, err = child.communicate(timeout=TIMEOUT_S)
+    assert (child.returncode, "interrupted" in err) == (130, True), err
+    nothing_left(tmp_path, repository)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere",), "'nowhere' names no commit"),
+        (("base", "nowhere"), "'nowhere' names no commit"),
+        (("--", "--upload-pack=x"), "names no commit"),
+        (("base", "-k", "no_such_case"), "exit status 5"),
+        (("base", "--output", "suites"), "new or empty folder"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(tmp_path, repository, command, arguments, message):
+    status, out, err = command(repository, *arguments)
+    assert status == 2, out + err
+    assert message in err.splitlines()[-1]
+    nothing_left(tmp_path, repository)
+
+
+def test_outside_a_repository_there_is_nothing_to_measure(tmp_path, command):
+    place = tmp_path / "plain"
+    place.mkdir()
+    status, _, err = command(place, "main")
+    assert status == 2
+    assert "git" in err
+
+
+def test_three_dots_are_the_merge_base(repository):
+    git(repository, "checkout", "--quiet", "-b", "topic")
+    (repository / "more").touch()
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "--message", "topic")
+    git(repository, "checkout", "--quiet", "main")
+    (repository / "times.json").write_text('{"slowed": 2}')
+    git(repository, "commit", "--quiet", "--all", "--message", "main goes on")
+    base = git(repository, "rev-parse", "base")
+    assert worktrees.commit_of(repository, "main...topic") == base
+    assert worktrees.commit_of(repository, "topic...") == base
+    assert worktrees.commit_of(repository, "main") != base
+
+
+def test_each_stream_stands_everywhere_alike_and_drift_cancels():
+    places = {stream: [] for stream in STREAMS}
+    for place, (_, stream) in enumerate(protocol.order(6)):
+        places[stream].append(place)
+    assert {sum(found) for found in places.values()} == {sum(range(18)) / 3}
+    assert all(sorted(place % 3 for place in found) == [0, 0, 1, 1, 2, 2] for found in places.values())
+
+
+def times(seed, factor=1.0, runs=8):
+    source = random.Random(seed)
+    return Repeated(samples_ms=[(factor * source.gauss(1, 0.001),) for _ in range(runs)])
+
+
+def test_suspects_are_those_of_the_head_and_of_the_control():
+    base, same = ({name: times(seed) for name in "abc"} for seed in (1, 2))
+    stage = Stage(base, {**same, "a": times(3, 1.02)}, {**same, "b": times(4, 0.98)})
+    assert protocol.suspects(stage, Settings()) == ["a", "b"]
+    assert protocol.suspects(stage, Settings(threshold_percent=5.0)) == []
+
+
+def test_a_suspect_is_judged_by_its_confirmation_alone():
+    """Unlucky in the screening, as usual in the confirmation: the same, whatever the screening said."""
+    screening = Stage({"a": times(1, runs=4)}, {"a": times(2, 1.05, runs=4)}, {"a": times(3, runs=4)})
+    confirmation = Stage({"a": times(4)}, {"a": times(5)}, {"a": times(6)})
+    (head,), (control,) = protocol.verdicts(screening, confirmation, Settings())
+    assert (head.verdict, control.verdict) == (Verdict.SAME, Verdict.SAME)
+    (head,), _ = protocol.verdicts(
+        screening, Stage({"a": times(4)}, {"a": times(5, 1.05)}, {"a": times(6)}), Settings()
+    )
+    assert head.verdict is Verdict.SLOWER
+
+
+def test_a_failure_in_the_screening_stays_one():
+    """It has no time to confirm."""
+    failed = Repeated(failures=[("CRASHED", "signal 11")])
+    screening = Stage({"a": times(1), "b": times(2)}, {"a": failed, "b": times(3)}, {"a": times(4), "b": times(5)})
+    confirmation = Stage({"a": times(6)}, {"a": times(7)}, {"a": times(8)})
+    head, _ = protocol.verdicts(screening, confirmation, Settings())
+    assert [case.verdict for case in head] == [Verdict.FAILED, Verdict.SAME]
+
+
+def test_streams_are_measured_where_they_belong(tmp_path):
+    calls = []
+
+    def measure(folder, output, cases=()):
+        calls.append((folder, output.parent.name, tuple(cases)))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        rows = [results_files.row()]
+        rows[0]["samples_ms"] = [random.random() for _ in range(5)]
+        results_files.write(output, rows)
+
+    folders = {BASE: Path("b"), HEAD: Path("h"), CONTROL: Path("b")}
+    found = protocol.measure_stage(measure, folders, tmp_path / "stage", 2, lambda _: None, ["id"])
+    assert [side.runs for side in found.values()] == [2, 2, 2]
+    assert {(folder, stream) for folder, stream, _ in calls} == {(folders[stream], stream) for stream in STREAMS}
+    assert {cases for *_, cases in calls} == {("id",)}

@@ -1,0 +1,387 @@
+"""Comparing results files: verdicts, thresholds, refusals, exit statuses, and what is shown."""
+
+import copy
+import json
+import random
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from halobench.compare import settings, sides
+from halobench.compare.__main__ import compare, main
+from halobench.compare.outcome import Exit, Outcome
+from halobench.compare.render import markdown
+from halobench.compare.settings import Settings
+from halobench.compare.sides import Repeated
+from halobench.compare.statistics import adjusted, estimate, least_p
+from halobench.compare.verdict import Judged, Verdict, judge
+from halobench.results import ResultsError
+from tests import results_files
+
+SLOW = "operator/sdpa/forward"
+NOISE = 0.002
+
+
+@pytest.fixture(autouse=True)
+def _nowhere(tmp_path, monkeypatch):
+    """Away from the project's own thresholds."""
+    monkeypatch.chdir(tmp_path)
+
+
+def rows(seed, *, factor=1.0, mhz=1980.0, change=None):
+    """The rows of a run; the times of ``SLOW`` are longer by a factor, and every process is a little off."""
+    source = random.Random(seed)
+    made = [results_files.row(backend, way) for backend in ("sdpa", "flex") for way in ("forward", "training")]
+    made = copy.deepcopy(made)
+    for row in made:
+        middle = row["latency"]["median_ms"] * 10 * source.gauss(1, NOISE)
+        middle *= factor if row["case"].startswith(SLOW) else 1.0
+        row["samples_ms"] = [middle * source.gauss(1, NOISE) for _ in range(30)]
+        row["clock"]["sm_mhz"] = mhz
+        if change:
+            change(row)
+    return made
+
+
+def folder(tmp_path, name, seed, runs=8, **changes):
+    """A folder of runs."""
+    place = tmp_path / name
+    place.mkdir()
+    for number in range(runs):
+        results_files.write(place / f"{number}.json", rows(f"{seed}-{number}", **changes), gpu=results_files.H100)
+    return place
+
+
+def case_of(judged, start=SLOW):
+    (case,) = [case for case in judged if case.case.startswith(start)]
+    return case
+
+
+def judged(tmp_path, *, base=None, head=None, chosen=None, **more):
+    one, other = (
+        folder(tmp_path, "base", 1, **(base or {}), **more),
+        folder(tmp_path, "head", 2, **(head or {}), **more),
+    )
+    return judge(sides.load(one).cases, sides.load(other).cases, chosen or Settings())
+
+
+def test_the_same_code_is_the_same(tmp_path):
+    assert {case.verdict for case in judged(tmp_path)} == {Verdict.SAME}
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.03, Verdict.SLOWER), (0.97, Verdict.FASTER), (1.005, Verdict.SAME)])
+def test_a_change_beyond_the_threshold_is_found_in_its_case_alone(tmp_path, factor, verdict):
+    found = judged(tmp_path, head={"factor": factor})
+    assert case_of(found).verdict is verdict
+    assert all(case.verdict is Verdict.SAME for case in found if not case.case.startswith(SLOW))
+
+
+def test_a_longer_time_at_a_lower_clock_is_no_slowdown_of_the_code(tmp_path):
+    """All cases take 3 % longer, at a clock that is 3 % lower: the same number of cycles."""
+    found = case_of(judged(tmp_path, head={"factor": 1.03, "mhz": 1980 / 1.03}))
+    assert found.verdict is Verdict.AMBIGUOUS
+    assert "clock" in found.reason
+
+
+def test_noise_alone_raises_few_alarms():
+    """Cases that differ by 10 % from run to run: the rank test keeps the promise of its level, with room for luck."""
+    alarms = 0
+    for seed in range(200):
+        base, head = ({"case": times(f"{side} {seed}", 1.0, runs=8, noise=0.1)} for side in "ab")
+        alarms += judge(base, head, Settings())[0].verdict in (Verdict.SLOWER, Verdict.FASTER)
+    assert alarms <= 6
+
+
+def test_a_threshold_of_its_own_excuses_a_case(tmp_path):
+    chosen = Settings(cases={"operator/*": 2.0, "operator/sdpa/*": 10.0})
+    found = judged(tmp_path, head={"factor": 1.05}, chosen=chosen)
+    assert case_of(found).verdict is Verdict.SAME
+    assert case_of(found).threshold == pytest.approx(0.1)
+
+
+def test_a_difference_below_the_absolute_floor_does_not_count(tmp_path):
+    chosen = Settings(threshold_us=1e6)
+    assert case_of(judged(tmp_path, head={"factor": 1.5}, chosen=chosen)).verdict is Verdict.SAME
+
+
+@pytest.mark.parametrize("chosen", [Settings(gated_from_us=1e9), Settings(advisory=("operator/sdpa/*",))])
+def test_advisory_cases_are_reported_and_do_not_fail(tmp_path, chosen):
+    case = case_of(judged(tmp_path, head={"factor": 1.05}, chosen=chosen))
+    assert case.verdict is Verdict.SLOWER
+    assert case.advisory
+    assert not case.regressed
+
+
+def test_few_runs_see_only_what_two_processes_do_not_differ_in_anyway(tmp_path):
+    small, large = (tmp_path / name for name in ("small", "large"))
+    for place, factor in ((small, 1.04), (large, 1.08)):
+        place.mkdir()
+        found = judged(place, head={"factor": factor}, runs=1)
+        assert case_of(found).verdict is (Verdict.SLOWER if factor > 1.05 else Verdict.SAME)
+
+
+def test_too_few_runs_for_many_cases_is_said_so():
+    """Four runs a side reach p = 0.03; a change must then exceed what two runs differ by anyway, and is still found."""
+    base = {f"case {number}": times(number, 1.0) for number in range(100)}
+    head = {f"case {number}": times(1000 + number, {0: 1.03, 1: 1.2}.get(number, 1.0)) for number in range(100)}
+    small, large, *others = judge(base, head, Settings())
+    assert small.verdict is Verdict.AMBIGUOUS
+    assert "too few runs" in small.reason
+    assert large.verdict is Verdict.SLOWER
+    assert {case.verdict for case in others} == {Verdict.SAME}
+
+
+def times(seed, factor, runs=4, noise=NOISE):
+    source = random.Random(seed)
+    return Repeated(samples_ms=[(factor * source.gauss(1, noise),) for _ in range(runs)])
+
+
+def failing(status="OOM"):
+    return Repeated(failures=[(status, "why")])
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "verdict", "regressed"),
+    [
+        (times(1, 1), failing("OOM"), Verdict.FAILED, True),
+        (times(1, 1), None, Verdict.MISSING, False),
+        (None, times(1, 1), Verdict.NEW, False),
+        (failing("OOM"), times(1, 1), Verdict.NEW, False),
+        (None, failing("UNSUPPORTED"), Verdict.NEW, False),
+        (None, failing("INCORRECT"), Verdict.FAILED, True),
+        (failing("UNSUPPORTED"), failing("CRASHED"), Verdict.FAILED, True),
+        (failing("UNSUPPORTED"), failing("OOM"), Verdict.SAME, False),
+        (failing("CRASHED"), failing("CRASHED"), Verdict.SAME, False),
+    ],
+)
+def test_cases_without_a_time_on_both_sides(base, head, verdict, regressed):
+    pair = [{"case": side} if side else {} for side in (base, head)]
+    (case,) = judge(*pair, Settings())
+    assert (case.verdict, case.regressed) == (verdict, regressed)
+
+
+def test_a_failure_in_one_run_of_the_head_is_a_failure():
+    flaky = times(2, 1)
+    flaky.failures.append(("CRASHED", "signal 11"))
+    (case,) = judge({"case": times(1, 1)}, {"case": flaky}, Settings())
+    assert case.verdict is Verdict.FAILED
+
+
+@pytest.mark.parametrize(("share", "grown"), [(1.0005, False), (1.002, True)])
+def test_memory_may_grow_by_its_tolerance(tmp_path, share, grown):
+    def change(row):
+        row["memory"]["peak_bytes"] *= share
+
+    found = judged(tmp_path, head={"change": change})
+    assert [bool(case.grown) for case in found] == [grown] * len(found)
+    assert [case.regressed for case in found] == [grown] * len(found)
+
+
+def test_one_more_flop_is_a_regression_and_one_less_is_not(tmp_path):
+    def change(row):
+        row["cost"]["executed_flops"] += 1e-3 * row["cost"]["executed_flops"] * (1 if "flex" in row["case"] else -1)
+
+    found = judged(tmp_path, head={"change": change})
+    assert [case.regressed for case in found] == ["flex" in case.case for case in found]
+    assert all(case.shrunk for case in found if "sdpa" in case.case)
+
+
+def test_the_rank_test_is_exact_and_its_least_p_is_what_separated_groups_get():
+    base, head = np.arange(5.0)[None], np.arange(10.0, 16.0)[None]
+    (got,) = estimate(base + 1, head + 1)
+    assert got.p == pytest.approx(stats.mannwhitneyu(base[0], head[0], method="exact").pvalue)
+    assert got.p == pytest.approx(least_p(5, 6))
+    assert got.low <= got.ratio <= got.high
+
+
+def test_the_correction_is_that_of_benjamini_and_hochberg():
+    """By hand: p sorted, times count over rank, and no later one above an earlier one."""
+    assert adjusted([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
+    assert adjusted([]) == []
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    source = np.random.default_rng(0)
+    base, head = source.normal(1, 0.01, (400, 8)), source.normal(1.05, 0.01, (400, 8))
+    covered = np.mean([each.low <= 1.05 <= each.high for each in estimate(base, head)])
+    assert 0.88 < covered < 0.995
+
+
+def outcome(*cases, control=()):
+    return Outcome("base", "head", cases, Settings(), control=control)
+
+
+def test_a_control_that_fires_makes_times_inconclusive_but_not_failures():
+    slower, failed = Judged("a", Verdict.SLOWER), Judged("b", Verdict.FAILED)
+    quiet, loud = Judged("a", Verdict.SAME), Judged("a", Verdict.FASTER)
+    assert outcome(slower, control=[quiet]).status is Exit.REGRESSION
+    assert outcome(slower, control=[loud]).status is Exit.INCONCLUSIVE
+    assert outcome(failed, control=[loud]).status is Exit.REGRESSION
+    assert outcome(quiet, control=[Judged("a", Verdict.SLOWER, advisory="short")]).status is Exit.FINE
+
+
+def test_what_matters_comes_first():
+    verdicts = [Verdict.SAME, Verdict.NEW, Verdict.SLOWER, Verdict.AMBIGUOUS, Verdict.FAILED]
+    assert [case.verdict for case in outcome(*(Judged(str(each), each) for each in verdicts)).sorted] == [
+        Verdict.FAILED, Verdict.SLOWER, Verdict.AMBIGUOUS, Verdict.NEW, Verdict.SAME,
+    ]  # fmt: skip
+
+
+def test_the_command_says_and_writes_what_it_found(tmp_path, capsys):
+    base, head = folder(tmp_path, "base", 1), folder(tmp_path, "head", 2, factor=1.05)
+    arguments = [str(base), str(head), "--json", "out.json", "--markdown", "out.md"]
+    assert main(arguments) == Exit.REGRESSION
+    said = capsys.readouterr().out
+    assert "1 regression (1 SLOWER, 3 SAME)" in said
+    assert re.search(r"sdpa/forward\S* +SLOWER .*\+[45]\.\d%", said)
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["status"] == "regression"
+    assert [case["regressed"] for case in written["cases"]] == [True, False, False, False]
+    assert "SLOWER" in (tmp_path / "out.md").read_text()
+    assert main([*arguments[:2], "--threshold", "10%"]) == Exit.FINE
+    assert main([str(head), str(base)]) == Exit.FINE  # faster is no regression
+
+
+def test_thresholds_come_from_pyproject(tmp_path):
+    base, head = folder(tmp_path, "base", 1), folder(tmp_path, "head", 2, factor=1.05)
+    (tmp_path / "pyproject.toml").write_text('[tool.halobench.compare.cases]\n"operator/sdpa/*" = 20\n')
+    assert main([str(base), str(head)]) == Exit.FINE
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("threshold = 2", "no setting 'threshold'"),
+        ("threshold_percent = -1", "finite number of at least 0"),
+        ("advisory = 'a'", "a list of patterns"),
+        ("cases = { a = 'b' }", "a number of percent"),
+        ("= 3", "Invalid"),
+    ],
+)
+def test_a_bad_setting_is_refused_by_name(tmp_path, content, message):
+    path = tmp_path / "pyproject.toml"
+    path.write_text(f"[tool.halobench.compare]\n{content}\n")
+    with pytest.raises(ResultsError, match=message):
+        settings.load(path)
+
+
+def test_another_machine_is_refused_with_the_differences_unless_asked_for(tmp_path, capsys):
+    base, head = tmp_path / "base.json", tmp_path / "head.json"
+    results_files.write(base, rows(1), gpu=results_files.H100)
+    results_files.write(head, rows(2), gpu={**results_files.H100, "driver": "600"}, tier="smoke")
+    assert main([str(base), str(head)]) == Exit.UNUSABLE
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "gpu.driver: 570.1 | 600" in said
+    assert "tier: full | smoke" in said
+    assert main([str(base), str(head), "--across"]) == Exit.FINE
+    assert "gpu.driver: 570.1 | 600" in capsys.readouterr().out
+
+
+def test_a_commit_may_differ_between_sides_and_not_within_one(tmp_path):
+    place = folder(tmp_path, "base", 1, runs=1)
+    other = results_files.write(tmp_path / "other.json", rows(2), gpu=results_files.H100, commit="f" * 20)
+    assert main([str(place), str(other)]) == Exit.FINE
+    (place / "other.json").write_bytes(other.read_bytes())
+    with pytest.raises(ResultsError, match="no repetitions: commit"):
+        sides.load(place)
+
+
+def test_a_copied_run_is_no_repetition(tmp_path):
+    place = folder(tmp_path, "base", 1, runs=2)
+    (place / "again.json").write_bytes((place / "0.json").read_bytes())
+    with pytest.raises(ResultsError, match="copy of the other"):
+        sides.load(place)
+
+
+def without_samples(document):
+    del document["benchmarks"][0]["stats"]["data"]
+
+
+def negative(document):
+    document["benchmarks"][0]["stats"]["data"][3] = -1.0
+
+
+def zero(document):
+    document["benchmarks"][0]["stats"]["data"][3] = 0
+
+
+def not_a_number(document):
+    document["benchmarks"][0]["stats"]["data"][3] = float("nan")
+
+
+def twice(document):
+    document["benchmarks"].append(document["benchmarks"][0])
+
+
+def foreign(document):
+    del document["halobench"]
+
+
+def from_the_future(document):
+    document["halobench"]["schema"] = 99
+
+
+@pytest.mark.parametrize("spoil", [without_samples, negative, zero, not_a_number, twice, foreign, from_the_future])
+def test_unusable_files_are_refused_in_one_line_and_nothing_is_written(tmp_path, capsys, spoil):
+    good = results_files.write(tmp_path / "good.json", rows(1), gpu=results_files.H100)
+    document = json.loads(good.read_text())
+    spoil(document)
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps(document))
+    assert main([str(good), str(bad), "--json", "out.json"]) == Exit.UNUSABLE
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "bad.json" in captured.err
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_a_missing_file_and_an_empty_folder_are_refused(tmp_path, capsys):
+    good = results_files.write(tmp_path / "good.json", rows(1))
+    (tmp_path / "empty").mkdir()
+    for other in ("nowhere.json", "empty"):
+        assert main([str(good), str(tmp_path / other)]) == Exit.UNUSABLE
+        assert other in capsys.readouterr().err
+
+
+def test_sides_without_a_common_case_are_no_success(tmp_path, capsys):
+    one = results_files.write(tmp_path / "one.json", rows(1)[:2])
+    other = results_files.write(tmp_path / "other.json", rows(2)[2:])
+    assert main([str(one), str(other)]) == Exit.UNUSABLE
+    assert "no case in common" in capsys.readouterr().err
+
+
+def test_a_run_that_did_not_finish_is_compared_and_named(tmp_path):
+    finished = results_files.write(tmp_path / "base.json", rows(1), gpu=results_files.H100)
+    killed = results_files.write_journal(tmp_path / "head.jsonl", rows(2)[:2], gpu=results_files.H100)
+    found = compare(sides.load(finished), sides.load(killed), Settings())
+    assert any("head.jsonl is of a run that did not finish" in note for note in found.notes)
+    assert sum(case.verdict is Verdict.MISSING for case in found.cases) == 2
+
+
+def test_names_are_text_in_markdown():
+    hostile = "a|b`c`<script>alert(1)</script>[x](y)\n# title @someone"
+    shown = markdown(outcome(Judged(hostile, Verdict.FAILED, hostile)))
+    assert "<script>" not in shown
+    assert "\n#" not in shown.removeprefix("###")
+    row = next(line for line in shown.splitlines() if "FAILED" in line and "alert" in line)
+    assert len(re.findall(r"(?<!\\)\|", row)) == 8
+    assert r"\@someone" in row
+
+
+def test_long_comments_are_cut_and_say_so():
+    shown = markdown(outcome(*(Judged(f"case {number}", Verdict.SLOWER) for number in range(500))))
+    assert "400 more" in shown
+    assert len(shown) < 65536
+
+
+def test_help_has_examples(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "base.json head.json" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["a", "b", "--threshold", "-3"])
+    assert "percent above 0" in capsys.readouterr().err
