@@ -205,12 +205,15 @@ def optimizer(settings: Settings, model: nn.Module) -> Optimizer:
 
 def schedule(settings: Settings, optimizer: Optimizer, steps: int) -> CosineLRScheduler:
     """Linear warm-up, then a cosine down to 1/128 of the highest rate, step by step."""
+    total = settings.epochs * steps
+    warm_up = min(round(settings.warm_up_epochs * steps), total - 1)
     return CosineLRScheduler(
         optimizer,
-        t_initial=settings.epochs * steps,
+        t_initial=total - warm_up,
         lr_min=settings.learning_rate / 128,
-        warmup_t=min(round(settings.warm_up_epochs * steps), settings.epochs * steps - 1),
+        warmup_t=warm_up,
         warmup_lr_init=settings.learning_rate / 128,
+        warmup_prefix=True,  # the cosine begins where the warm-up ends
         t_in_epochs=False,
     )
 
