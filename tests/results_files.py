@@ -286,6 +286,58 @@ def network_row(model, backend=None, direction="training", rival=None, **changes
     return filled | changes
 
 
+def network_campaign():
+    """What a full tier measures of networks, thinned out; one backend runs out of memory in the largest."""
+    return [*pair_rows(), *table_rows(), *axis_rows()]
+
+
+def pair_rows():
+    """Training and inference of the pairs."""
+    rows = []
+    for number in (0, 1, 2, 7):
+        own, rival, side = f"halonet_h{number}", f"efficientnet_b{number}", 256 + 50 * number
+        for compiled in (False, True):
+            same = {"side": side, "compiled": compiled}
+            rows.append(network_row(rival, **same))
+            rows += [network_row(own, backend, rival=rival, **same) for backend in ("sdpa", "fused")]
+            largest = (failed_network, "OOM", "out of memory") if number == 7 else (network_row,)
+            make, *said = largest
+            rows.append(make(*said, own, "strided_gather", rival=rival, **same))
+        for batch in (1, 128):
+            rows.append(network_row(rival, direction="forward", batch=batch, groups=["inference"]))
+            rows.append(network_row(own, "fused", "forward", rival, batch=batch, groups=["inference"]))
+    return rows
+
+
+def table_rows():
+    """What stands beside the published tables."""
+    hybrids = {"side": 601, "compiled": True, "groups": ["hybrids"], "rival": "efficientnet_b7"}
+    rows = [
+        network_row(f"halonet_h7{stages}", backend, **hybrids)
+        for stages in ("", "_conv1", "_conv12", "_conv123")
+        for backend in ("sdpa", "fused")
+    ]
+    for direction, side in (("training", 256), ("forward", 384), ("forward", 512)):
+        same = {"direction": direction, "side": side, "batch": 32, "groups": ["transfer"], "rival": "vit_large_patch16"}
+        rows += [network_row(f"halonet_h4_128{kind}", "fused", **same) for kind in ("", "_patch", "_conv12")]
+    for label in ("LS", "LS, RA", "SE", "SE, SiLU", "LS, SE", "LS, SE, SiLU", "LS, SE, SiLU, RA"):
+        same = {"label": label, "groups": ["components"], "overrides": {"line": label}}
+        rows.append(network_row("resnet50", rival="resnet50", **same))
+        rows.append(network_row("halonet_50", "fused", rival="halonet_50", **same))
+    return rows
+
+
+def axis_rows():
+    """The step over image side, and over block and halo."""
+    same = {"groups": ["side"], "batch": 64}
+    kinds = (("halonet_h1", "sdpa"), ("halonet_h1", "fused"), ("resnet50", None))
+    rows = [network_row(*kind, side=side, **same) for side in (128, 257, 512) for kind in kinds]
+    for block, halo in ((4, 1), (4, 3), (8, 1), (8, 3)):
+        overrides = {"block": str(block), "halo": str(halo)}
+        rows.append(network_row("halonet_h1", "fused", groups=["grid"], overrides=overrides))
+    return rows
+
+
 def paired(rival, median, ratio):
     """What stands in a row about the steps taken in turn."""
     other = median / ratio

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from halobench.measure import agreement, energy, memory, steps
+from halobench.measure import conformance, energy, memory, steps
 from halobench.measure.clock import Burst, Clock
 from halobench.measure.engine import Incorrect, Settings, Stopwatch, clock_fields, latency_fields
 from halobench.measure.statistics import summarize
@@ -81,7 +81,7 @@ def measure(case: NetworkCase, clock: Clock, settings: Settings, rivals: Rivals)
     Raises:
         ModuleNotFoundError: the backend needs a package that is not installed.
         Unsupported: the backend refuses a layer, or the dtype cannot train.
-        Incorrect: the network's output or gradient is wrong; nothing was timed.
+        Incorrect: the backend is wrong in a layer of the network; nothing was timed.
         MemoryError, torch.OutOfMemoryError: the network, or its rival, does not fit.
     """
     if case.direction == "training" and case.network.dtype == "float16":
@@ -89,7 +89,7 @@ def measure(case: NetworkCase, clock: Clock, settings: Settings, rivals: Rivals)
     stopwatch = Stopwatch()
     flags = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
     with flags, torch._dynamo.config.patch(recompile_limit=RECOMPILATIONS):  # noqa: SLF001 - documented, but private
-        checked = agreement.verify(case.network, case.direction, case.device)
+        checked = conformance.verify(case.network, case.direction, case.device)
         if not settings.timed:
             return {"accuracy": checked, "seconds": stopwatch.total()}
         batch = case.network.batch

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from halobench import cost, formula
 from halobench.layer import HaloAttention
-from halobench.problem import Problem
+from halobench.problem import LayerSpec
 
 DTYPE = "bfloat16"
 
@@ -36,22 +36,31 @@ def count(network: nn.Module, height: int, width: int | None = None) -> Work:
     The network's attention must run on the meta device, as that of backend ``strided_gather`` does.
     """
     shapes = on_meta(network).eval()
-    problems: list[Problem] = []
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        shapes(image(height, width or height))
+    total = int(counter.get_total_flops())
+    layers = attention_layers(network, height, width or height)
+    problems = [spec.problem(1, rows, columns, DTYPE) for spec, rows, columns in layers]
+    attention = sum(formula.execution(problem).forward_flops for problem in problems)
+    useful = sum(cost.forward(problem).flops for problem in problems)
+    return Work(total - attention + useful, total)
+
+
+def attention_layers(network: nn.Module, height: int, width: int) -> list[tuple[LayerSpec, int, int]]:
+    """The attention layers that an image of this size meets, in their order, with height and width of their maps."""
+    shapes = on_meta(network).eval()
+    found: list[tuple[LayerSpec, int, int]] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor]) -> None:
         assert isinstance(layer, HaloAttention)
-        batch, _, height, width = inputs[0].shape
-        problems.append(layer.spec.problem(batch, height, width, DTYPE))
+        found.append((layer.spec, inputs[0].shape[2], inputs[0].shape[3]))
 
     for module in shapes.modules():
         if isinstance(module, HaloAttention):
             module.register_forward_pre_hook(note)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shapes(image(height, width or height))
-    total = int(counter.get_total_flops())
-    attention = sum(formula.execution(problem).forward_flops for problem in problems)
-    useful = sum(cost.forward(problem).flops for problem in problems)
-    return Work(total - attention + useful, total)
+    with torch.no_grad():
+        shapes(image(height, width))
+    return found
 
 
 def activation_bytes(network: nn.Module, side: int) -> int:

@@ -16,12 +16,12 @@ Bound = tuple[Callable[[], Tensor], Callable[[], Iterator[Tensor]]]
 """A call, and all tensors that it leaves in memory."""
 
 
-def network_model(network: Network, device: torch.device | str, dtype: torch.dtype | None = None) -> nn.Module:
+def network_model(network: Network, device: torch.device | str) -> nn.Module:
     """The network's model, channels-last, with the same weights whatever its backend."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = models.create(network.model, network.backend, CLASSES, **dict(network.overrides))
-    return model.to(device, dtype).to(memory_format=torch.channels_last)
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
 def random_images(network: Network, device: torch.device | str) -> tuple[Tensor, Tensor]:
