@@ -14,7 +14,8 @@ from halobench import models
 from halobench.train import checkpoint, data
 from halobench.train.__main__ import main
 from halobench.train.processes import Processes
-from halobench.train.run import Run, optimizer, schedule
+from halobench.train.recipe import optimizer, schedule
+from halobench.train.run import Run
 from halobench.train.settings import complete, parse
 from halobench.train.step import Step
 from halobench.train.time_to_accuracy import main as time_to_accuracy
@@ -267,6 +268,36 @@ def test_processes_share_the_images(count, tmp_path):
     assert sorted(parts[False][1]) == list(range(50))
     assert len(set(parts[True][1])) == len(parts[True][1]) == 50 // (4 * count) * 4 * count
     assert {len(batch) for each in parts[True][0] for batch in each} == {4}
+
+
+def test_every_epoch_has_an_order_of_its_own(tmp_path):
+    batches = data.Batches(50, settings_of(tmp_path, tmp_path, batch=25), Processes(), training=True)
+    orders = []
+    for epoch in (0, 1):
+        batches.epoch = epoch
+        places = [place for batch in batches for place in batch]
+        assert {number for number, _ in places} == {epoch}
+        orders.append([index for _, index in places])
+    assert sorted(orders[0]) == sorted(orders[1])
+    assert orders[0] != orders[1]
+
+
+class Scatters(torch.nn.Linear):
+    """A layer whose backward pass says that it does not repeat, as some CUDA operations do."""
+
+    def forward(self, pixels):
+        if torch.are_deterministic_algorithms_enabled():
+            raise RuntimeError("scatter_cuda does not have a deterministic implementation, but you set it. You can...")
+        return super().forward(pixels.flatten(1)[:, : self.in_features])
+
+
+def test_what_cannot_repeat_is_refused_unless_told_to_be_fast(fashion, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(models, "create", lambda *_, **__: Scatters(8, 10))
+    assert main(command(fashion, tmp_path, epochs=1)) == 2
+    said = "halobench.train: scatter_cuda does not have a deterministic implementation, but you set it; --fast does"
+    assert capsys.readouterr().err.startswith(said)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert main(command(fashion, tmp_path, "--fast", epochs=1)) == 0
 
 
 def test_an_image_looks_different_in_every_epoch_and_the_same_in_every_run(fashion, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from halobench.train.checkpoint import CheckpointError
 from halobench.train.data import DataError
 from halobench.train.processes import Processes
+from halobench.train.repeatable import NotRepeatable
 from halobench.train.run import Diverged, Run
 from halobench.train.settings import parse
 
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not resume:
                 refuse_existing(settings.checkpoint)
             Run(settings, processes, device, resume=resume).go()
-    except (CheckpointError, DataError) as error:
+    except (CheckpointError, DataError, NotRepeatable) as error:
         # A worker's exception arrives with its traceback in front of it.
         said = str(error).strip().splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
         print(f"halobench.train: {said}", file=sys.stderr)

@@ -1,24 +1,18 @@
 """A training run: epochs of steps, an evaluation and a checkpoint after each."""
 
 import math
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]  # timm marks no exports
-from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
 
-from halobench import models
 from halobench.environment import fingerprint
-from halobench.models.catalogue import FromTimm
 from halobench.train import checkpoint, data
 from halobench.train.processes import Processes
+from halobench.train.recipe import build, optimizer, schedule
+from halobench.train.repeatable import repeatable
 from halobench.train.report import Report, Row
 from halobench.train.settings import Settings
 from halobench.train.step import Step
@@ -182,53 +176,6 @@ class Run:
     def on_device(self, images: Tensor) -> Tensor:
         """The images on the device, channels-last."""
         return images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
-
-
-def build(settings: Settings, classes: int) -> nn.Module:
-    """The model with fresh weights, the same for the same seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        overrides = {}
-        if settings.stochastic_depth:
-            ours = not isinstance(models.entry(settings.model).recipe, FromTimm)
-            overrides["stochastic_depth" if ours else "drop_path_rate"] = settings.stochastic_depth
-        return models.create(settings.model, settings.backend, classes, **overrides)
-
-
-def optimizer(settings: Settings, model: nn.Module) -> Optimizer:
-    """SGD with Nesterov momentum, or AdamW; norms and biases do not decay."""
-    groups = param_groups_weight_decay(model, settings.weight_decay)
-    if settings.optimizer == "adamw":
-        return AdamW(groups, lr=settings.learning_rate)
-    return SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True)
-
-
-def schedule(settings: Settings, optimizer: Optimizer, steps: int) -> CosineLRScheduler:
-    """Linear warm-up, then a cosine down to 1/128 of the highest rate, step by step."""
-    total = settings.epochs * steps
-    warm_up = min(round(settings.warm_up_epochs * steps), total - 1)
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=total - warm_up,
-        lr_min=settings.learning_rate / 128,
-        warmup_t=warm_up,
-        warmup_lr_init=settings.learning_rate / 128,
-        warmup_prefix=True,  # the cosine begins where the warm-up ends
-        t_in_epochs=False,
-    )
-
-
-@contextmanager
-def repeatable(*, fast: bool) -> Iterator[None]:
-    """Have PyTorch choose algorithms that repeat bit for bit, where it has them; ``fast`` leaves it free."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(not fast, warn_only=True)
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=fast, deterministic=not fast):
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def described(settings: Settings, processes: Processes, model: nn.Module) -> Row:

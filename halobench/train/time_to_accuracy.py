@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def outcome(chosen: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     """One run of a model: when it reached the target, or that it did not."""
-    given = vars(chosen) | {"model": name, "seed": seed, "optimizer": "sgd", "output": chosen.output / f"{name}-{seed}"}
+    given = vars(chosen) | {"model": name, "seed": seed, "output": chosen.output / f"{name}-{seed}"}
+    given |= {"optimizer": "sgd", "fast": True}  # nothing is resumed
     for other in ("target", "runs", "models"):
         given.pop(other)
     if not models.entry(name).has_attention:
