@@ -212,3 +212,21 @@ def test_an_impossible_network_row_is_refused():
     row["network"]["side"] = -1
     with pytest.raises(ResultsError, match=r"network\.side must be an integer of at least 0, got -1"):
         checked_row(row)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_network_on_a_gpu(compiled):
+    """With clock, energy where the step is long enough, memory of the allocator, and the rival in turn."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    own = Network("halonet_mini", 64, 256, "bfloat16", "sdpa", compiled=compiled)
+    rival = Network("resnet_mini", 64, 256, "bfloat16", compiled=compiled)
+    with Session(Settings("cuda"), timeout_s=180) as session:
+        row = session.measure(NetworkCase("training", own, "training", "cuda", rival=rival, energy=True))
+    assert (row["status"], row["reason"]) == ("OK", None)
+    assert row["paired"]["ratio"] > 0
+    assert row["memory"]["peak_bytes"] > row["memory"]["resident_bytes"] + own.batch * 3 * 64 * 64 * 2
+    assert checked_row(row)["images_per_s"] > 0
+    if compiled:
+        assert row["throughput"]["first_step_s"] > 10 * row["latency"]["median_ms"] / 1e3

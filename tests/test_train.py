@@ -80,6 +80,30 @@ def test_the_loss_falls(model, tmp_path, capsys):
     assert "epoch 4/4: loss" in capsys.readouterr().out
 
 
+def test_bfloat16_reaches_the_step_and_leaves_weights_in_float32(fashion, tmp_path):
+    """The forward pass is another one, what is learned is kept in full."""
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        assert main(command(fashion, tmp_path / dtype, dtype=dtype, epochs=1)) == 0
+        losses[dtype] = float(curves(tmp_path / dtype)[0]["train_loss"])
+        assert {tensor.dtype for tensor in state(tmp_path / dtype)["model"].values()} == {torch.float32, torch.int64}
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.1)
+
+
+def test_compile_compiles_what_a_step_calls(fashion, tmp_path, monkeypatch):
+    """Compiling takes minutes here, so the compiler is replaced by one that counts."""
+    calls = []
+
+    def compiler(model, *, dynamic):
+        assert not dynamic
+        return lambda images: calls.append(len(images)) or model(images)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    main(command(fashion, tmp_path, "--compile", epochs=1))
+    assert calls == [32] * 5
+
+
 MUCH = {"stochastic_depth": 0.3, "randaugment": 9, "ema": 0.9, "optimizer": "adamw", "learning_rate": 1e-3}
 
 

@@ -179,7 +179,8 @@ def transforms(settings: Settings, *, fashion: bool) -> tuple[Transform, Transfo
     size = settings.image_size
     augment = None if settings.randaugment is None else f"rand-m{settings.randaugment}-n2"
     training = create_transform(
-        size, is_training=True, scale=(0.7, 1.0) if fashion else None, auto_augment=augment, interpolation="bicubic",
+        size, is_training=True, auto_augment=augment, interpolation="bicubic",
+        scale=(0.8, 1.0) if fashion else None, ratio=(0.9, 1.1) if fashion else None,
         color_jitter=None,  # type: ignore[arg-type]  # timm's word for none
     )  # fmt: skip
     return training, create_transform(size, interpolation="bicubic", crop_pct=1.0 if fashion else None)

@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     add("--backend", help="fills the attention slots (default: sdpa)")
     add("--target", type=float, default=0.91, help="test accuracy to reach (default: %(default)s)")
     add("--runs", type=int, default=3, help="of each model, with seeds from 0 (default: %(default)s)")
-    add("--epochs", type=int, default=20, help="at most, and of the schedule (default: %(default)s)")
+    add("--epochs", type=int, default=15, help="at most, and of the schedule (default: %(default)s)")
     add("--batch", type=int, default=256)
     add("--image-size", type=int, default=64, metavar="PIXELS")
     add("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
