@@ -140,6 +140,7 @@ def throughput(selection: Selection, rows: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(x=0.15)  # room for the names
         plain_log(axes)
     legend(figure, [entry(look_of(selection, name, rows), name) for name in variants(selection, rows)])
     return figure
