@@ -70,8 +70,8 @@ def installed(package: str) -> str | None:
 def commit(folder: Path) -> Mapping[str, object] | None:
     """The git commit of a folder and whether its tracked files differ from it.
 
-    Where there is no history, as in a container, the environment variable ``HALOBENCH_COMMIT`` may name the commit;
-    whether files differ is unknown then.
+    Where there is no history of the files, as in a container, the environment variable ``HALOBENCH_COMMIT`` names the
+    commit; it is believed, and whether files differ is unknown then.
     """
 
     def git(*arguments: str) -> str:
@@ -79,8 +79,9 @@ def commit(folder: Path) -> Mapping[str, object] | None:
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()
 
+    if named := os.environ.get("HALOBENCH_COMMIT"):
+        return {"id": named, "dirty": None}
     try:
         return {"id": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
-        named = os.environ.get("HALOBENCH_COMMIT")
-        return {"id": named, "dirty": None} if named else None
+        return None

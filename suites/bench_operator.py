@@ -5,7 +5,7 @@ Forward, and forward with all gradients. A convolution joins in as the layer it 
 
 from collections.abc import Callable, Iterator
 
-from problems import Entry, at_own_border, compiles, entries, loaded
+from problems import OUTDONE, Entry, at_own_border, compiles, entries, loaded
 
 from halobench import cost
 from halobench.case import Case
@@ -37,7 +37,8 @@ def takes_part(name: str, entry: Entry, options: Options) -> bool:
     """Whether a backend is measured on an entry: in the lower tiers, what takes long for what it tells sits out.
 
     A backend that compiles for seconds a shape keeps the reference point and, on a GPU, one more image side. One whose
-    work is out of all proportion, such as attention to every pixel of a large map, keeps the axes.
+    work is out of all proportion, such as attention to every pixel of a large map, keeps the axes, and so does one that
+    another of its kind outdoes everywhere.
     """
     if options.tier == "full":
         return True
@@ -45,7 +46,7 @@ def takes_part(name: str, entry: Entry, options: Options) -> bool:
         return entry.is_reference or (
             options.tier == "default" and "side" in entry.groups and entry.problem.height < 32
         )
-    return entry.groups != ("stages",) or not disproportionate(name, entry)
+    return entry.groups != ("stages",) or not (name in OUTDONE or disproportionate(name, entry))
 
 
 def disproportionate(name: str, entry: Entry) -> bool:

@@ -23,6 +23,7 @@ from halobench.problem import Direction
 # Taken where the user names no backends: a network compiles for tens of seconds with each of them.
 BACKENDS = ("strided_gather", "sdpa", "fused", "fused_cuda")
 UNCOMPILED = ("sdpa",)  # measured eagerly only, unless the user names backends
+SPARED = ("strided_gather",)  # in the default tier compiled in H1 only, unless the user names backends
 BATCH, TRANSFER_BATCH, SMOKE_BATCH = 128, 32, 2
 PAIRS = {"smoke": (), "default": (0, 1, 2), "full": tuple(range(8))}
 SMOKE_SIDE = 64
@@ -86,11 +87,15 @@ def cases(options: Options) -> Iterator[NetworkCase]:
 
 def chosen(options: Options, *, compiled: bool = False) -> list[str]:
     """The attention backends that take part: those the user names, or a few."""
-    everything = set(options.backends) >= set(backends.names())
-    found = [name for name in (BACKENDS if everything else options.backends) if name in options.backends]
-    if everything and compiled:
+    found = [name for name in (BACKENDS if unnamed(options) else options.backends) if name in options.backends]
+    if compiled and unnamed(options):
         found = [name for name in found if name not in UNCOMPILED]
     return [name for name in found if attends(name)]
+
+
+def unnamed(options: Options) -> bool:
+    """Whether the user named no backends."""
+    return set(options.backends) >= set(backends.names())
 
 
 def attends(name: str) -> bool:
@@ -127,8 +132,10 @@ def pair(
     rival = network(options, f"efficientnet_b{number}", compiled=compiled, batch=batch)
     own = network(options, f"halonet_h{number}", compiled=compiled, batch=batch)
     others = [network(options, "timm_halonet_h1", compiled=compiled, batch=batch)] if number == 1 else []
+    spared = SPARED if compiled and options.tier == "default" and number != 1 and unnamed(options) else ()
+    contestants = [one for one in filled(options, own) if one.backend not in spared]
     yield case(options, rival, None, group, direction, label=f"B{number}")
-    for contestant in (*filled(options, own), *others):
+    for contestant in (*contestants, *others):
         yield case(options, contestant, rival, group, direction, label=f"H{number}")
 
 

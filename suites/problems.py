@@ -50,6 +50,10 @@ AXES = {
 }  # fmt: skip
 
 
+# On the axes these are slower than strided_gather throughout; the lower tiers spare them the network stages.
+OUTDONE = ("naive_unfold", "lucidrains")
+
+
 @dataclass(frozen=True)
 class Entry:
     """A problem, the groups it belongs to and the network stages it stands for."""

@@ -61,6 +61,12 @@ def test_commit(repository):
     assert commit(repository) == {**found, "dirty": True}
 
 
+def test_commit_that_is_named(monkeypatch, repository):
+    """A copy of the files may carry another history than theirs: what is named is believed."""
+    monkeypatch.setenv("HALOBENCH_COMMIT", "abc123")
+    assert commit(repository) == {"id": "abc123", "dirty": None}
+
+
 def test_unknown_commit(tmp_path, monkeypatch, repository):
     outside = tmp_path.parent / f"{tmp_path.name}-outside"
     outside.mkdir()

@@ -24,8 +24,9 @@ class Step:
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """Train on (batch, 3, H, W) images with their (batch,) classes; the mean loss, still on the device."""
-        forward = self.model if self.forward is None else self.forward
         with torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not None):
+            # A compiled model has no truth value: asking for one asks for its length.
+            forward = self.model if self.forward is None else self.forward
             loss = self.criterion(forward(images), targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -1,0 +1,51 @@
+"""Fused CUDA: our kernels in CUDA C++ for windows of up to 16 pixels, forward and backward, in half precision.
+
+Nothing of the size queries x keys reaches memory: the forward pass stores the output and one log-sum-exp per query and
+head. Three kernels (``forward.cu``, ``query_gradient.cu``, ``key_gradient.cu``) share what ``halo.cuh`` explains; NVRTC
+compiles them at the first call with a geometry, in seconds, and the machine code is remembered on disk. All three are
+deterministic, always. ``docs/kernels.md`` tells why they look as they do.
+"""
+
+import torch
+from torch import Tensor
+
+from halobench.geometry import Geometry
+from halobench.problem import Execution, Problem, RelativeTables, Unsupported
+from implementations.fused_cuda.operator import forward
+from implementations.fused_cuda.shapes import scored_pairs
+
+ENTRIES = 32  # of a table, padded, with which each query is multiplied
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
+    """Halo attention in one kernel; arguments and result as ``formula.attend``, the result channels-last in memory.
+
+    Raises:
+        Unsupported: no GPU of compute capability 8.0, or a call outside the class that ``shapes.shape_of`` describes.
+    """
+    if not query.is_cuda:
+        raise Unsupported("fused_cuda needs a CUDA device")
+    if torch.is_autocast_enabled("cuda"):
+        dtype = torch.get_autocast_dtype("cuda")
+        query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
+        relative = None if relative is None else RelativeTables(*(table.to(dtype) for table in relative))
+    rows, columns = (None, None) if relative is None else relative
+    output: Tensor = forward(
+        query, key, value, rows, columns, geometry.block, geometry.halo, geometry.stride, geometry.border
+    )[0]
+    return output
+
+
+def execution(problem: Problem) -> Execution:
+    """Rows of the window that lie in the image are scored, each as 16 keys; backward scores twice."""
+    geometry = problem.geometry
+    pairs = problem.batch * problem.heads * scored_pairs(geometry, problem.height, problem.width)
+    scores, sums = 2 * problem.key_dim * pairs, 2 * problem.value_dim * pairs
+    bias_flops = 2 * problem.queries * 2 * ENTRIES * problem.key_dim if problem.relative else 0
+    return Execution(
+        forward_flops=scores + sums + bias_flops,
+        backward_flops=4 * scores + 3 * sums + 3 * bias_flops,
+        forward_exponentials=pairs,
+        backward_exponentials=2 * pairs,
+        stored=2 * problem.queries,  # a log-sum-exp in float32 is two elements
+    )

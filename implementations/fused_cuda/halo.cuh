@@ -1,0 +1,261 @@
+// What the three kernels share: shapes, places, windows in shared memory, biases of relative positions.
+//
+// Compile-time constants: KEY_DIM, VALUE_DIM, BLOCK, HALO, STRIDE, HEADS (a CTA's), TILES_PER_WARP, RELATIVE,
+// ZERO_BORDER, FP16, MIN_CTAS. A tile is 16 queries (or keys) of a block, in row-major order: the M of a matrix product.
+// A row of the window is padded to 16 keys, its N (or K).
+#pragma once
+#include "warp.cuh"
+
+constexpr int D = KEY_DIM, E = VALUE_DIM, WINDOW = BLOCK + 2 * HALO, SIDE = BLOCK / STRIDE, QUERIES = SIDE * SIDE;
+constexpr int QUERY_TILES = (QUERIES + 15) / 16, PADDED = 16 * QUERY_TILES;
+constexpr int KEY_TILES = (BLOCK * BLOCK + 15) / 16;
+static_assert(WINDOW <= 16 && BLOCK % STRIDE == 0 && D % 16 == 0 && E % 16 == 0, "outside this kernel's class");
+
+constexpr int warps_a_head(int tiles) { return (tiles + TILES_PER_WARP - 1) / TILES_PER_WARP; }
+constexpr float HIDDEN = -1e30f;  // a logit that counts for nothing, far from overflow
+constexpr float HIDDEN_HALF = FP16 ? -6e4f : HIDDEN;
+constexpr float LOG2_E = 1.4426950408889634f;
+
+struct View {  // (batch, heads, height, width, dim); strides in elements, that of dim is 1
+  void* data;
+  long long batch;
+  int head, row, column;
+};
+struct Args {
+  View query, key, value, output, output_gradient, query_gradient, key_gradient, value_gradient;
+  float *log_sum_exp, *table_gradients;          // by image, head, block, padded query; by CTA
+  float2* statistics;                            // log-sum-exp and delta, as the former
+  uint4* biases;                                 // by image, head, block, 8 queries, lane: B operands of the key pass
+  const void *rows, *columns;                    // (2 window - 1, D)
+  int heads, height, width, query_height, query_width, blocks_y, blocks_x, tiles_y, tiles_x, count;
+  float scale;
+};
+DEVICE u16* image_of(const View& view, int image) { return static_cast<u16*>(view.data) + image * view.batch; }
+DEVICE int offset_of(const View& view, int head, int y, int x) { return head * view.head + y * view.row + x * view.column; }
+
+struct Place {  // which block (or tile of keys) of which image, and its first head
+  int image, head, y, x;
+};
+DEVICE Place place(const Args& args, int index, int tiles_y, int tiles_x) {
+  int groups = args.heads / HEADS;
+  Place p;
+  p.head = index % groups * HEADS, index /= groups;
+  p.x = index % tiles_x, index /= tiles_x;
+  p.y = index % tiles_y, p.image = index / tiles_y;
+  return p;
+}
+DEVICE long long block_index(const Args& args, int image, int head, int y, int x) {
+  return (((long long)image * args.heads + head) * args.blocks_y + y) * args.blocks_x + x;
+}
+
+// Shared memory: pixels of HEADS x dim channels in chunks of 16 bytes, swizzled so that 8 pixels hit all banks.
+template <int dim> struct Pixels {
+  static constexpr int chunks = HEADS * dim / 8;
+  static constexpr bool swizzled = (chunks & (chunks - 1)) == 0;
+  static constexpr int line = (swizzled ? chunks : chunks | 1) * 16;  // an odd line needs no swizzle
+  DEVICE static u32 slot(int pixel, int chunk) {
+    u32 address = pixel * line + chunk * 16;
+    return swizzled ? address ^ (address >> 3 & 0x70) : address;
+  }
+};
+
+// Lane addresses of ldmatrix.x4. By rows: 8 x 8 tiles (0, 0) (0, 8) (8, 0) (8, 8); by columns: (0, 0) (8, 0) (0, 8) (8, 8).
+struct ByRows {
+  DEVICE static int row(int lane) { return (lane & 7) + (lane >> 4) * 8; }
+  DEVICE static int chunk(int lane) { return (lane >> 3) & 1; }
+};
+struct ByColumns {
+  DEVICE static int row(int lane) { return (lane & 7) + ((lane >> 3) & 1) * 8; }
+  DEVICE static int chunk(int lane) { return lane >> 4; }
+};
+
+// A box of pixels to shared memory: rows [first, last) of ``columns`` pixels, whose row 0 begins at (y0, x0) of a map of
+// height x width. Zeros for pixels outside the map.
+template <int dim, int columns, int threads>
+DEVICE void load_box(u32 base, const View& view, const Place& p, int y0, int x0, int first, int last, int height,
+                     int width, const Lane& me) {
+  constexpr int chunks = Pixels<dim>::chunks;
+  const u16* image = image_of(view, p.image);
+  opaque(image);  // not to be computed again for every pixel
+  if constexpr (threads % chunks == 0) {  // a thread keeps its chunk and walks over pixels
+    constexpr int step = threads / chunks;
+    const int chunk = me.thread % chunks;
+    int number = me.thread / chunks, row = first + number / columns, column = number % columns;
+    number += first * columns;
+    int offset = offset_of(view, p.head + chunk * 8 / dim, y0 + row, x0 + column) + chunk * 8 % dim;
+    const int next = step / columns * view.row + step % columns * view.column, wrap = view.row - columns * view.column;
+    u32 target = base + Pixels<dim>::slot(number, chunk);
+#pragma unroll 4
+    while (row < last) {
+      bool inside = (unsigned)(y0 + row) < (unsigned)height && (unsigned)(x0 + column) < (unsigned)width;
+      copy_async(target, image + offset, inside);
+      number += step, row += step / columns, column += step % columns, offset += next;
+      if (column >= columns) column -= columns, row++, offset += wrap;
+      if (Pixels<dim>::swizzled && step * Pixels<dim>::line % 1024 == 0) target += step * Pixels<dim>::line;
+      else target = base + Pixels<dim>::slot(number, chunk);
+    }
+  } else {
+    for (int i = me.thread; i < (last - first) * columns * chunks; i += threads) {
+      int chunk = i % chunks, number = first * columns + i / chunks, y = y0 + number / columns, x = x0 + number % columns;
+      bool inside = (unsigned)y < (unsigned)height && (unsigned)x < (unsigned)width;
+      int offset = offset_of(view, p.head + chunk * 8 / dim, y, x) + chunk * 8 % dim;
+      copy_async(base + Pixels<dim>::slot(number, chunk), image + offset, inside);
+    }
+  }
+}
+// Zeros for the pixels [first, last) of a box.
+template <int dim, int threads> DEVICE void clear_box(u32 base, const View& view, int first, int last, const Lane& me) {
+  constexpr int chunks = Pixels<dim>::chunks;
+  for (int i = me.thread; i < (last - first) * chunks; i += threads)
+    copy_async(base + Pixels<dim>::slot(first + i / chunks, i % chunks), view.data, false);
+}
+// Rows [first, last) of the window at (y0, x0); the padding of the last row reads the pixels behind it.
+template <int dim, int threads> DEVICE void load_window(u32 base, const View& view, const Args& args, const Place& p,
+                                                        int y0, int x0, int first, int last, const Lane& me) {
+  load_box<dim, WINDOW, threads>(base, view, p, y0, x0, first, last, args.height, args.width, me);
+  clear_box<dim, threads>(base, view, last * WINDOW, last * WINDOW + 16 - WINDOW, me);
+}
+template <int dim> constexpr int window_bytes() {  // in whole turns of the swizzle
+  return ((WINDOW * WINDOW + 16 - WINDOW) * Pixels<dim>::line + 1023) / 1024 * 1024;
+}
+
+// The tables in shared memory, from the first entry that a query can use on: a query i pixels into its block meets the
+// window's pixel a at entry a - i + BLOCK - 1. Zeros behind the last entry.
+constexpr int ENTRIES = WINDOW + BLOCK - 1, ENTRY_TILES = (BLOCK + 15 + 7) / 8;
+constexpr int TABLE_LINE = (D + 8) * 2, TABLE_BYTES = RELATIVE ? 32 * TABLE_LINE : 0;
+DEVICE void load_tables(u32 base, const Args& args, int threads, const Lane& me) {
+  if (!RELATIVE) return;
+  for (int i = me.thread; i < 2 * 32 * (D / 8); i += threads) {
+    int chunk = i % (D / 8), row = i / (D / 8) % 32, table = i / (D / 8) / 32;
+    const u16* source = static_cast<const u16*>(table ? args.columns : args.rows) + HALO * D;
+    copy_async(base + table * TABLE_BYTES + row * TABLE_LINE + chunk * 16, source + row * D + chunk * 8, row < ENTRIES);
+  }
+}
+
+// Zero, which the compiler cannot know. What a matrix product starts from stands in four registers in a row; the compiler
+// keeps equal ones once and gathers them again before every product, unless they look different.
+DEVICE u32 zero(const Args& args) { return (u32)args.heads >> 31; }
+
+// The two queries of a lane, g and g + 8 of a tile.
+struct Pair {
+  bool valid[2];
+  int number[2], y[2], x[2];  // in the block's order; on the map of queries
+  int row_entry[2], column_entry[2];  // where the window's first pixel stands in the tables
+};
+DEVICE Pair queries_of(const Args& args, const Place& p, int tile, const Lane& me) {
+  Pair q;
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    int number = tile * 16 + me.g + 8 * h, real = min(number, QUERIES - 1), i = real / SIDE, j = real % SIDE;
+    q.number[h] = number;
+    q.y[h] = p.y * SIDE + i, q.x[h] = p.x * SIDE + j;
+    q.valid[h] = number < QUERIES && q.y[h] < args.query_height && q.x[h] < args.query_width;
+    q.row_entry[h] = BLOCK - 1 - i * STRIDE, q.column_entry[h] = BLOCK - 1 - j * STRIDE;
+  }
+  return q;
+}
+// A tile's rows as A operands, straight from global memory: [16 queries, dim].
+template <int dim> DEVICE void load_rows(u32 (&a)[dim / 16][4], const View& view, const Place& p, int head,
+                                         const int (&y)[2], const int (&x)[2], const bool (&valid)[2], const Lane& me) {
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    const u16* source = image_of(view, p.image) + offset_of(view, head, y[h], x[h]) + 2 * me.t;
+#pragma unroll
+    for (int s = 0; s < dim / 16; s++)
+#pragma unroll
+      for (int c = 0; c < 2; c++) a[s][h + 2 * c] = valid[h] ? load<u32>(source + s * 16 + c * 8) : 0u;
+  }
+}
+// The accumulators of a tile's rows to global memory, times ``factor``, 8 bytes a lane.
+template <int dim> DEVICE void store_rows(const float (&c)[dim / 8][4], const float (&factor)[2], const View& view,
+                                          const Place& p, int head, const int (&y)[2], const int (&x)[2],
+                                          const bool (&valid)[2], const Lane& me) {
+  bool odd = me.t & 1;
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    u16* target = image_of(view, p.image) + offset_of(view, head, y[h], x[h]) + (odd ? 8 + 2 * (me.t - 1) : 2 * me.t);
+#pragma unroll
+    for (int n = 0; n < dim / 8; n += 2) {
+      u32 even_part = pack(c[n][2 * h] * factor[h], c[n][2 * h + 1] * factor[h]);
+      u32 odd_part = pack(c[n + 1][2 * h] * factor[h], c[n + 1][2 * h + 1] * factor[h]);
+      u32 other = shuffle_xor(odd ? even_part : odd_part, 1);
+      uint2 both = odd ? make_uint2(other, odd_part) : make_uint2(even_part, other);
+      if (valid[h]) store(target + n * 8, both);
+    }
+  }
+}
+
+// A tile's products with a table, skewed to its queries: from each query's entry on 16, one for each pixel of the window.
+constexpr int STAGE_LINE = 36 * 4, STAGE_BYTES = 16 * STAGE_LINE;
+DEVICE void skewed_products(float (&out)[2][4], const u32 (&q)[D / 16][4], u32 base, u32 table, u32 stage,
+                            const int (&entry)[2], const Lane& me) {
+#pragma unroll
+  for (int n = 0; n < 2; n++) {
+    float c[2][4] = {};
+#pragma unroll
+    for (int s = 0; s < D / 16; s++) {
+      u32 b[4];
+      ldmatrix(b, base + table + (n * 16 + ByRows::row(me.lane)) * TABLE_LINE + s * 32 + ByRows::chunk(me.lane) * 16);
+      mma(c[0], q[s], b[0], b[1], c[0]);
+      if (2 * n + 1 < ENTRY_TILES) mma(c[1], q[s], b[2], b[3], c[1]);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      if (2 * n + (i >> 1) < ENTRY_TILES)
+        at<float2>(stage + (me.g + (i & 1) * 8) * STAGE_LINE + (n * 16 + (i >> 1) * 8 + 2 * me.t) * 4) =
+            make_float2(c[i >> 1][2 * (i & 1)], c[i >> 1][2 * (i & 1) + 1]);
+  }
+  warp_sync();
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    int part = i & 3, row = me.g + (part >> 1) * 8;
+    int column = (i >> 2) * 8 + 2 * me.t + (part & 1) + entry[part >> 1];
+    out[i >> 2][part] = at<float>(stage + row * STAGE_LINE + column * 4);
+  }
+  warp_sync();
+}
+// Row biases as an A operand [16 queries, 16 window rows] and column biases as accumulators [16 queries, 16 keys].
+struct Biases {
+  u32 rows[4];
+  float columns[2][4];
+};
+DEVICE void compute(Biases& bias, const u32 (&q)[D / 16][4], u32 base, u32 tables, u32 stage, const Pair& pair,
+                    const Lane& me) {
+  float rows[2][4];
+  skewed_products(rows, q, base, tables, stage, pair.row_entry, me);
+  skewed_products(bias.columns, q, base, tables + TABLE_BYTES, stage, pair.column_entry, me);
+#pragma unroll
+  for (int i = 0; i < 4; i++) bias.rows[i] = pack(rows[i >> 1][2 * (i & 1)], rows[i >> 1][2 * (i & 1) + 1]);
+}
+// The padding of a window's row, as the pass by keys reads it: within the range of half precision.
+DEVICE void hide_padding(Biases& bias, const Lane& me) {
+#pragma unroll
+  for (int i = 0; i < 8; i++)
+    if ((i >> 2) * 8 + 2 * me.t + (i & 1) >= WINDOW) bias.columns[i >> 2][i & 3] = HIDDEN_HALF;
+}
+// Keys that do not exist: the padding of a window's row and, at a masked border, what lies outside the image.
+DEVICE void hide_columns(Biases& bias, const Args& args, int x0, const Lane& me) {
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    int key = (i >> 2) * 8 + 2 * me.t + (i & 1);
+    bool real = key < WINDOW && (ZERO_BORDER || (unsigned)(x0 + key) < (unsigned)args.width);
+    if (!real) bias.columns[i >> 2][i & 3] = HIDDEN;
+    else if (!RELATIVE) bias.columns[i >> 2][i & 3] = 0.f;
+  }
+}
+// The B operand [8 window rows, 8] whose row ``a`` is one: it picks a row's bias for all keys.
+DEVICE u32 one_row(int a, const Lane& me) { return me.t == (a & 7) >> 1 ? ONE << (16 * (a & 1)) : 0u; }
+
+// Logits of a tile against window row ``a``: [16 queries, 16 keys], without the scale.
+DEVICE void score(float (&s)[2][4], const u32 (&q)[D / 16][4], const u32 (&k)[D / 16][4], const Biases& bias, int half,
+                  u32 pick) {
+#pragma unroll
+  for (int n = 0; n < 2; n++) {
+    if (RELATIVE) mma8(s[n], bias.rows[2 * half], bias.rows[2 * half + 1], pick, bias.columns[n]);
+#pragma unroll
+    for (int d = 0; d < D / 16; d++) {
+      if (d == 0 && !RELATIVE) mma(s[n], q[d], k[d][2 * n], k[d][2 * n + 1], bias.columns[n]);
+      else mma(s[n], q[d], k[d][2 * n], k[d][2 * n + 1], s[n]);
+    }
+  }
+}

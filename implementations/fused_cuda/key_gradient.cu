@@ -1,0 +1,192 @@
+// The backward pass by keys: gradients of keys and values, each owned by one CTA, so nothing is added in memory.
+//
+// Tiles of BLOCK x BLOCK keys begin HALO pixels before the blocks: the queries that see one belong to its own block and to
+// the blocks above and to the left. Probabilities are made again from the log-sum-exps; both biases are one-hot products
+// with what the pass by queries left in memory. Logits are transposed here, [16 keys, 8 queries].
+#include "halo.cuh"
+
+constexpr int WARPS_A_HEAD = warps_a_head(KEY_TILES), THREADS = 32 * HEADS * WARPS_A_HEAD;
+constexpr int REACH = 1 + (2 * HALO + BLOCK - 1) / BLOCK;  // blocks along an axis whose queries see a tile of keys
+// A buffer holds what one block of queries brings: queries, gradients of the output, biases and statistics, head by head.
+constexpr u32 AT_GRADIENTS = PADDED * Pixels<D>::line, AT_BIASES = AT_GRADIENTS + PADDED * Pixels<E>::line,
+              AT_STATISTICS = AT_BIASES + (RELATIVE ? HEADS * PADDED * 64 : 0),
+              BUFFER = (AT_STATISTICS + HEADS * PADDED * 8 + 1023) / 1024 * 1024, SHARED = 2 * BUFFER;
+// Where a tile of keys is two rows of 8, all its bias rows lie in one half of the window and so do its columns.
+constexpr bool TWO_ROWS = BLOCK == 8 && WINDOW % 2 == 0;
+
+extern "C" __constant__ const int launch[2] = {THREADS, (int)SHARED};  // what the host must know
+
+DEVICE void load_block(u32 base, const Args& args, const Place& p, int y, int x, const Lane& me) {
+  load_box<D, SIDE, THREADS>(base, args.query, p, y * SIDE, x * SIDE, 0, SIDE, args.query_height, args.query_width, me);
+  load_box<E, SIDE, THREADS>(base + AT_GRADIENTS, args.output_gradient, p, y * SIDE, x * SIDE, 0, SIDE,
+                             args.query_height, args.query_width, me);
+  clear_box<D, THREADS>(base, args.query, QUERIES, PADDED, me);
+  clear_box<E, THREADS>(base + AT_GRADIENTS, args.query, QUERIES, PADDED, me);
+#pragma unroll
+  for (int head = 0; head < HEADS; head++) {
+    const long long first = block_index(args, p.image, p.head + head, y, x) * PADDED;
+    const uint4* biases = args.biases + first * 4;
+    const float4* statistics = reinterpret_cast<const float4*>(args.statistics + first);
+    if (RELATIVE)
+      for (int i = me.thread; i < PADDED * 4; i += THREADS)
+        copy_async(base + AT_BIASES + head * PADDED * 64 + i * 16, biases + i, true);
+    for (int i = me.thread; i < PADDED / 2; i += THREADS)
+      copy_async(base + AT_STATISTICS + head * PADDED * 8 + i * 16, statistics + i, true);
+  }
+}
+// The A operand [16 keys, 16 window positions] that picks the bias of two keys' positions.
+DEVICE void pick_bias(u32 (&a)[4], int position, int position8, const Lane& me) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    int wanted = (i & 1 ? position8 : position) - (i & 2 ? 8 : 0);
+    a[i] = wanted >> 1 == me.t ? ONE << (16 * (wanted & 1)) : 0u;
+  }
+}
+
+KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_constant__ Args args) {
+  const Lane me = who();
+  const u32 base = shared_base();
+  const Place p = place(args, cta(), args.tiles_y, args.tiles_x);
+  const int local_head = me.warp / WARPS_A_HEAD, head = p.head + local_head;
+  const int tile0 = me.warp % WARPS_A_HEAD * TILES_PER_WARP;
+  const int chunk_q = local_head * (D / 8), chunk_g = local_head * (E / 8);
+  const float scale = args.scale * LOG2_E;
+
+  int row[TILES_PER_WARP][2], column[TILES_PER_WARP][2], y[TILES_PER_WARP][2], x[TILES_PER_WARP][2];
+  bool valid[TILES_PER_WARP][2];
+  u32 k[TILES_PER_WARP][D / 16][4], v[TILES_PER_WARP][E / 16][4];
+#pragma unroll
+  for (int m = 0; m < TILES_PER_WARP; m++) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      int number = (tile0 + m) * 16 + me.g + 8 * h;
+      row[m][h] = number / BLOCK, column[m][h] = number % BLOCK;
+      y[m][h] = p.y * BLOCK - HALO + row[m][h], x[m][h] = p.x * BLOCK - HALO + column[m][h];
+      valid[m][h] = number < BLOCK * BLOCK && (unsigned)y[m][h] < (unsigned)args.height &&
+                    (unsigned)x[m][h] < (unsigned)args.width;
+    }
+    load_rows<D>(k[m], args.key, p, head, y[m], x[m], valid[m], me);
+    load_rows<E>(v[m], args.value, p, head, y[m], x[m], valid[m], me);
+  }
+
+  auto exists = [&](int step) {
+    int by = p.y - step / REACH, bx = p.x - step % REACH;
+    return by >= 0 && bx >= 0 && by < args.blocks_y && bx < args.blocks_x;
+  };
+  auto next = [&](int step) {
+    do step++;
+    while (step < REACH * REACH && !exists(step));
+    return step;
+  };
+  auto fetch = [&](int step, u32 buffer) {
+    if (step < REACH * REACH) load_block(base + buffer, args, p, p.y - step / REACH, p.x - step % REACH, me);
+    copies_commit();
+  };
+  const u32 own_column = me.g >> 1 == me.t ? ONE << (16 * (me.g & 1)) : 0u;
+
+  float dk[TILES_PER_WARP][D / 8][4] = {}, dv[TILES_PER_WARP][E / 8][4] = {};
+  u32 buffer = 0;
+  int step = next(-1);
+  fetch(step, buffer);
+  while (step < REACH * REACH) {
+    const int following = next(step);
+    fetch(following, buffer ^ BUFFER);
+    copies_wait<1>();
+    block_sync();
+
+    const int down = step / REACH * BLOCK, right = step % REACH * BLOCK;  // of the keys in this block's window
+    u32 pick_row[TILES_PER_WARP][4], pick_column[TILES_PER_WARP][4];
+    float start[TILES_PER_WARP][4];
+    bool seen[TILES_PER_WARP];
+#pragma unroll
+    for (int m = 0; m < TILES_PER_WARP; m++) {
+      if (TWO_ROWS) {
+        pick_row[m][0] = (row[m][0] & 7) >> 1 == me.t ? ONE : 0u, pick_row[m][1] = pick_row[m][0] << 16;
+      } else {
+        pick_bias(pick_row[m], row[m][0] + down, row[m][1] + down, me);
+        pick_bias(pick_column[m], column[m][0] + right, column[m][1] + right, me);
+      }
+      bool any = false;
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        bool visible = valid[m][h] && row[m][h] + down < WINDOW && column[m][h] + right < WINDOW;
+        start[m][2 * h] = start[m][2 * h + 1] = visible ? 0.f : HIDDEN;
+        any = any || visible;
+      }
+      seen[m] = warp_any(any);
+    }
+
+    for (int pair = 0; pair < QUERY_TILES; pair++) {  // of 8 queries each
+      u32 q[D / 16][4], q_columns[D / 16][4], g[E / 16][4], g_columns[E / 16][4];
+#pragma unroll
+      for (int d = 0; d < D / 16; d++) {
+        ldmatrix(q[d], base + buffer + Pixels<D>::slot(pair * 16 + ByRows::row(me.lane),
+                                                       chunk_q + 2 * d + ByRows::chunk(me.lane)));
+        ldmatrix_transposed(q_columns[d], base + buffer + Pixels<D>::slot(pair * 16 + ByColumns::row(me.lane),
+                                                                          chunk_q + 2 * d + ByColumns::chunk(me.lane)));
+      }
+#pragma unroll
+      for (int e = 0; e < E / 16; e++) {
+        ldmatrix(g[e], base + buffer + AT_GRADIENTS + Pixels<E>::slot(pair * 16 + ByRows::row(me.lane),
+                                                                     chunk_g + 2 * e + ByRows::chunk(me.lane)));
+        ldmatrix_transposed(g_columns[e],
+                            base + buffer + AT_GRADIENTS + Pixels<E>::slot(pair * 16 + ByColumns::row(me.lane),
+                                                                          chunk_g + 2 * e + ByColumns::chunk(me.lane)));
+      }
+      uint4 bias[2];
+      float4 statistics[2];  // log-sum-exp and delta of two queries
+#pragma unroll
+      for (int n = 0; n < 2; n++) {
+        if (RELATIVE)
+          bias[n] = at<uint4>(buffer + AT_BIASES + (local_head * PADDED * 4 + (2 * pair + n) * 32 + me.lane) * 16);
+        statistics[n] = at<float4>(buffer + AT_STATISTICS + (local_head * PADDED + pair * 16 + n * 8 + 2 * me.t) * 8);
+      }
+#pragma unroll
+      for (int m = 0; m < TILES_PER_WARP; m++) {
+        if (!seen[m]) continue;
+        u32 weights[4], ds[4];
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+          float s[4] = {}, dp[4] = {-statistics[n].y, -statistics[n].w, -statistics[n].y, -statistics[n].w};
+          if (RELATIVE && TWO_ROWS) {  // what is hidden here is hidden by its biases
+            mma8(s, pick_row[m][0], pick_row[m][1], down + row[m][0] < 8 ? bias[n].x : bias[n].y, s);
+            mma8(s, own_column, own_column, right ? bias[n].w : bias[n].z, s);
+          } else {
+#pragma unroll
+            for (int i = 0; i < 4; i++) s[i] = start[m][i];
+            if (RELATIVE) {
+              mma(s, pick_row[m], bias[n].x, bias[n].y, s);
+              mma(s, pick_column[m], bias[n].z, bias[n].w, s);
+            }
+          }
+#pragma unroll
+          for (int d = 0; d < D / 16; d++) mma(s, k[m][d], q[d][2 * n], q[d][2 * n + 1], s);
+#pragma unroll
+          for (int e = 0; e < E / 16; e++) mma(dp, v[m][e], g[e][2 * n], g[e][2 * n + 1], dp);
+#pragma unroll
+          for (int i = 0; i < 4; i++) {
+            s[i] = exp2_fast(fmaf(s[i], scale, -(i & 1 ? statistics[n].z : statistics[n].x)));
+            dp[i] *= s[i];
+          }
+          weights[2 * n] = pack(s[0], s[1]), weights[2 * n + 1] = pack(s[2], s[3]);
+          ds[2 * n] = pack(dp[0], dp[1]), ds[2 * n + 1] = pack(dp[2], dp[3]);
+        }
+#pragma unroll
+        for (int e = 0; e < E / 8; e++)
+          mma(dv[m][e], weights, g_columns[e / 2][2 * (e & 1)], g_columns[e / 2][2 * (e & 1) + 1], dv[m][e]);
+#pragma unroll
+        for (int d = 0; d < D / 8; d++)
+          mma(dk[m][d], ds, q_columns[d / 2][2 * (d & 1)], q_columns[d / 2][2 * (d & 1) + 1], dk[m][d]);
+      }
+    }
+    block_sync();  // everybody is done with this buffer
+    buffer ^= BUFFER, step = following;
+  }
+
+#pragma unroll
+  for (int m = 0; m < TILES_PER_WARP; m++) {
+    const float factor[2] = {args.scale, args.scale}, one[2] = {1.f, 1.f};
+    store_rows<D>(dk[m], factor, args.key_gradient, p, head, y[m], x[m], valid[m], me);
+    store_rows<E>(dv[m], one, args.value_gradient, p, head, y[m], x[m], valid[m], me);
+  }
+}

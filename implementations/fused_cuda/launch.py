@@ -1,0 +1,159 @@
+"""From a kernel's source to a running kernel: compiled by NVRTC at first use, remembered on disk, then launched."""
+
+import ctypes
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halobench.problem import Unsupported
+from implementations.fused_cuda.shapes import Kernel, Shape
+
+FOLDER = Path(__file__).parent
+
+
+class View(ctypes.Structure):
+    """A tensor of (batch, heads, height, width, dim) as the kernels see it; strides in elements."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("batch", ctypes.c_longlong),
+        ("head", ctypes.c_int),
+        ("row", ctypes.c_int),
+        ("column", ctypes.c_int),
+    )
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "View":
+        """The view of a tensor whose last stride is 1."""
+        return cls(tensor.data_ptr(), *tensor.stride()[:4])
+
+
+VIEWS = (
+    "query", "key", "value", "output", "output_gradient", "query_gradient", "key_gradient", "value_gradient",
+)  # fmt: skip
+POINTERS = ("log_sum_exp", "table_gradients", "statistics", "biases", "rows", "columns")
+SIZES = (
+    "heads", "height", "width", "query_height", "query_width", "blocks_y", "blocks_x", "tiles_y", "tiles_x", "count",
+)  # fmt: skip
+
+
+class Args(ctypes.Structure):
+    """The one argument of every kernel, as ``halo.cuh`` declares it."""
+
+    _fields_ = (
+        *((name, View) for name in VIEWS),
+        *((name, ctypes.c_void_p) for name in POINTERS),
+        *((name, ctypes.c_int) for name in SIZES),
+        ("scale", ctypes.c_float),
+    )
+
+
+def source(kernel: Kernel, warp: str | None = None) -> str:
+    """A kernel's source as one text; ``warp`` replaces ``warp.cuh``, for machines that have no GPU."""
+    parts = [warp or (FOLDER / "warp.cuh").read_text(), (FOLDER / "halo.cuh").read_text()]
+    parts.append((FOLDER / f"{kernel}.cu").read_text())
+    lines = (line for part in parts for line in part.splitlines())
+    return "\n".join(line for line in lines if not line.startswith(('#include "', "#pragma once"))) + "\n"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A kernel on a device: its function, threads and shared memory of a CTA, and how many CTAs the device holds."""
+
+    function: Any
+    threads: int
+    shared_bytes: int
+    resident: int
+
+
+def run(kernel: Kernel, shape: Shape, args: Args, ctas: int, device: torch.device) -> None:
+    """Launch a kernel on the device's current stream."""
+    index = torch.cuda.current_device()
+    if device.index != index:
+        with torch.cuda.device(device):
+            return run(kernel, shape, args, ctas, device)
+    driver, loaded = load(kernel, shape, index)
+    parameters = (ctypes.c_void_p * 1)(ctypes.addressof(args))
+    stream = torch.cuda.current_stream(device).cuda_stream
+    size = loaded.threads, 1, 1, loaded.shared_bytes
+    checked(driver.cuLaunchKernel(loaded.function, ctas, 1, 1, *size, stream, ctypes.addressof(parameters), 0))
+    return None
+
+
+def resident(kernel: Kernel, shape: Shape, device: torch.device) -> int:
+    """How many CTAs of a kernel the device holds at a time."""
+    with torch.cuda.device(device):
+        return load(kernel, shape, torch.cuda.current_device())[1].resident
+
+
+@cache
+def load(kernel: Kernel, shape: Shape, index: int) -> tuple[Any, Loaded]:
+    """The driver, and the kernel for a shape on the current device, compiled if nobody did before."""
+    from cuda.bindings import driver  # noqa: PLC0415 - a machine without a GPU need not have it
+
+    major, minor = torch.cuda.get_device_capability(index)
+    if major < 8:
+        raise Unsupported(f"fused_cuda needs compute capability 8.0 or later, got {major}.{minor}")
+    options = [f"-D{name}={number}" for name, number in shape.definitions(kernel).items()]
+    cubin = compiled(source(kernel), [*options, f"-arch=sm_{major}{minor}", "-std=c++17", "-default-device"])
+    (module,) = checked(driver.cuModuleLoadData(cubin))
+    (function,) = checked(driver.cuModuleGetFunction(module, f"halo_{kernel}".encode()))
+    pointer, size = checked(driver.cuModuleGetGlobal(module, b"launch"))
+    layout = (ctypes.c_int * 2)()
+    checked(driver.cuMemcpyDtoH(ctypes.addressof(layout), pointer, size))
+    threads, shared_bytes = layout
+    properties = torch.cuda.get_device_properties(index)
+    most = properties.shared_memory_per_block_optin
+    if shared_bytes > most:
+        raise Unsupported(f"fused_cuda's {kernel} needs {shared_bytes} bytes of shared memory, the GPU has {most}")
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    checked(driver.cuFuncSetAttribute(function, attribute, shared_bytes))
+    (ctas,) = checked(driver.cuOccupancyMaxActiveBlocksPerMultiprocessor(function, threads, shared_bytes))
+    return driver, Loaded(function, threads, shared_bytes, ctas * properties.multi_processor_count)
+
+
+def compiled(text: str, options: list[str]) -> bytes:
+    """The machine code of a source, from the cache of earlier processes if it is there."""
+    from cuda.bindings import nvrtc  # noqa: PLC0415
+
+    version = checked(nvrtc.nvrtcVersion())
+    key = hashlib.sha256("\n".join([text, *options, str(version)]).encode()).hexdigest()
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    remembered = home / "halobench" / f"{key}.cubin"
+    if remembered.exists():
+        return remembered.read_bytes()
+    (program,) = checked(nvrtc.nvrtcCreateProgram(text.encode(), b"halo.cu", 0, [], []))
+    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+    if int(status):
+        (size,) = checked(nvrtc.nvrtcGetProgramLogSize(program))
+        log = bytearray(size)
+        checked(nvrtc.nvrtcGetProgramLog(program, log))
+        raise RuntimeError(f"fused_cuda does not compile: {log.decode(errors='replace')[:2000]}")
+    (size,) = checked(nvrtc.nvrtcGetCUBINSize(program))
+    cubin = bytearray(size)
+    checked(nvrtc.nvrtcGetCUBIN(program, cubin))
+    remembered.parent.mkdir(parents=True, exist_ok=True)
+    partial = remembered.with_suffix(
+        f".{os.getpid()}"
+    )  # two processes may compile at a time; neither reads half a file
+    partial.write_bytes(cubin)
+    partial.replace(remembered)
+    return bytes(cubin)
+
+
+def checked(reply: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a call of the driver or of NVRTC returned, without its status.
+
+    Raises:
+        RuntimeError: the status is an error.
+    """
+    status, *values = reply
+    if int(status):
+        raise RuntimeError(f"fused_cuda: {status!r}")
+    return tuple(values)

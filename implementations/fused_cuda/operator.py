@@ -1,0 +1,226 @@
+"""The operators ``halobench::fused_cuda`` and its backward: what PyTorch's compiler, autograd and counters see."""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from halobench.geometry import Geometry
+from halobench.problem import RelativeTables
+from implementations.fused_cuda import launch
+from implementations.fused_cuda.launch import Args, View
+from implementations.fused_cuda.shapes import Kernel, Shape, layout_of, readable, scored_pairs, shape_of
+
+LANE_BYTES = 16  # of a lane of 8 queries' biases
+TABLE_ROWS = 32  # a table's gradient, padded
+
+
+def channels_last(like: Tensor, height: int, width: int, dim: int) -> Tensor:
+    """An empty (batch, heads, height, width, dim), laid out as the next 1x1 convolution wants it."""
+    batch, heads = like.shape[:2]
+    return like.new_empty(batch, height, width, heads, dim).permute(0, 3, 1, 2, 4)
+
+
+def log_sum_exps(query: Tensor, geometry: Geometry) -> Tensor:
+    """An empty log-sum-exp for each query: (batch, heads, blocks, blocks, queries of a block up to whole tiles)."""
+    batch, heads, height, width = query.shape[:4]
+    side = geometry.side
+    padded = -(-(side**2) // 16) * 16
+    return query.new_empty(batch, heads, -(-height // side), -(-width // side), padded, dtype=torch.float32)
+
+
+@torch.library.custom_op("halobench::fused_cuda", mutates_args=())
+def forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    block: int,
+    halo: int,
+    stride: int,
+    border: str,
+) -> tuple[Tensor, Tensor]:
+    """The output, and the log-sum-exps (in powers of two) that the backward pass needs."""
+    call = Call(query, key, value, rows, columns, geometry_of(block, halo, stride, border))
+    output = channels_last(query, query.shape[2], query.shape[3], value.shape[-1])
+    log_sum_exp = log_sum_exps(query, call.shape.geometry)
+    if output.numel():
+        call.args.output, call.args.log_sum_exp = View.of(output), log_sum_exp.data_ptr()
+        call.run("forward", call.blocks("forward"))
+    return output, log_sum_exp
+
+
+@forward.register_fake
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    block: int,
+    halo: int,
+    stride: int,
+    border: str,
+) -> tuple[Tensor, Tensor]:
+    output = channels_last(query, query.shape[2], query.shape[3], value.shape[-1])
+    return output, log_sum_exps(query, geometry_of(block, halo, stride, border))
+
+
+@torch.library.custom_op("halobench::fused_cuda_backward", mutates_args=())
+def backward(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    output: Tensor,
+    log_sum_exp: Tensor,
+    block: int,
+    halo: int,
+    stride: int,
+    border: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of query, key, value and of both tables (2, 2 * window - 1, key_dim); always deterministic."""
+    geometry = geometry_of(block, halo, stride, border)
+    call = Call(query, key, value, rows, columns, geometry)
+    if not readable(gradient):
+        gradient = channels_last(gradient, *gradient.shape[2:]).copy_(gradient)
+    query_gradient, key_gradient, value_gradient = (
+        channels_last(tensor, *tensor.shape[2:]) for tensor in (query, key, value)
+    )
+    tables = query.new_zeros(2 if call.shape.relative else 0, 2 * geometry.window - 1, query.shape[-1])
+    if not query.numel():
+        return query_gradient, key_gradient, value_gradient, tables
+    args = call.args
+    args.output, args.output_gradient = View.of(output), View.of(gradient)
+    args.query_gradient, args.key_gradient, args.value_gradient = map(
+        View.of, (query_gradient, key_gradient, value_gradient)
+    )
+    statistics = log_sum_exp.new_empty(*log_sum_exp.shape, 2)
+    args.log_sum_exp, args.statistics = log_sum_exp.data_ptr(), statistics.data_ptr()
+    args.count = call.blocks("query_gradient")
+    ctas = min(args.count, launch.resident("query_gradient", call.shape, query.device))
+    if call.shape.relative:
+        biases = statistics.new_empty(log_sum_exp.numel() // 8, 32, LANE_BYTES // 4)
+        partial = statistics.new_empty(ctas, 2, TABLE_ROWS, query.shape[-1])
+        args.biases, args.table_gradients = biases.data_ptr(), partial.data_ptr()
+    call.run("query_gradient", ctas)
+    if call.shape.relative:
+        tables = partial.sum(0)[:, : 2 * geometry.window - 1].to(query.dtype)
+    call.run("key_gradient", call.key_tiles())
+    return query_gradient, key_gradient, value_gradient, tables
+
+
+@backward.register_fake
+def _(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    output: Tensor,
+    log_sum_exp: Tensor,
+    block: int,
+    halo: int,
+    stride: int,
+    border: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    window = geometry_of(block, halo, stride, border).window
+    tables = query.new_empty(0 if rows is None else 2, 2 * window - 1, query.shape[-1])
+    return (*(channels_last(tensor, *tensor.shape[2:]) for tensor in (query, key, value)), tables)
+
+
+def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Keep what the backward operator takes."""
+    ctx.save_for_backward(*inputs[:5], *output)
+    ctx.geometry = inputs[5:]
+
+
+def differentiate(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of the forward operator's arguments."""
+    query, key, value, rows, columns, output, log_sum_exp = ctx.saved_tensors
+    *gradients, tables = backward(gradient, query, key, value, rows, columns, output, log_sum_exp, *ctx.geometry)
+    by_table = (None, None) if rows is None else tables.unbind()
+    return (*gradients, *by_table, None, None, None, None)
+
+
+forward.register_autograd(differentiate, setup_context=save_for_backward)
+
+
+def geometry_of(block: int, halo: int, stride: int, border: str) -> Geometry:
+    """The geometry that an operator's plain arguments spell; the compiler's symbols for them become numbers."""
+    return known_geometry(int(block), int(halo), int(stride), "zero" if border == "zero" else "masked")
+
+
+known_geometry = lru_cache(Geometry)
+
+
+def copyable(table: Tensor) -> Tensor:
+    """A table as the kernels copy it, 16 bytes at a time: a small copy, where it does not lie like that already."""
+    table = table.contiguous()
+    return table.clone() if table.data_ptr() % 16 else table
+
+
+class Call:
+    """One call of the kernels: its shape and the arguments that both passes share."""
+
+    def __init__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        rows: Tensor | None,
+        columns: Tensor | None,
+        geometry: Geometry,
+    ) -> None:
+        relative = None if rows is None or columns is None else RelativeTables(copyable(rows), copyable(columns))
+        self.shape: Shape = shape_of(query, key, value, relative, geometry)
+        self.device = query.device
+        self.relative = relative  # kept alive until the kernels are launched
+        self.batch, heads, height, width = key.shape[:4]
+        self.args = args = Args(query=View.of(query), key=View.of(key), value=View.of(value))
+        args.heads, args.height, args.width = heads, height, width
+        args.query_height, args.query_width = query.shape[2:4]
+        args.blocks_y, args.blocks_x = geometry.blocks(height), geometry.blocks(width)
+        # Tiles of keys begin a halo before the blocks.
+        args.tiles_y, args.tiles_x = ((size - 1 + geometry.halo) // geometry.block + 1 for size in (height, width))
+        args.scale = query.shape[-1] ** -0.5
+        if relative is not None:
+            args.rows, args.columns = relative.rows.data_ptr(), relative.columns.data_ptr()
+
+    def blocks(self, kernel: Kernel) -> int:
+        """Blocks of queries, for all groups of heads of a kernel."""
+        return self._groups(kernel) * self.args.blocks_y * self.args.blocks_x
+
+    def key_tiles(self) -> int:
+        """Tiles of keys, for all groups of heads."""
+        return self._groups("key_gradient") * self.args.tiles_y * self.args.tiles_x
+
+    def _groups(self, kernel: Kernel) -> int:
+        return self.batch * self.shape.heads // layout_of(self.shape, kernel).heads
+
+    def run(self, kernel: Kernel, ctas: int) -> None:
+        """Launch a kernel."""
+        launch.run(kernel, self.shape, self.args, ctas, self.device)
+
+
+@register_flop_formula(torch.ops.halobench.fused_cuda)
+def forward_flops(query: Any, key: Any, value: Any, rows: Any, columns: Any, *geometry: Any, **_: Any) -> int:
+    """Scores and weighted sums of the pairs that are scored."""
+    pairs = query[0] * query[1] * scored_pairs(geometry_of(*geometry), *key[2:4])
+    return 2 * pairs * (query[-1] + value[-1])
+
+
+@register_flop_formula(torch.ops.halobench.fused_cuda_backward)
+def backward_flops(
+    gradient: Any, query: Any, key: Any, value: Any, rows: Any, columns: Any, output: Any, log_sum_exp: Any,
+    *geometry: Any, **_: Any,
+) -> int:  # fmt: skip
+    """The scores and the gradients of the weights twice, once a pass, and the three gradients."""
+    pairs = query[0] * query[1] * scored_pairs(geometry_of(*geometry), *key[2:4])
+    return 2 * pairs * (4 * query[-1] + 3 * value[-1])

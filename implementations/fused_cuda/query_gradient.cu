@@ -1,0 +1,218 @@
+// The backward pass by queries: gradients of queries and tables; what the pass by keys needs again goes to memory.
+//
+// A CTA walks over many blocks, so that the gradients of the tables stay in its shared memory and are added in one order.
+// Window rows as in the forward pass. The gradients of the biases are row and column sums of the logits' gradients; each,
+// skewed back to table entries, is an operand of two products: with the tables, and with the queries.
+#include "halo.cuh"
+
+constexpr int WARPS_A_HEAD = warps_a_head(QUERY_TILES), THREADS = 32 * HEADS * WARPS_A_HEAD;
+constexpr int SKEW_LINE = 80, SKEW_BYTES = 16 * SKEW_LINE;  // 32 entries of a query and a pad
+constexpr int SUMS_BYTES = 2 * 2 * (D / 8) * 512;  // a head's table gradients, by table, 16 entries, 8 dims, lane
+constexpr u32 AT_KEYS = 0, AT_VALUES = AT_KEYS + window_bytes<D>(), AT_TABLES = AT_VALUES + window_bytes<E>(),
+              AT_SUMS = AT_TABLES + 2 * TABLE_BYTES, AT_STAGES = AT_SUMS + (RELATIVE ? HEADS * SUMS_BYTES : 0),
+              AT_SKEWS = AT_STAGES + (RELATIVE ? STAGE_BYTES * (THREADS / 32) : 0),
+              SHARED = AT_SKEWS + (RELATIVE ? 2 * TILES_PER_WARP * SKEW_BYTES * (THREADS / 32) : 0);
+
+// Sums over a window's rows or columns back to table entries: [16 queries, 32 entries]. What it does not write is zero, the
+// same for all blocks.
+DEVICE void skew_back(u32 skew, const float (&sums)[2][4], const int (&entry)[2], const Lane& me) {
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    int part = i & 3, row = me.g + (part >> 1) * 8;
+    int column = (i >> 2) * 8 + 2 * me.t + (part & 1) + entry[part >> 1];
+    at<u16>(skew + row * SKEW_LINE + column * 2) = (u16)pack(sums[i >> 2][part], 0.f);
+  }
+  warp_sync();
+}
+extern "C" __constant__ const int launch[2] = {THREADS, (int)SHARED};  // what the host must know
+
+KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __grid_constant__ Args args) {
+  const Lane me = who();
+  const u32 base = shared_base(), stage = AT_STAGES + me.warp * STAGE_BYTES;
+  const u32 skews = AT_SKEWS + me.warp * 2 * TILES_PER_WARP * SKEW_BYTES;
+  const int local_head = me.warp / WARPS_A_HEAD, turn = me.warp % WARPS_A_HEAD, tile0 = turn * TILES_PER_WARP;
+  const int chunk_k = local_head * (D / 8), chunk_v = local_head * (E / 8);
+  const float scale = args.scale * LOG2_E;
+  load_tables(base + AT_TABLES, args, THREADS, me);
+  copies_commit();
+  if (RELATIVE) {
+    for (int i = me.thread; i < HEADS * SUMS_BYTES / 16; i += THREADS) at<uint4>(AT_SUMS + i * 16) = make_uint4(0, 0, 0, 0);
+    for (int i = me.lane; i < 2 * TILES_PER_WARP * SKEW_BYTES / 16; i += 32)
+      at<uint4>(skews + i * 16) = make_uint4(0, 0, 0, 0);
+  }
+
+  for (int index = cta(); index < args.count; index += ctas()) {
+    const Place p = place(args, index, args.blocks_y, args.blocks_x);
+    const int y0 = p.y * BLOCK - HALO, x0 = p.x * BLOCK - HALO, head = p.head + local_head;
+    const int first = ZERO_BORDER ? 0 : max(0, -y0), last = ZERO_BORDER ? WINDOW : min(WINDOW, args.height - y0);
+    block_sync();  // everybody is done with the last window
+    load_window<D, THREADS>(base + AT_KEYS, args.key, args, p, y0, x0, first, last, me);
+    load_window<E, THREADS>(base + AT_VALUES, args.value, args, p, y0, x0, first, last, me);
+    copies_commit();
+    copies_wait<1>();  // the tables
+    block_sync();
+
+    u32 q[TILES_PER_WARP][D / 16][4], gradient[TILES_PER_WARP][E / 16][4];
+    Biases bias[TILES_PER_WARP];
+    float minus_delta[TILES_PER_WARP][4], reference[TILES_PER_WARP][2];
+    float dq[TILES_PER_WARP][D / 8][4] = {}, row_sums[TILES_PER_WARP][2][4] = {}, column_sums[TILES_PER_WARP][2][4] = {};
+    const long long at_block = block_index(args, p.image, head, p.y, p.x);
+#pragma unroll
+    for (int m = 0; m < TILES_PER_WARP; m++) {
+      const Pair pair = queries_of(args, p, tile0 + m, me);
+      load_rows<D>(q[m], args.query, p, head, pair.y, pair.x, pair.valid, me);
+      load_rows<E>(gradient[m], args.output_gradient, p, head, pair.y, pair.x, pair.valid, me);
+      u32 output[E / 16][4];
+      load_rows<E>(output, args.output, p, head, pair.y, pair.x, pair.valid, me);
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        float delta = 0.f;
+#pragma unroll
+        for (int s = 0; s < E / 16; s++)
+#pragma unroll
+          for (int c = 0; c < 2; c++) {
+            u32 a = output[s][h + 2 * c], b = gradient[m][s][h + 2 * c];
+            delta = fmaf(low_half(a), low_half(b), fmaf(high_half(a), high_half(b), delta));
+          }
+        delta += shuffle_xor(delta, 1), delta += shuffle_xor(delta, 2);
+        minus_delta[m][2 * h] = -delta, minus_delta[m][2 * h + 1] = as_float(zero(args)) - delta;
+        bool stored = pair.number[h] < PADDED;
+        reference[m][h] = stored ? args.log_sum_exp[at_block * PADDED + pair.number[h]] : -HIDDEN;
+        if (stored && me.t == 0)
+          args.statistics[at_block * PADDED + pair.number[h]] = make_float2(reference[m][h], delta);
+      }
+      if (RELATIVE) {
+        compute(bias[m], q[m], base, AT_TABLES, stage, pair, me);
+        hide_padding(bias[m], me);
+        if (tile0 + m < QUERY_TILES) {
+          uint4* target = args.biases + (at_block * (PADDED / 8) + 2 * (tile0 + m)) * 32 + me.lane;
+          const float(&c)[2][4] = bias[m].columns;
+          target[0] = make_uint4(bias[m].rows[0], bias[m].rows[2], pack(c[0][0], c[0][1]), pack(c[1][0], c[1][1]));
+          target[32] = make_uint4(bias[m].rows[1], bias[m].rows[3], pack(c[0][2], c[0][3]), pack(c[1][2], c[1][3]));
+          // Products read them in another order than the one they are stored in: they get registers of their own.
+#pragma unroll
+          for (int i = 0; i < 4; i++) bias[m].rows[i] |= zero(args);
+        }
+      }
+      hide_columns(bias[m], args, x0, me);
+    }
+    copies_wait<0>();
+    block_sync();
+
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+      for (int a = max(first, 8 * half); a < min(last, 8 * half + 8); a++) {
+        const u32 pick = one_row(a, me), into = me.g == (a & 7) ? ONE | ONE << 16 : 0u;
+        u32 k[D / 16][4], v[E / 16][4], k_columns[D / 16][4];
+#pragma unroll
+        for (int d = 0; d < D / 16; d++) {
+          ldmatrix(k[d], base + AT_KEYS + Pixels<D>::slot(a * WINDOW + ByRows::row(me.lane),
+                                                          chunk_k + 2 * d + ByRows::chunk(me.lane)));
+          ldmatrix_transposed(k_columns[d],
+                              base + AT_KEYS + Pixels<D>::slot(a * WINDOW + ByColumns::row(me.lane),
+                                                               chunk_k + 2 * d + ByColumns::chunk(me.lane)));
+        }
+#pragma unroll
+        for (int e = 0; e < E / 16; e++)
+          ldmatrix(v[e], base + AT_VALUES + Pixels<E>::slot(a * WINDOW + ByRows::row(me.lane),
+                                                            chunk_v + 2 * e + ByRows::chunk(me.lane)));
+#pragma unroll
+        for (int m = 0; m < TILES_PER_WARP; m++) {
+          float s[2][4], dp[2][4];
+          score(s, q[m], k, bias[m], half, pick);
+#pragma unroll
+          for (int n = 0; n < 2; n++)
+#pragma unroll
+            for (int e = 0; e < E / 16; e++) {
+              if (e == 0) mma(dp[n], gradient[m][e], v[e][2 * n], v[e][2 * n + 1], minus_delta[m]);
+              else mma(dp[n], gradient[m][e], v[e][2 * n], v[e][2 * n + 1], dp[n]);
+            }
+#pragma unroll
+          for (int i = 0; i < 8; i++) {
+            float& x = s[i >> 2][i & 3];
+            x = exp2_fast(fmaf(x, scale, -reference[m][(i >> 1) & 1])) * dp[i >> 2][i & 3];
+            if (RELATIVE) column_sums[m][i >> 2][i & 3] += x;
+          }
+          const u32 ds[4] = {pack(s[0][0], s[0][1]), pack(s[0][2], s[0][3]), pack(s[1][0], s[1][1]), pack(s[1][2], s[1][3])};
+#pragma unroll
+          for (int d = 0; d < D / 8; d++)
+            mma(dq[m][d], ds, k_columns[d / 2][2 * (d & 1)], k_columns[d / 2][2 * (d & 1) + 1], dq[m][d]);
+          if (RELATIVE) mma(row_sums[m][half], ds, into, into, row_sums[m][half]);
+        }
+      }
+
+    u32 transposed[TILES_PER_WARP][2][2][4];  // by table and 16 entries: A operand [16 entries, 16 queries]
+#pragma unroll
+    for (int m = 0; m < TILES_PER_WARP; m++) {
+      const Pair pair = queries_of(args, p, tile0 + m, me);
+      if (RELATIVE) {
+#pragma unroll
+        for (int table = 0; table < 2; table++) {
+          const u32 skew = skews + (2 * m + table) * SKEW_BYTES;
+          if (table) skew_back(skew, column_sums[m], pair.column_entry, me);
+          else skew_back(skew, row_sums[m], pair.row_entry, me);
+#pragma unroll
+          for (int s = 0; s < 2; s++) {
+            ldmatrix_transposed(transposed[m][table][s], base + skew + ByRows::row(me.lane) * SKEW_LINE + s * 32 +
+                                                             ByRows::chunk(me.lane) * 16);
+            u32 a[4];
+            ldmatrix(a, base + skew + ByColumns::row(me.lane) * SKEW_LINE + s * 32 + ByColumns::chunk(me.lane) * 16);
+#pragma unroll
+            for (int d = 0; d < D / 16; d++) {
+              u32 b[4];
+              ldmatrix_transposed(b, base + AT_TABLES + table * TABLE_BYTES +
+                                         (s * 16 + ByColumns::row(me.lane)) * TABLE_LINE + d * 32 +
+                                         ByColumns::chunk(me.lane) * 16);
+              mma(dq[m][2 * d], a, b[0], b[1], dq[m][2 * d]);
+              mma(dq[m][2 * d + 1], a, b[2], b[3], dq[m][2 * d + 1]);
+            }
+          }
+        }
+      }
+      const float factor[2] = {args.scale, args.scale};
+      store_rows<D>(dq[m], factor, args.query_gradient, p, head, pair.y, pair.x, pair.valid, me);
+    }
+    if (RELATIVE) {
+#pragma unroll 1
+      for (int now = 0; now < WARPS_A_HEAD; now++) {
+        if (turn == now) {
+#pragma unroll
+          for (int d = 0; d < D / 8; d++) {
+            u32 b[TILES_PER_WARP][2];
+#pragma unroll
+            for (int m = 0; m < TILES_PER_WARP; m++)
+#pragma unroll
+              for (int i = 0; i < 2; i++) b[m][i] = transpose8x8(q[m][d / 2][2 * (d & 1) + i]);
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+              float4& sums = at<float4>(AT_SUMS + ((local_head * 4 + i) * (D / 8) + d) * 512 + me.lane * 16);
+              float c[4] = {sums.x, sums.y, sums.z, sums.w};
+#pragma unroll
+              for (int m = 0; m < TILES_PER_WARP; m++) mma(c, transposed[m][i >> 1][i & 1], b[m][0], b[m][1], c);
+              sums = make_float4(c[0], c[1], c[2], c[3]);
+            }
+          }
+        }
+        if (WARPS_A_HEAD > 1) block_sync();
+      }
+    }
+  }
+
+  if (RELATIVE) {  // by CTA, table, entry, dim: the sum over the CTA's heads
+    block_sync();
+    float* target = args.table_gradients + (long long)cta() * 2 * 32 * D;
+    for (int i = me.thread; i < 4 * (D / 8) * 32; i += THREADS) {
+      int lane = i & 31, d = (i >> 5) % (D / 8), part = (i >> 5) / (D / 8);
+      float c[4] = {};
+      for (int h = 0; h < HEADS; h++) {
+        float4 sums = at<float4>(AT_SUMS + h * SUMS_BYTES + i * 16);
+        c[0] += sums.x, c[1] += sums.y, c[2] += sums.z, c[3] += sums.w;
+      }
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        int entry = (part & 1) * 16 + (lane >> 2) + (j >> 1) * 8, dim = d * 8 + 2 * (lane & 3) + (j & 1);
+        target[((part >> 1) * 32 + (entry + HALO) % 32) * D + dim] = c[j] * args.scale;
+      }
+    }
+  }
+}

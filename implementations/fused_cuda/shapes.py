@@ -1,0 +1,142 @@
+"""What a kernel is compiled for: the class of shapes it serves, and how its work is laid out over warps."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from halobench.geometry import Geometry
+from halobench.problem import RelativeTables, Unsupported
+
+Kernel = Literal["forward", "query_gradient", "key_gradient"]
+HALF = {torch.bfloat16: 0, torch.float16: 1}
+KEY_DIMS = (16, 32, 48, 64)
+WIDEST_VALUE = 128
+WIDEST_WINDOW = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """Everything about a call that its kernels know at compile time. ``shape_for`` makes them, each once."""
+
+    geometry: Geometry
+    key_dim: int
+    value_dim: int
+    heads: int
+    relative: bool
+    dtype: torch.dtype
+
+    @property
+    def padded_queries(self) -> int:
+        """Queries of a block, filled up to whole tiles of 16."""
+        return -(-(self.geometry.side**2) // 16) * 16
+
+    def tiles(self, kernel: Kernel) -> int:
+        """Tiles of 16 that one head of a CTA works on: queries or, in the pass by keys, keys."""
+        return -(-(self.geometry.block**2) // 16) if kernel == "key_gradient" else self.padded_queries // 16
+
+    def definitions(self, kernel: Kernel) -> dict[str, int]:
+        """The constants that the source of a kernel is compiled with."""
+        layout = layout_of(self, kernel)
+        return {
+            "KEY_DIM": self.key_dim,
+            "VALUE_DIM": self.value_dim,
+            "BLOCK": self.geometry.block,
+            "HALO": self.geometry.halo,
+            "STRIDE": self.geometry.stride,
+            "RELATIVE": int(self.relative),
+            "ZERO_BORDER": int(self.geometry.border == "zero"),
+            "FP16": HALF[self.dtype],
+            "HEADS": layout.heads,
+            "TILES_PER_WARP": layout.tiles_per_warp,
+            "MIN_CTAS": layout.min_ctas,
+        }
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a CTA is laid out: heads it serves, tiles of 16 queries (or keys) a warp keeps, CTAs an SM must hold."""
+
+    heads: int
+    tiles_per_warp: int
+    min_ctas: int = 1
+
+
+# Heads of a CTA and tiles of a warp, by kernel and by the width of a head up to which they hold; see docs/kernels.md.
+WORK: dict[Kernel, dict[int, tuple[int, int]]] = {
+    "forward": {16: (4, 4), 32: (2, 2), WIDEST_VALUE: (1, 1)},
+    "query_gradient": {16: (2, 2), 32: (1, 2), WIDEST_VALUE: (1, 1)},
+    "key_gradient": {16: (2, 4), 32: (1, 2), WIDEST_VALUE: (1, 1)},
+}
+MOST_WARPS = 8
+REGISTERS = 65536  # of an SM
+NARROW_REGISTERS = 168  # that a thread gets where heads are narrow; wider ones take what they need
+
+
+@lru_cache
+def layout_of(shape: Shape, kernel: Kernel) -> Layout:
+    """The layout of a kernel: as many heads and tiles as ``WORK`` says, less where there are not that many."""
+    wider = max(shape.key_dim, shape.value_dim)
+    width = min(limit for limit in WORK[kernel] if wider <= limit)
+    most_heads, most_tiles = WORK[kernel][width]
+    tiles_per_warp = min(most_tiles, shape.tiles(kernel))
+    warps = -(-shape.tiles(kernel) // tiles_per_warp)
+    room = max(1, min(most_heads, MOST_WARPS // warps))
+    heads = max(number for number in range(1, room + 1) if shape.heads % number == 0)
+    min_ctas = REGISTERS // (32 * warps * heads * NARROW_REGISTERS) if width == 16 else 1
+    return Layout(heads, tiles_per_warp, max(1, min_ctas))
+
+
+def shape_of(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Shape:
+    """The shape class of a call.
+
+    Raises:
+        Unsupported: the call is outside the class, or its tensors cannot be read as they lie in memory.
+    """
+    shape = shape_for(
+        geometry, query.shape[-1], value.shape[-1], query.shape[1], query.dtype, relative=relative is not None
+    )
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if not readable(tensor):
+            raise Unsupported(f"fused_cuda reads channels-last memory, got a {name} with strides {tensor.stride()}")
+    return shape
+
+
+@lru_cache
+def shape_for(
+    geometry: Geometry, key_dim: int, value_dim: int, heads: int, dtype: torch.dtype, *, relative: bool
+) -> Shape:
+    """The one object for a shape class: what is remembered of a shape is found by its identity.
+
+    Raises:
+        Unsupported: the shape is outside the class.
+    """
+    if dtype not in HALF:
+        raise Unsupported(f"fused_cuda computes in bfloat16 and float16, got {dtype}")
+    if geometry.window > WIDEST_WINDOW:
+        raise Unsupported(f"fused_cuda has windows of up to {WIDEST_WINDOW} pixels, got {geometry.window}")
+    if geometry.block % geometry.stride:
+        raise Unsupported(f"fused_cuda needs a stride that divides the block, got {geometry.stride}, {geometry.block}")
+    if key_dim not in KEY_DIMS:
+        raise Unsupported(f"fused_cuda has key heads of {', '.join(map(str, KEY_DIMS))}, got {key_dim}")
+    if value_dim % 16 or value_dim > WIDEST_VALUE:
+        raise Unsupported(f"fused_cuda has value heads of multiples of 16 up to {WIDEST_VALUE}, got {value_dim}")
+    return Shape(geometry, key_dim, value_dim, heads, relative, dtype)
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether each head of a pixel lies in one piece, in steps of 16 bytes."""
+    *strides, innermost = tensor.stride()
+    image = sum((size - 1) * stride for size, stride in zip(tensor.shape[1:4], strides[1:], strict=True))
+    aligned = not any(stride % 8 for stride in strides) and tensor.data_ptr() % 16 == 0
+    return innermost == 1 and aligned and min(strides) >= 0 and image < 2**31 - 2**16
+
+
+def scored_pairs(geometry: Geometry, height: int, width: int) -> int:
+    """Query-key pairs of one head of one image that are scored: rows of the window in the image, of 16 keys each."""
+    side, rows = geometry.side, geometry.queries(height) * geometry.window
+    if geometry.border == "masked":
+        rows = geometry.seen_along(height)
+    return rows * geometry.blocks(width) * side * WIDEST_WINDOW

@@ -1,0 +1,235 @@
+"""The CUDA kernels on a CPU: their sources, compiled as C++ behind an emulated warp, against the oracle.
+
+Every thread is a fiber there, and shared memory starts as NaN, so that what is read before it is written shows.
+"""
+
+import ctypes
+import shutil
+import subprocess
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from halobench import Geometry, HaloAttention, LayerSpec, Problem, RelativeTables, Unsupported, accuracy, backends
+from halobench.geometry import Border
+from implementations.fused_cuda import launch, operator, shapes
+from implementations.fused_cuda.launch import Args
+from implementations.fused_cuda.shapes import Kernel, Shape
+from tests.cases import CASES
+
+EMULATOR = Path(__file__).parent / "emulator"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the kernels are built."""
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ to compile the kernels for the CPU")
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def emulated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launches run on the CPU."""
+
+    @cache
+    def built(kernel: Kernel, shape: Shape) -> ctypes.CDLL:
+        text = launch.source(kernel, (EMULATOR / "warp.hpp").read_text()) + (EMULATOR / "main.hpp").read_text()
+        path = folder / f"{len(list(folder.iterdir()))}.cpp"
+        path.write_text(text)
+        definitions = [f"-D{name}={number}" for name, number in shape.definitions(kernel).items()]
+        command = ["g++", "-O1", "-std=c++20", "-w", "-shared", "-fPIC", f"-DKERNEL_NAME=halo_{kernel}", *definitions]
+        subprocess.run([*command, "-o", path.with_suffix(".so"), path], check=True)
+        return ctypes.CDLL(str(path.with_suffix(".so")))
+
+    def run(kernel: Kernel, shape: Shape, args: Args, ctas: int, device: torch.device) -> None:
+        assert device.type == "cpu"
+        built(kernel, shape).emulate(ctypes.byref(args), ctas)
+
+    monkeypatch.setattr(launch, "run", run)
+    monkeypatch.setattr(launch, "resident", lambda *_: 3)  # so that a CTA walks over several blocks
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
+    """The backend's ``attend`` without its demand for a GPU."""
+    rows, columns = (None, None) if relative is None else relative
+    spelled = geometry.block, geometry.halo, geometry.stride, geometry.border
+    output: Tensor = operator.forward(query, key, value, rows, columns, *spelled)[0]
+    return output
+
+
+EMULATED = {
+    "whole_blocks": ("bfloat16", "masked"),
+    "partial_blocks": ("bfloat16", "zero"),
+    "odd_block": ("float16", "masked"),
+    "stride_2": ("float16", "zero"),
+    "no_positions_partial": ("bfloat16", "masked"),
+    "halo_beyond_block": ("bfloat16", "masked"),
+    "sasa": ("bfloat16", "masked"),
+}
+DRAWN = {
+    "wide": Problem(Geometry(4, 2), 7, 9, heads=2, key_dim=32, value_dim=48, dtype="bfloat16"),
+    "ten": Problem(Geometry(10, 3), 13, 11, heads=1, dtype="bfloat16"),
+    "exact": Problem(Geometry(8, 4), 9, 9, heads=1, key_dim=64, value_dim=64, dtype="bfloat16"),
+}
+ALL = {
+    name: replace(CASES[name], dtype=dtype, geometry=replace(CASES[name].geometry, border=border))
+    for name, (dtype, border) in EMULATED.items()
+} | DRAWN
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("case", ALL)
+def test_kernels_on_a_cpu(case: str) -> None:
+    """Output and all gradients within the budget of every backend."""
+    problem = ALL[case]
+    backend = replace(backends.load("strided_gather"), name="emulated", attend=attend)
+    assert accuracy.check(backend, problem, "cpu", "training").fault is None
+
+
+@pytest.mark.usefixtures("emulated")
+def test_tables_may_lie_anywhere() -> None:
+    """Tables out of step with the kernels' copies of 16 bytes are copied first."""
+    query, key, value, relative = Problem(Geometry(8, 3), 8, 8, dtype="bfloat16").inputs()
+    assert relative is not None
+    shifted = RelativeTables(
+        *(torch.cat([table.new_zeros(1), table.flatten()])[1:].view_as(table) for table in relative)
+    )
+    assert shifted.rows.data_ptr() % 16
+    expected, found = (attend(query, key, value, tables, Geometry(8, 3)) for tables in (relative, shifted))
+    assert torch.equal(expected, found)
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("factor", [60, -60])
+def test_logits_beyond_the_fast_path(factor: float) -> None:
+    """Sums of exponentials that would overflow or vanish are computed again with their maximum."""
+    inputs = Problem(Geometry(8, 3), 8, 8, dtype="bfloat16", relative=False).inputs(seed=1)
+    query, key = torch.full_like(inputs.query, 8), inputs.key.abs() + 1
+    output = attend(query * factor, key, inputs.value, None, Geometry(8, 3))
+    best = (factor * key.float().sum(-1)).flatten(2).argmax(-1)  # so steep that the best key takes it all
+    expected = inputs.value.flatten(2, 3)[0, 0, best[0, 0]]
+    assert torch.allclose(output[0, 0, 0, 0].float(), expected.float(), atol=1e-2)
+
+
+def refused(problem: Problem, change: str | None = None) -> str:
+    """Why a call is refused."""
+    query, key, value, relative = problem.inputs()
+    if change == "layout":
+        query = query.movedim(-1, 0).contiguous().movedim(0, -1)
+    with pytest.raises(Unsupported) as refusal:
+        shapes.shape_of(query, key, value, relative, problem.geometry)
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("problem", "change", "reason"),
+    [
+        (Problem(Geometry(8, 3), 8, 8), None, "computes in bfloat16 and float16, got torch.float32"),
+        (Problem(Geometry(14, 2), 8, 8, dtype="bfloat16"), None, "windows of up to 16 pixels, got 18"),
+        (Problem(Geometry(8, 3, 3), 9, 9, dtype="bfloat16"), None, "stride that divides the block, got 3, 8"),
+        (Problem(Geometry(8, 3), 8, 8, key_dim=8, dtype="bfloat16"), None, "key heads of 16, 32, 48, 64, got 8"),
+        (Problem(Geometry(8, 3), 8, 8, value_dim=20, dtype="bfloat16"), None, "multiples of 16 up to 128, got 20"),
+        (Problem(Geometry(8, 3), 8, 8, dtype="bfloat16"), "layout", "reads channels-last memory, got a query"),
+    ],
+)
+def test_refusals_say_why(problem: Problem, change: str | None, reason: str) -> None:
+    """What is outside the class is refused by name."""
+    assert reason in refused(problem, change)
+
+
+def test_needs_a_gpu() -> None:
+    """On a CPU the backend refuses; nothing falls back to another one."""
+    problem = Problem(Geometry(8, 3), 8, 8, dtype="bfloat16")
+    attend_on_gpu = backends.load("fused_cuda").attend
+    assert attend_on_gpu is not None
+    with pytest.raises(Unsupported, match="needs a CUDA device"):
+        attend_on_gpu(*problem.inputs(), problem.geometry)
+
+
+@pytest.mark.parametrize("border", ["masked", "zero"])
+def test_operator_registration(border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the compiler is told of the results matches what the operator returns."""
+    monkeypatch.setattr(launch, "run", lambda *_: None)
+    query, key, value, relative = Problem(Geometry(8, 3), 9, 8, heads=2, dtype="bfloat16").inputs()
+    assert relative is not None
+    torch.library.opcheck(
+        operator.forward,
+        (query, key, value, *relative, 8, 3, 1, border),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+@pytest.mark.usefixtures("emulated")
+def test_whole_graph_compiles_on_a_cpu() -> None:
+    """The compiler takes layers of two geometries without a graph break, forward and backward."""
+    pixels = torch.randn(1, 16, 8, 8, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    layers = [HaloAttention(LayerSpec(16, 1, 16, 16, Geometry(8, halo)), attend).bfloat16() for halo in (0, 1)]
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def both(pixels: Tensor) -> Tensor:
+        return layers[1](layers[0](pixels))
+
+    torch.testing.assert_close(both(pixels), layers[1](layers[0](pixels)))
+    both(pixels).float().sum().backward()
+    assert all(parameter.grad is not None for layer in layers for parameter in layer.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("direction", ["forward", "training"])
+def test_deterministic(direction: str) -> None:
+    """Two calls agree bit for bit."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    problem = Problem(Geometry(8, 3), 40, 33, batch=3, heads=4, dtype="bfloat16")
+    inputs = problem.inputs("cuda", requires_grad=True)
+    backend = backends.load("fused_cuda")
+    assert backend.attend is not None
+
+    def call() -> list[Tensor]:
+        assert backend.attend is not None
+        output = backend.attend(*inputs, problem.geometry)
+        if direction == "forward":
+            return [output]
+        return list(torch.autograd.grad(output.float().square().sum(), list(inputs.tensors.values())))
+
+    for once, again in zip(call(), call(), strict=True):
+        assert torch.equal(once, again)
+
+
+@pytest.mark.gpu
+def test_whole_graph_compiles() -> None:
+    """A layer compiles without a graph break and computes the same."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    layer = backends.load("fused_cuda").build(LayerSpec(64, 4, 16, 16, Geometry(8, 3))).cuda()
+    pixels = torch.randn(2, 64, 24, 17, device="cuda").to(memory_format=torch.channels_last)
+    with torch.autocast("cuda", torch.bfloat16):
+        eager = layer(pixels)
+        compiled = torch.compile(layer, fullgraph=True)(pixels)
+    torch.testing.assert_close(eager, compiled, rtol=2e-2, atol=2e-2)
+    with torch.autocast("cuda", torch.bfloat16):
+        torch.compile(layer, fullgraph=True)(pixels).float().sum().backward()
+    assert all(parameter.grad is not None for parameter in layer.parameters())
+
+
+@pytest.mark.gpu
+def test_cuda_graph_replays() -> None:
+    """A captured call computes what an eager one does, on new inputs."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    problem = Problem(Geometry(8, 3), 24, 24, heads=4, dtype="bfloat16")
+    attend_on_gpu = backends.load("fused_cuda").attend
+    assert attend_on_gpu is not None
+    inputs = problem.inputs("cuda")
+    attend_on_gpu(*inputs, problem.geometry)  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = attend_on_gpu(*inputs, problem.geometry)
+    inputs.query.copy_(torch.randn_like(inputs.query))
+    graph.replay()
+    assert torch.equal(output, attend_on_gpu(*inputs, problem.geometry))
