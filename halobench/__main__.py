@@ -20,6 +20,7 @@ COMMANDS = {
     "halobench.ab": "two revisions measured in turns, with a null control",
     "halobench.calibrate": "the gate measured with planted slowdowns",
     "halobench.profile": "kernels, memory and traces of one case",
+    "halobench.train": "a training run, on images or Fashion-MNIST",
     "halobench.models": "the cost table of all models",
 }
 

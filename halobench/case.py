@@ -23,6 +23,13 @@ class Case:
     label: str | None = None
     energy: bool = False
     counted: bool = True
+    patience = 1.0  # how many times the usual time limit a case may take
+    compiles = False  # its backend may
+
+    @property
+    def scope(self) -> object:
+        """What consecutive cases share: compiled code, which is dropped when it changes."""
+        return self.task
 
     @property
     def problem(self) -> Problem:

@@ -3,13 +3,24 @@
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from halobench import terminal
-from halobench.figures import bars, closed_form, heat, roofline, scaling, summary
+from halobench.figures import (
+    bars,
+    closed_form,
+    curves,
+    heat,
+    network_axes,
+    networks,
+    published,
+    roofline,
+    scaling,
+    summary,
+)
 from halobench.figures.index import write_index
-from halobench.figures.selection import Drawn, Selection, selections
+from halobench.figures.selection import Drawn, Selection, network_selections, selections
 from halobench.figures.style import look, save
 from halobench.results import Results, ResultsError, read_all
 
@@ -26,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser().error(f"--index describes a folder of results, got {folder}")
     try:
         results = read_all(options.results)
-        drawn = draw(results, output, options.format)
+        drawn = draw(results, output, options.format, folder)
         if options.index:
             write_index(results, folder, drawn)
     except (ResultsError, OSError) as error:
@@ -37,27 +48,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def draw(results: Results, output: Path, file_format: str = "png") -> list[Path]:
+def draw(results: Results, output: Path, file_format: str = "png", folder: Path | None = None) -> list[Path]:
     """Draw every figure that the results have data for, and write the summaries; the figures' paths.
 
-    A figure that lacks its data is left out, with a line on stdout that says why.
+    A figure that lacks its data is left out, with a line on stdout that says why. Curves of training runs are looked
+    for below ``folder``.
     """
     if file_format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {file_format!r}")
     output.mkdir(parents=True, exist_ok=True)
-    chosen = selections(results)
-    paths = []
+    chosen, of_networks = selections(results), network_selections(results)
     with look():
-        for selection in chosen:
-            for name, figure in figures(selection):
-                path = output / f"{selection.slug}-{name}.{file_format}"
-                if isinstance(figure, str):
-                    print(f"no {path.name}: {figure}")
-                    continue
-                save(figure, path)
-                paths.append(path)
-    summary.write(results, chosen, output)
+        paths = [*saved(named_figures(chosen, of_networks, folder), output, file_format)]
+    summary.write(results, chosen, of_networks, output)
     return paths
+
+
+def saved(drawn: Drawn, output: Path, file_format: str) -> Iterator[Path]:
+    """Save the figures; the paths of those that there are."""
+    for name, figure in drawn:
+        path = output / f"{name}.{file_format}"
+        if isinstance(figure, str):
+            print(f"no {path.name}: {figure}")
+            continue
+        save(figure, path)
+        yield path
+
+
+def named_figures(chosen: list[Selection], of_networks: list[Selection], folder: Path | None) -> Drawn:
+    """All figures under their files' names."""
+    for selection in chosen:
+        for name, figure in figures(selection):
+            yield f"{selection.slug}-{name}", figure
+    for selection in of_networks:
+        for name, figure in network_figures(selection):
+            yield f"{selection.slug}-training-{name}", figure
+    if folder is not None:
+        yield from curves.draw(folder)
+
+
+def network_figures(selection: Selection) -> Drawn:
+    """All figures about whole networks of one machine and dtype."""
+    yield from networks.draw(selection)
+    yield from published.draw(selection)
+    yield from network_axes.draw(selection)
 
 
 def figures(selection: Selection) -> Drawn:

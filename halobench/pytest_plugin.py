@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from halobench.case import Case
 from halobench.measure.engine import Settings
 from halobench.measure.journal import Journal, JournalError
 from halobench.measure.latency import effort_for
 from halobench.measure.run import Run
+from halobench.network import AnyCase
 from halobench.options import TIERS, Options
 from halobench.progress import Progress
 
@@ -89,7 +89,7 @@ def check_results_path(results: Path | None) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A suite is a module with ``cases(options)``; its tests run once for each case."""
     if "case" in metafunc.fixturenames and hasattr(metafunc.module, "cases"):
-        cases: list[Case] = list(metafunc.module.cases(metafunc.config.stash[OPTIONS]))
+        cases: list[AnyCase] = list(metafunc.module.cases(metafunc.config.stash[OPTIONS]))
         names = [case.name.partition("/")[2] for case in cases]
         metafunc.parametrize("case", cases, ids=names)
 
@@ -105,10 +105,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def measure(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Callable[[Case], None]:
+def measure(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Callable[[AnyCase], None]:
     """Measure a case, or take it from the journal, and hand its samples to pytest-benchmark."""
 
-    def measure(case: Case) -> None:
+    def measure(case: AnyCase) -> None:
         try:
             row = the_run(request.config).row(case)
         except JournalError as error:

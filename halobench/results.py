@@ -19,11 +19,15 @@ from halobench.schema import (
     DIRECTIONS,
     EXPECTED,
     FIELDS,
+    NETWORK_COLUMNS,
+    NETWORK_FIELDS,
     OK,
     SCHEMA_VERSION,
     STATUSES,
+    Field,
     Json,
     ResultsError,
+    about_network,
     check_version,
     checked_row,
     fits,
@@ -36,6 +40,7 @@ from halobench.schema import (
 __all__ = [
     "COLUMNS",
     "DIRECTIONS",
+    "NETWORK_COLUMNS",
     "OK",
     "SCHEMA_VERSION",
     "STATUSES",
@@ -85,10 +90,12 @@ class Results:
     """One or more results files.
 
     ``table`` has a row per case and file, in the columns ``COLUMNS``: unknown is null, ``groups`` is separated by
-    spaces, ``samples`` counts them. ``headers`` is by file name, ``samples_ms`` by (file name, case).
+    spaces, ``samples`` counts them. ``networks`` has the rows about whole networks, in ``NETWORK_COLUMNS``. ``headers``
+    is by file name, ``samples_ms`` by (file name, case).
     """
 
     table: pd.DataFrame
+    networks: pd.DataFrame
     headers: dict[str, Header]
     samples_ms: dict[tuple[str, str], tuple[float, ...]]
 
@@ -141,6 +148,7 @@ def read_all(paths: Path | str | Iterable[Path | str]) -> Results:
         raise ResultsError("no results files were given")
     return Results(
         table=pd.concat([results.table for results in found.values()], ignore_index=True),
+        networks=pd.concat([results.networks for results in found.values()], ignore_index=True),
         headers={file: results.headers[file] for file, results in found.items()},
         samples_ms={key: value for results in found.values() for key, value in results.samples_ms.items()},
     )
@@ -256,12 +264,12 @@ def checked_header(file: str, document: Document) -> Header:
 
 
 def tabulate(header: Header, rows: list[tuple[Any, list[Any] | None]]) -> Results:
-    """The table of one file.
+    """The tables of one file.
 
     Raises:
         ResultsError: a row is impossible, or two rows are the same case.
     """
-    records: list[Json] = []
+    records: dict[bool, list[Json]] = {False: [], True: []}  # whether about networks
     samples_ms: dict[tuple[str, str], tuple[float, ...]] = {}
     seen: set[str] = set()
     for row, samples in rows:
@@ -275,10 +283,15 @@ def tabulate(header: Header, rows: list[tuple[Any, list[Any] | None]]) -> Result
                 raise ResultsError(f"case {shown(case)}: a sample must be {EXPECTED['positive']}, got {shown(sample)}")
         if samples:
             samples_ms[header.file, case] = tuple(samples)
-        records.append(
+        records[about_network(row)].append(
             {**described(header, columns["device"]), **columns, "samples": len(samples) if samples else None}
         )
-    return Results(typed(pd.DataFrame.from_records(records, columns=list(COLUMNS))), {header.file: header}, samples_ms)
+    return Results(
+        typed(pd.DataFrame.from_records(records[False], columns=list(COLUMNS)), FIELDS),
+        typed(pd.DataFrame.from_records(records[True], columns=list(NETWORK_COLUMNS)), NETWORK_FIELDS),
+        {header.file: header},
+        samples_ms,
+    )
 
 
 def described(header: Header, device: str) -> Json:
@@ -294,11 +307,11 @@ def described(header: Header, device: str) -> Json:
     }
 
 
-def typed(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with the same column types whatever is unknown in it, so that tables of several files fit together."""
+def typed(table: pd.DataFrame, fields: dict[str, Field]) -> pd.DataFrame:
+    """A table with the same column types whatever is unknown in it, so that tables of several files fit together."""
     kinds = {"text": "object", "flag": "boolean", "number": "float64", "positive": "float64"}
     types = {
         name: ("int64" if field.required else "float64") if field.kind == "count" else kinds[field.kind]
-        for name, field in FIELDS.items()
+        for name, field in fields.items()
     }
     return table.astype({**types, "dirty": "boolean", "samples": "float64"})

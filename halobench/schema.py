@@ -81,8 +81,37 @@ FIELDS = {
     "measured_s": Field("seconds.measured", "number"),
     "harness_s": Field("seconds.harness", "number"),
 }
-# The columns of the table: those of the whole file, those of a row, and two that sum up a list of the row.
-COLUMNS = ("file", "machine", "torch", "commit", "dirty", "tier", *FIELDS, "groups", "samples")
+SHARED = (
+    "suite", "case", "backend", "direction", "label", "device", "status", "reason", "median_ms", "low_ms", "high_ms",
+    "host_ms", "noise", "outliers", "peak_bytes", "energy_joules", "sm_mhz", "throttled", "warmup_s", "measured_s",
+    "harness_s",
+)  # fmt: skip
+# The schema of a row about a whole network: it has ``network`` where others have ``problem``.
+NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {
+    "model": Field("network.model", "text", required=True),
+    "side": Field("network.side", "count", required=True),
+    "dtype": Field("network.dtype", "text", required=True),
+    "compiled": Field("network.compiled", "flag", required=True),
+    "label_smoothing": Field("network.label_smoothing", "number"),
+    "magnitude": Field("network.magnitude", "count"),
+    "block": Field("network.overrides.block", "text"),
+    "halo": Field("network.overrides.halo", "text"),
+    "rival": Field("rival", "text"),
+    "batch": Field("throughput.batch", "count"),
+    "parameters": Field("throughput.parameters", "count"),
+    "images_per_s": Field("throughput.images_per_s", "positive"),
+    "joules_per_image": Field("throughput.joules_per_image", "number"),
+    "first_step_s": Field("throughput.first_step_s", "number"),
+    "resident_bytes": Field("memory.resident_bytes", "number"),
+    "rival_ms": Field("paired.rival_median_ms", "positive"),
+    "ratio": Field("paired.ratio", "positive"),
+    "ratio_low": Field("paired.ratio_low", "positive"),
+    "ratio_high": Field("paired.ratio_high", "positive"),
+}
+# The columns of the tables: those of the whole file, those of a row, and two that sum up a list of the row.
+OF_THE_FILE = ("file", "machine", "torch", "commit", "dirty", "tier")
+COLUMNS = (*OF_THE_FILE, *FIELDS, "groups", "samples")
+NETWORK_COLUMNS = (*OF_THE_FILE, *NETWORK_FIELDS, "groups", "samples")
 EXPECTED = {
     "text": "text",
     "flag": "true or false",
@@ -98,8 +127,13 @@ def check_version(section: Json) -> None:
         raise ResultsError(f"schema version {shown(section.get('schema'))}, this halobench reads {SCHEMA_VERSION}")
 
 
+def about_network(row: Any) -> bool:
+    """Whether a row is about a whole network."""
+    return isinstance(row, dict) and "network" in row
+
+
 def checked_row(row: Any) -> Json:
-    """The columns of a row, checked one by one and against one another.
+    """The columns of a row, checked one by one and against one another: those of a network or of a problem.
 
     Raises:
         ResultsError: a required column is missing, or a value is impossible.
@@ -107,7 +141,8 @@ def checked_row(row: Any) -> Json:
     if not isinstance(row, dict):
         raise ResultsError(f"a row must be an object, got {shown(row)}")
     name = f"case {shown(row.get('case'))}"
-    columns = {column: checked(row, field, name) for column, field in FIELDS.items()}
+    fields = NETWORK_FIELDS if about_network(row) else FIELDS
+    columns = {column: checked(row, field, name) for column, field in fields.items()}
     for column, choices in (("status", STATUSES), ("direction", DIRECTIONS)):
         if columns[column] not in choices:
             raise ResultsError(f"{name}: {column} must be one of {', '.join(choices)}, got {shown(columns[column])}")

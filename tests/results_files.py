@@ -242,3 +242,110 @@ def fate(backend, direction, wanted):  # noqa: PLR0911 - a line for each fate
     if backend == "fused" and wanted.get("halo") == 6:
         return failed("CRASHED", "illegal memory access", backend, direction, **wanted)
     return row(backend, direction, **wanted)
+
+
+MILLIONS = {"h0": 5.5, "h1": 8.1, "h2": 9.4, "h7": 67.4, "b0": 5.3, "b1": 7.8, "b2": 9.1, "b7": 66.3}
+
+
+def network_row(model, backend=None, direction="training", rival=None, **changes):
+    """A row about a network whose status is OK. ``changes`` are fields of the network, or the row's own."""
+    network = {"model": model, "side": 256, "batch": 128, "dtype": "bfloat16", "backend": backend, "compiled": False}
+    network |= {"overrides": {}, "label_smoothing": 0.0, "magnitude": None}
+    network |= {name: changes.pop(name) for name in list(changes) if name in network}
+    key = model.rpartition("_")[2]
+    parameters = round(1e6 * MILLIONS.get(key, 20.0))
+    ratio = {None: 1.0, "sdpa": 2.9, "fused": 1.2}.get(backend, 3.9) / (1.3 if network["compiled"] else 1.0)
+    median = 0.06 * network["batch"] * parameters**0.5 / 1e3 * ratio * (network["side"] / 256) ** 2
+    name = "-".join(str(value) for value in network.values())
+    filled = {
+        "case": f"training/{backend or 'none'}/{direction}/{name}",
+        "suite": "training",
+        "backend": backend or "none",
+        "direction": direction,
+        "groups": ["pairs"],
+        "label": None,
+        "network": network,
+        "rival": rival,
+        "device": "cuda",
+        "status": "OK",
+        "reason": None,
+        "latency": {"median_ms": median, "low_ms": 0.98 * median, "high_ms": 1.03 * median, "host_ms": median / 2},
+        "samples_ms": [0.99 * median, median, 1.02 * median],
+        "memory": {"peak_bytes": 3e9 * ratio, "resident_bytes": 16 * parameters},
+        "energy_joules": median / 2,
+        "throughput": {
+            "batch": network["batch"],
+            "images_per_s": network["batch"] / median * 1e3,
+            "joules_per_image": median / 2 / network["batch"],
+            "parameters": parameters,
+            "first_step_s": 31.0 if network["compiled"] else 0.4,
+        },
+        "paired": None if rival is None else paired(rival, median, ratio),
+        "seconds": {"warmup": 3.0, "measured": 1.0, "harness": 0.1},
+    }
+    return filled | changes
+
+
+def network_campaign():
+    """What a full tier measures of networks, thinned out; one backend runs out of memory in the largest."""
+    return [*pair_rows(), *table_rows(), *axis_rows()]
+
+
+def pair_rows():
+    """Training and inference of the pairs."""
+    rows = []
+    for number in (0, 1, 2, 7):
+        own, rival, side = f"halonet_h{number}", f"efficientnet_b{number}", 256 + 50 * number
+        for compiled in (False, True):
+            same = {"side": side, "compiled": compiled}
+            rows.append(network_row(rival, **same))
+            rows += [network_row(own, backend, rival=rival, **same) for backend in ("sdpa", "fused")]
+            largest = (failed_network, "OOM", "out of memory") if number == 7 else (network_row,)
+            make, *said = largest
+            rows.append(make(*said, own, "strided_gather", rival=rival, **same))
+        for batch in (1, 128):
+            rows.append(network_row(rival, direction="forward", batch=batch, groups=["inference"]))
+            rows.append(network_row(own, "fused", "forward", rival, batch=batch, groups=["inference"]))
+    return rows
+
+
+def table_rows():
+    """What stands beside the published tables."""
+    hybrids = {"side": 601, "compiled": True, "groups": ["hybrids"], "rival": "efficientnet_b7"}
+    rows = [
+        network_row(f"halonet_h7{stages}", backend, **hybrids)
+        for stages in ("", "_conv1", "_conv12", "_conv123")
+        for backend in ("sdpa", "fused")
+    ]
+    for direction, side in (("training", 256), ("forward", 384), ("forward", 512)):
+        same = {"direction": direction, "side": side, "batch": 32, "groups": ["transfer"], "rival": "vit_large_patch16"}
+        rows += [network_row(f"halonet_h4_128{kind}", "fused", **same) for kind in ("", "_patch", "_conv12")]
+    for label in ("LS", "LS, RA", "SE", "SE, SiLU", "LS, SE", "LS, SE, SiLU", "LS, SE, SiLU, RA"):
+        same = {"label": label, "groups": ["components"], "overrides": {"line": label}}
+        rows.append(network_row("resnet50", rival="resnet50", **same))
+        rows.append(network_row("halonet_50", "fused", rival="halonet_50", **same))
+    return rows
+
+
+def axis_rows():
+    """The step over image side, and over block and halo."""
+    same = {"groups": ["side"], "batch": 64}
+    kinds = (("halonet_h1", "sdpa"), ("halonet_h1", "fused"), ("resnet50", None))
+    rows = [network_row(*kind, side=side, **same) for side in (128, 257, 512) for kind in kinds]
+    for block, halo in ((4, 1), (4, 3), (8, 1), (8, 3)):
+        overrides = {"block": str(block), "halo": str(halo)}
+        rows.append(network_row("halonet_h1", "fused", groups=["grid"], overrides=overrides))
+    return rows
+
+
+def paired(rival, median, ratio):
+    """What stands in a row about the steps taken in turn."""
+    other = median / ratio
+    ends = {"ratio_low": 0.97 * ratio, "ratio_high": 1.02 * ratio}
+    return {"rival": rival, "rival_median_ms": other, "rival_samples_ms": [other] * 3, "ratio": ratio, **ends}
+
+
+def failed_network(status, reason, *arguments, **changes):
+    """A row about a network of this status: nothing measured."""
+    nothing = dict.fromkeys(("latency", "memory", "energy_joules", "throughput", "paired", "seconds", "samples_ms"))
+    return network_row(*arguments, **changes, status=status, reason=reason, **nothing)

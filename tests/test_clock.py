@@ -91,3 +91,25 @@ def test_a_host_too_slow_to_cover_is_told():
         pytest.skip("no CUDA device")
     burst = CudaClock().burst(lambda: time.sleep(0.03), 3)
     assert burst.exposed == 3
+
+
+def test_a_stretch_is_one_sample_of_many_calls():
+    calls = []
+    burst = CpuClock().stretch(lambda: calls.append(time.sleep(0.002)), 5)
+    assert len(calls) == 5
+    assert len(burst.device_ms) == len(burst.host_ms) == 1
+    assert burst.device_ms[0] >= 2  # a mean: sleeping never ends early
+
+
+@pytest.mark.gpu
+def test_a_stretch_on_a_gpu_waits_for_its_last_call():
+    """Launching takes no time, the products do."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    side = 8192
+    left = torch.randn(side, side, device="cuda", dtype=torch.bfloat16)
+    clock = CudaClock()
+    clock.stretch(lambda: left @ left, 3)
+    burst = clock.stretch(lambda: left @ left, 20)
+    assert burst.device_ms[0] > 2 * side**3 / 1e16 * 1e3  # no GPU multiplies at 10 000 TFLOP/s
+    assert burst.host_ms[0] < burst.device_ms[0]

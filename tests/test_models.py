@@ -4,9 +4,10 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from halobench import HaloAttention, models
-from halobench.models import costs
+from halobench.models import costs, work
 
 # A HaloNet small enough for a laptop, with strided blocks, uneven depths and heads that differ between stages.
 SMALL = {"widths": (8, 16, 16, 32), "heads": (2, 4, 4, 4), "depths": (1, 2, 1, 2), "num_classes": 10}
@@ -30,7 +31,9 @@ def images(height=64, width=64, batch=2):
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
-PUBLISHED = [name for name in models.names() if models.entry(name).published_millions and "efficientnet" not in name]
+PUBLISHED = [
+    name for name in models.names() if models.entry(name).published_millions and models.entry(name).has_attention
+]
 # Rows that contradict themselves or leave a width open: docs/decisions/ says what was decided, and this is the outcome.
 DECIDED = {"halonet_h3": 11.8, "halonet_h7_conv123": 64.9, "halonet_h4_128_conv12": 87.9}
 
@@ -276,3 +279,27 @@ def test_the_cost_table_counts_multiply_adds_once():
     assert costs.parameters(network) == 3 * 5 * 9
     *_, line = costs.table(["efficientnet_b0"])
     assert line.startswith("| efficientnet_b0 | 224 | 5.29 | 5.3 | -0.2 % | ")
+
+
+def test_useful_work_leaves_out_padding_and_nothing_else():
+    """A network whose windows hold real keys only does only useful work; keys beyond the map's border do not count."""
+    beyond = small(block=16, halo=0, depths=(1, 1, 1, 1))  # the maps have sides of 16, 8, 4 and 2
+    assert work.count(beyond, 64).useful_flops < work.count(beyond, 64).executed_flops
+    whole = small(block=1, halo=0, depths=(1, 1, 1, 1), positions=None)
+    counted = work.count(whole, 64)
+    assert counted.useful_flops == counted.executed_flops > 0
+
+
+def test_executed_work_is_what_torch_counts_on_real_tensors():
+    network = small(depths=(1, 1, 1, 1)).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(images(64, 48, batch=1))
+    assert work.count(network, 64, 48).executed_flops == counter.get_total_flops()
+
+
+def test_activations_are_the_tensors_that_a_step_keeps():
+    """By hand: a convolution keeps its input, an in-place activation its output, both in the network's dtype."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+    assert work.activation_bytes(network, 8) == 2 * (3 + 4) * 8 * 8
+    batch_norm = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+    assert work.activation_bytes(batch_norm, 8) == pytest.approx(2 * (3 + 4 + 4) * 8 * 8, rel=0.05)

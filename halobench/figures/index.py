@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pandas as pd
+
 from halobench.figures.selection import commit_of
 from halobench.figures.summary import markdown
 from halobench.results import STATUSES, Header, Results
@@ -27,7 +29,9 @@ def write_index(results: Results, folder: Path, figures: list[Path]) -> Path:
 
 def line(results: Results, header: Header) -> list[str]:
     """A file's line of the table."""
-    rows = results.table[results.table["file"] == header.file]
+    shared = ["file", "machine", "dtype", "status"]
+    rows = pd.concat([results.table[shared], results.networks[shared]])
+    rows = rows[rows["file"] == header.file]
     counts = rows["status"].value_counts()
     by_status = ", ".join(f"{counts[status]} {status}" for status in STATUSES if status in counts)
     wall, share = header.harness.get("wall_s"), header.harness.get("overhead_share")

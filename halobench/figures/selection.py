@@ -13,6 +13,14 @@ from halobench.results import OK, Header, Results
 AXES = ("side", "block", "halo")
 SHAPE = ("stride", "height", "width", "batch", "heads", "key_dim", "value_dim", "relative")
 BASELINE = "naive_unfold"
+NO_BACKEND = "none"  # of models without attention slots
+FAMILIES = {
+    "efficientnet": "EfficientNet",
+    "resnet": "ResNet",
+    "seresnet": "ResNet",
+    "vit": "ViT",
+    "timm_halo": "timm's HaloNet",
+}
 
 Drawn = Iterator[tuple[str, Figure | str]]  # the name of a figure, and the figure or why there is none
 
@@ -79,6 +87,18 @@ def selections(results: Results) -> list[Selection]:
     table = results.table.copy()
     table["side"] = (table["height"] * table["width"]) ** 0.5
     table["variant"] = [variant(*of) for of in zip(table["backend"], table["border"], table["stride"], strict=True)]
+    return by_machine(table, results)
+
+
+def network_selections(results: Results) -> list[Selection]:
+    """As ``selections``, of the rows about whole networks. A variant is a backend, or a model that has none."""
+    table = results.networks.copy()
+    table["variant"] = table["backend"].where(table["backend"] != NO_BACKEND, table["model"].map(family))
+    return by_machine(table, results)
+
+
+def by_machine(table: pd.DataFrame, results: Results) -> list[Selection]:
+    """The selections of a table, in order of machine and dtype."""
     look = styles(table["backend"])
     age = sorted(results.headers, key=lambda file: (results.headers[file].datetime or "", file))
     found = []
@@ -89,6 +109,14 @@ def selections(results: Results) -> list[Selection]:
         headers = [results.headers[file] for file in age if file in used]
         found.append(Selection(newest.reset_index(drop=True), headers, str(machine), str(dtype), look))
     return found
+
+
+def family(model: str) -> str:
+    """What a model without attention slots is called in legends."""
+    for start, name in FAMILIES.items():
+        if model.startswith(start):
+            return name
+    return model
 
 
 def variant(backend: str, border: str, stride: int) -> str:

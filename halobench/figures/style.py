@@ -46,6 +46,7 @@ KNOWN = {
     "lucidrains": Style(SKY, "P"),
     "global_sa": Style(INK, "<"),
     "conv": Style(BLUE, ">"),
+    "none": Style(INK, "o"),  # models without attention slots
 }
 # Strangers get the same hues darkened, and markers that no known backend has.
 DARK = [

@@ -1,4 +1,4 @@
-"""The numbers as text: every row in ``summary.csv``, the reference point and the failures in ``summary.md``."""
+"""The numbers as text: all rows in ``summary.csv`` and ``networks.csv``, an extract and failures in ``summary.md``."""
 
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,18 @@ from halobench.figures.selection import Selection, held
 from halobench.results import DIRECTIONS, OK, Results
 
 
-def write(results: Results, chosen: list[Selection], output: Path) -> None:
-    """Write ``summary.csv`` and ``summary.md`` to the folder ``output``."""
+def write(results: Results, chosen: list[Selection], of_networks: list[Selection], output: Path) -> None:
+    """Write ``summary.csv``, ``networks.csv`` where there are networks, and ``summary.md`` to the folder ``output``."""
+    if of_networks:
+        results.networks.to_csv(output / "networks.csv", index=False, lineterminator="\n")
     results.table.to_csv(output / "summary.csv", index=False, lineterminator="\n")
     parts = ["# Summary"]
     for selection in chosen:
         parts += [f"## {selection.machine}, {selection.dtype}", selection.footer]
         parts += [*reference(selection), *failures(selection)]
+    for selection in of_networks:
+        parts += [f"## Networks: {selection.machine}, {selection.dtype}", selection.footer]
+        parts += [*network_table(selection), *failures(selection)]
     (output / "summary.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -38,6 +43,39 @@ def reference(selection: Selection) -> list[str]:
         notes = [f"{row['direction']}: {row['status']}" for row in both if row is not None and row["status"] != OK]
         lines.append([name, *cells, "; ".join(notes) or OK])
     return [f"### Reference point: {held(rows)}", markdown([*head, "status"], lines)]
+
+
+def network_table(selection: Selection) -> list[str]:
+    """The networks that were measured, a line each."""
+    head = ["network", "backend", "direction", "batch", "ms [95 %]", "images/s", "peak GiB", "J/image"]
+    head += ["first step s", "over its rival [95 %]", "rival"]
+    lines = []
+    rows = selection.table[selection.table["status"] == OK]
+    for _, row in rows.sort_values(["direction", "side", "model", "compiled", "case"]).iterrows():
+        ratio = "-"
+        if pd.notna(row["ratio"]):
+            ratio = f"{row['ratio']:.3f} [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}]"
+        lines.append(
+            [
+                row["case"].rpartition("/")[2],
+                row["backend"],
+                row["direction"],
+                number(row["batch"]),
+                time(row),
+                number(row["images_per_s"]),
+                number(row["peak_bytes"] / 2**30, 3),
+                number(row["joules_per_image"], 3),
+                number(row["first_step_s"], 3),
+                ratio,
+                str(row["rival"]) if pd.notna(row["rival"]) else "-",
+            ]
+        )
+    return [markdown(head, lines)] if lines else []
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number in a few digits, or a dash."""
+    return "-" if pd.isna(value) else f"{value:.{digits}g}"
 
 
 def failures(selection: Selection) -> list[str]:

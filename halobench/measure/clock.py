@@ -42,6 +42,9 @@ class Clock(Protocol):
     def burst(self, call: Call, count: int) -> Burst:
         """``count`` samples in a row."""
 
+    def stretch(self, call: Call, count: int) -> Burst:
+        """One sample: the duration of ``count`` calls without a pause, divided by ``count``."""
+
     def synchronize(self) -> None:
         """Wait until the device is idle."""
 
@@ -59,6 +62,11 @@ class CpuClock:
                 burst.device_ms.append((time.perf_counter_ns() - start) / 1e6)
         burst.host_ms = list(burst.device_ms)
         return burst
+
+    def stretch(self, call: Call, count: int) -> Burst:
+        """One sample of ``count`` calls in a row."""
+        mean_ms = sum(self.burst(call, count).device_ms) / count
+        return Burst([mean_ms], [mean_ms])
 
     def synchronize(self) -> None:
         """Nothing to wait for."""
@@ -104,6 +112,24 @@ class CudaClock:
         burst.sm_mhz = [] if clock is None else [clock]
         burst.throttles = set(throttles or ())
         return burst
+
+    def stretch(self, call: Call, count: int) -> Burst:
+        """One sample of ``count`` calls in a row, from an idle device to an idle device.
+
+        Caches are as the previous call leaves them, and where the host cannot keep up, the device waits: so long a
+        network's step takes whoever trains it.
+        """
+        with no_collection():
+            torch.cuda.synchronize()
+            begin = time.perf_counter_ns()
+            for _ in range(count):
+                call()
+            host_ns = time.perf_counter_ns() - begin
+            clock, throttles = self.gpu.sm_mhz, self.gpu.throttles  # the device is still at work
+            torch.cuda.synchronize()
+            device_ns = time.perf_counter_ns() - begin
+        sm_mhz = [] if clock is None else [clock]
+        return Burst([device_ns / count / 1e6], [host_ns / count / 1e6], sm_mhz, set(throttles or ()))
 
     def synchronize(self) -> None:
         """Wait until the device is idle."""

@@ -61,3 +61,20 @@ def cpu_peak(call: Callable[[], object]) -> int | None:
         in_use += event["args"]["Bytes"]
         peak = max(peak, in_use)
     return peak
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory ran out, on the GPU or on the CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def release() -> None:
+    """Give back the memory of what ended.
+
+    What survives are modules and what compilers remember. Frozen, they are not visited by later collections, of which
+    each case needs several; visiting them takes longer than most measurements.
+    """
+    gc.collect()
+    gc.freeze()

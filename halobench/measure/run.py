@@ -4,10 +4,10 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from halobench.case import Case
 from halobench.measure.engine import Settings
 from halobench.measure.journal import Journal
 from halobench.measure.session import Session
+from halobench.network import AnyCase
 from halobench.options import Options
 from halobench.schema import SCHEMA_VERSION
 
@@ -44,7 +44,7 @@ class Run:
             self.close(finished=False)
             raise
 
-    def row(self, case: Case) -> Fields:
+    def row(self, case: AnyCase) -> Fields:
         """The row of a case."""
         done = self.journal.rows.get(case.name) if self.journal else None
         row = done or self._measure(case)
@@ -52,7 +52,7 @@ class Run:
             self.failures.append(row)
         return row
 
-    def _measure(self, case: Case) -> Fields:
+    def _measure(self, case: AnyCase) -> Fields:
         row = self.session.measure(case)
         for phase in self.spent:
             self.spent[phase] += row.get("seconds", {}).get(phase, 0.0)

@@ -7,13 +7,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Self
 
-from halobench.case import Case
 from halobench.measure.engine import Settings
 from halobench.measure.worker import serve
+from halobench.network import AnyCase
 from halobench.roofline import Ceilings
 
 Fields = dict[str, Any]
-TIMEOUT_S = 180.0  # one case, compilation included
+TIMEOUT_S = 180.0  # one case, compilation included; a case's ``patience`` multiplies it
 
 
 class Session:
@@ -56,9 +56,10 @@ class Session:
             self.ceilings = Ceilings(**reply["ceilings"])
         return reply
 
-    def measure(self, case: Case) -> Fields:
+    def measure(self, case: AnyCase) -> Fields:
         """The row of a case: its own columns, and what the worker measured or why it could not."""
-        return {**case.row(), **self._request("case", case, self.ceilings)}
+        measured = self._request("case", case, self.ceilings, timeout_s=self.timeout_s * case.patience)
+        return {**case.row(), **measured}
 
     def stop(self) -> None:
         """End the worker, if there is one."""
@@ -71,7 +72,8 @@ class Session:
             self._process.join()
         self._process = self._pipe = None
 
-    def _request(self, *request: object) -> Fields:
+    def _request(self, *request: object, timeout_s: float | None = None) -> Fields:
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
         if self._process is None or not self._process.is_alive():
             self._start()
         assert self._pipe is not None
@@ -79,7 +81,7 @@ class Session:
         self._log_start = self._log.stat().st_size
         try:
             self._pipe.send(request)
-            if self._pipe.poll(self.timeout_s):
+            if self._pipe.poll(timeout_s):
                 reply, last = self._pipe.recv()
                 if last:
                     self.stop()
@@ -93,7 +95,7 @@ class Session:
         self._process.kill()
         self._process.join()
         self._process = self._pipe = None
-        return {"status": "TIMEOUT", "reason": f"no answer within {self.timeout_s:.0f} s"}
+        return {"status": "TIMEOUT", "reason": f"no answer within {timeout_s:.0f} s"}
 
     def _start(self) -> None:
         self.stop()

@@ -4,7 +4,6 @@ The parent (``halobench.measure.session``) sends cases through a pipe and gets r
 hang or a crash ends this process only; the parent starts another and goes on with the next case.
 """
 
-import gc
 import io
 import os
 import signal
@@ -21,14 +20,14 @@ from typing import Any
 import torch
 
 from halobench import backends, roofline
-from halobench.case import Case
 from halobench.environment import fingerprint
-from halobench.measure import engine
+from halobench.measure import engine, networks
 from halobench.measure.clock import Clock, clock_for
 from halobench.measure.engine import Incorrect, Settings
+from halobench.measure.memory import out_of_memory, release
+from halobench.network import AnyCase, NetworkCase
 from halobench.problem import Unsupported
 from halobench.roofline import Ceilings
-from halobench.workload import Task
 
 Reply = dict[str, Any]
 LEAK_BYTES = 2**30  # more than caches of compilers and of the oracle, less than what the next case would miss
@@ -43,7 +42,8 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
     # float32 means float32: convolutions use TF32 by default, attention does not.
     torch.backends.cudnn.allow_tf32 = False
     clock = clock_for(settings.device, hot=settings.hot)
-    task: Task | None = None
+    rivals = networks.Rivals()
+    scope: object = None
     compiled = False
     held = held_bytes(settings.device)
     while True:
@@ -59,14 +59,15 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
             pipe.send((reply, False))
             continue
         _, case, ceilings = request
-        if case.task != task:
-            task = case.task
+        if case.scope != scope:
+            scope = case.scope
+            rivals.clear()
             if compiled:
                 torch.compiler.reset()  # the compiler keeps eight shapes of a function, then gives up
                 compiled = False
             release()
-        reply = answer(case, clock, ceilings, settings)
-        compiled = compiled or compiles(case.backend)
+        reply = answer(case, clock, ceilings, settings, rivals)
+        compiled = compiled or case.compiles or compiles(case.backend)
         left = held_bytes(settings.device) - held
         if left > LEAK_BYTES:
             reply["leaked_bytes"] = left
@@ -92,10 +93,20 @@ def compiles(name: str) -> bool:
         return False
 
 
-def answer(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Settings) -> Reply:
+def answer(
+    case: AnyCase, clock: Clock, ceilings: Ceilings | None, settings: Settings, rivals: networks.Rivals
+) -> Reply:
     """The measured fields of a case's row with its status and, where it failed, the reason."""
     try:
-        return {"status": "OK", "reason": None, **engine.measure(case, clock, ceilings, settings)}
+        return {
+            "status": "OK",
+            "reason": None,
+            **(
+                networks.measure(case, clock, settings, rivals)
+                if isinstance(case, NetworkCase)
+                else engine.measure(case, clock, ceilings, settings)
+            ),
+        }
     except ModuleNotFoundError as error:
         return {"status": "MISSING", "reason": f"needs the package {error.name}, which is not installed"}
     except Unsupported as error:
@@ -112,27 +123,10 @@ def answer(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Settin
     return failure
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether an exception says that memory ran out, on the GPU or on the CPU."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-
-
 def one_line(error: Exception) -> str:
     """An exception as one line of a report."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}"
-
-
-def release() -> None:
-    """Give back the memory of what ended.
-
-    What survives are modules and what compilers remember. Frozen, they are not visited by later collections, of which
-    each case needs several; visiting them takes longer than most measurements.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def held_bytes(device: str) -> int:

@@ -68,6 +68,9 @@ H7 = Architecture(10, 3, 4.0, 3.5, (3, 3, 26, 3), 2048)
 # The ablation model: ResNet-50 with 16 channels a head throughout, trained with ReLU unless stated otherwise.
 HALONET_50 = Architecture(8, 3, 1.0, 4.0, (3, 4, 6, 3), heads=(4, 8, 16, 32), activation="relu")
 
+# For small images, such as those of Fashion-MNIST at 64 pixels, and the convolutional network of the same shape.
+MINI = Architecture(4, 2, 1.0, 2.0, (1, 2, 2, 1), widths=(32, 64, 96, 128), heads=(2, 4, 4, 4))
+
 # Twice the width; without the final convolution, which would put it at 86.9 M (published: 85).
 H4_128 = replace(H4, widths=(128, 256, 512, 1024), bottleneck_ratio=4.0, final_channels=None)
 
@@ -89,6 +92,8 @@ HALONETS = [
     Entry("halonet_50", HALONET_50, 256, 18.0),
     # Stand-alone self-attention: a window of 7 x 7 pixels around every pixel.
     Entry("sasa_50", replace(HALONET_50, block=1), 256),
+    Entry("halonet_mini", MINI, 64),
+    Entry("convnet_mini", replace(MINI, convolution_stages=(1, 2, 3, 4), squeeze_excitation="none"), 64),
 ]
 HALO_RESNETS = [
     Entry(f"seresnet{depth}_halo_b{block}", HaloResNet(f"seresnet{depth}", block), 1024)
@@ -102,4 +107,12 @@ EFFICIENTNETS = [
         [(224, 5.3), (240, 7.8), (260, 9.2), (300, 12.0), (380, 19.0), (456, 30.0), (528, 43.0), (600, 66.0)]
     )
 ]
-CATALOGUE = {entry.name: entry for entry in [*HALONETS, *HALO_RESNETS, *RESNETS, *EFFICIENTNETS]}
+OTHERS = [
+    Entry("vit_large_patch16", FromTimm("vit_large_patch16_224"), 224, 300.0),
+    # timm's own HaloNet: another network than ours, with its own attention.
+    Entry("timm_halonet_h1", FromTimm("halonet_h1"), 256),
+    # About the size of ``halonet_mini``: timm's smallest ResNet, and EfficientNet-B0 as the TinyNets scale it down.
+    Entry("resnet_mini", FromTimm("test_resnet"), 64),
+    Entry("efficientnet_mini", FromTimm("tinynet_e"), 64),
+]
+CATALOGUE = {entry.name: entry for entry in [*HALONETS, *HALO_RESNETS, *RESNETS, *EFFICIENTNETS, *OTHERS]}

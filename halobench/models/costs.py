@@ -1,31 +1,49 @@
-"""Parameters and fvcore's multiply-adds of every model, as a Markdown table."""
+"""The cost table of every model, as Markdown: parameters, FLOPs by three counts, and what a training step keeps."""
 
-import logging
 from collections.abc import Iterator
 
 import torch
+from timm.layers.halo_attn import HaloAttn
 from torch import nn
 
+from halobench.counters import quiet
+from halobench.models import work
 from halobench.models.catalogue import Entry, entry, names
 from halobench.models.factory import DEFAULT_BACKEND, create
 
 HEADER = f"""\
-# Parameters and multiply-adds
+# What the models cost
 
 Made by `python -m halobench.models > docs/costs.md`; do not edit.
 
-- Parameters are counted on the model that `models.create` builds; the published column is the paper's, in millions.
-- GMACs are fvcore's count of one forward pass on one image of the given side, with backend `{DEFAULT_BACKEND}`. fvcore
-  counts a multiply-add once (other tools count two) and no softmax. It counts what is executed: full windows,
-  padded keys at the border and partial blocks included.
-
-| model | image side | parameters (M) | published (M) | difference | GMACs |
-|---|--:|--:|--:|--:|--:|"""
+- **Parameters** are counted on the model that `models.create` builds; the published column is the paper's, in millions.
+- **GFLOPs** are those of the matrix products and convolutions of one forward pass on one image of the given side, a
+  multiply-add counted as two. *Executed*: by the readable formula (backend `{DEFAULT_BACKEND}`), with full windows,
+  padded keys at the border and partial blocks included. *Useful*: real keys only, where attention is ours. A training
+  step takes about three times as many.
+- **fvcore** counts multiply-adds once, of the same pass: about half the executed GFLOPs. It adds normalisations, and
+  does not see the attention of ViT.
+- **Kept** is the memory of a training step that grows with the batch: what PyTorch keeps for the backward pass of one
+  image, in eager mode and bfloat16, with the same backend. Fused attention keeps no scores and no windows.
+"""
+HEAD = (
+    "model",
+    "image side",
+    "parameters (M)",
+    "published (M)",
+    "difference",
+    "useful GFLOPs",
+    "executed GFLOPs",
+    "fvcore GMACs",
+    "kept (MiB)",
+)
 
 
 def table(chosen: list[str] | None = None) -> Iterator[str]:
     """The lines of the table for the models of these names (all, where none are given), each as soon as it is known."""
     yield HEADER
+    yield f"| {' | '.join(HEAD)} |"
+    yield f"|---|{'--:|' * (len(HEAD) - 1)}"
     for name in names() if chosen is None else chosen:
         yield row(entry(name))
 
@@ -39,7 +57,20 @@ def row(model: Entry) -> str:
     if model.published_millions is not None:
         published = f"{model.published_millions:g}"
         difference = f"{100 * (millions / model.published_millions - 1):+.1f} %"
-    cells = [model.name, str(model.image_size), f"{millions:.2f}", published, difference, f"{multiply_adds / 1e9:.2f}"]
+    counted = work.count(network, model.image_size)
+    cells = [
+        model.name,
+        str(model.image_size),
+        f"{millions:.2f}",
+        published,
+        difference,
+        "-"
+        if any(isinstance(module, HaloAttn) for module in network.modules())
+        else f"{counted.useful_flops / 1e9:.2f}",
+        f"{counted.executed_flops / 1e9:.2f}",
+        f"{multiply_adds / 1e9:.2f}",
+        f"{work.activation_bytes(network, model.image_size) / 2**20:.1f}",
+    ]
     return f"| {' | '.join(cells)} |"
 
 
@@ -50,9 +81,7 @@ def parameters(network: nn.Module) -> int:
 
 def count_multiply_adds(network: nn.Module, side: int) -> int:
     """The count of fvcore for one forward pass on an image of ``side`` x ``side`` pixels."""
-    from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - importing it warns: only those who count should see it
+    with quiet(), torch.no_grad():  # fvcore warns when imported, and lists each operator that it counts as zero
+        from fvcore.nn import FlopCountAnalysis  # noqa: PLC0415 - only those who count should import it
 
-    for noisy in ("fvcore", "fvcore.nn.jit_analysis"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)  # it lists each operator that it counts as zero
-    with torch.no_grad():
         return int(FlopCountAnalysis(network, torch.zeros(1, 3, side, side)).total())

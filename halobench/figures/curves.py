@@ -1,0 +1,123 @@
+"""What training runs leave behind: accuracy and loss over epochs and seconds, and the time to the same accuracy."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from halobench.figures.style import BLUE, BROWN, GREEN, INK, ORANGE, PURPLE, RED, SKY, canvas, legend
+
+COLOURS = (RED, BLUE, ORANGE, GREEN, PURPLE, BROWN, SKY, INK)
+CURVES = ("model", "backend", "seed", "machine", "epoch", "seconds", "train_loss", "test_loss", "test_accuracy")
+TIMES = ("model", "backend", "seed", "machine", "target", "reached", "seconds", "epochs", "parameters")
+FOLDER = "curves"
+
+
+def draw(folder: Path) -> Iterator[tuple[str, Figure | str]]:
+    """The figures of the runs below ``folder``/curves; none where there is no such folder."""
+    if not (folder / FOLDER).is_dir():
+        return
+    curves, times = (read(folder / FOLDER, *kind) for kind in (("curves.csv", CURVES), ("time-to-accuracy.csv", TIMES)))
+    yield "curves", "no curves.csv below curves/" if curves.empty else over_time(curves)
+    if not times.empty:
+        yield "time-to-accuracy", to_accuracy(times)
+
+
+def read(folder: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
+    """All tables of this name below a folder, in one; those that lack a column are reported on stderr and left out."""
+    found = []
+    for path in sorted(folder.rglob(name)):
+        try:
+            table = pd.read_csv(path)
+        except (ValueError, OSError) as error:
+            print(f"skipped {path}: {' '.join(str(error).split())}", file=sys.stderr)
+            continue
+        lacking = [column for column in columns if column not in table]
+        if lacking:
+            print(f"skipped {path}: it has no column {', '.join(lacking)}", file=sys.stderr)
+            continue
+        found.append(table.assign(run=str(path.parent.relative_to(folder))))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*columns, "run"])
+
+
+def over_time(curves: pd.DataFrame) -> Figure:
+    """Test accuracy and training loss over epochs, test accuracy over seconds; a line a run, a colour a model."""
+    figure = canvas(
+        13, 4.2, "Training runs", "every line is one run, the seeds of a model share a colour", footer(curves)
+    )
+    panels = [
+        ("epoch", "test_accuracy", "test accuracy (%)", 100.0),
+        ("epoch", "train_loss", "training loss", 1.0),
+        ("seconds", "test_accuracy", "test accuracy (%)", 100.0),
+    ]
+    colours = of_models(curves)
+    for number, (across, up, label, scale) in enumerate(panels):
+        axes = figure.add_subplot(1, 3, number + 1)
+        for _, run in curves.groupby("run", sort=True):
+            model = named(run).iloc[0]
+            part = run.sort_values("epoch")
+            axes.plot(part[across], part[up] * scale, color=colours[model], marker=".", linewidth=1.3, alpha=0.85)
+        axes.set_xlabel("epoch" if across == "epoch" else "seconds since the start")
+        axes.set_ylabel(label)
+        if across == "epoch":
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend(figure, [Line2D([], [], color=colour, marker=".", label=name) for name, colour in colours.items()])
+    return figure
+
+
+def to_accuracy(times: pd.DataFrame) -> Figure:
+    """A dot a run and the median a model; runs that did not arrive stand hollow where they ended."""
+    targets = ", ".join(f"{100 * target:g} %" for target in sorted(times["target"].unique()))
+    colours = of_models(times)
+    names = list(colours)
+    title = f"Time to a test accuracy of {targets}"
+    subtitle = (
+        "from before the data is touched, evaluations included; dots are runs, bars their medians, hollow: not reached"
+    )
+    figure = canvas(8, 1.6 + 0.5 * len(names), title, subtitle, footer(times))
+    axes = figure.add_subplot()
+    for place, name in enumerate(names):
+        of = times[named(times) == name].dropna(subset=["seconds"])
+        arrived = of["reached"].astype(str) == "True"
+        axes.plot(of["seconds"][arrived], [place] * int(arrived.sum()), "o", color=colours[name])
+        missed = of["seconds"][~arrived]
+        axes.plot(missed, [place] * len(missed), "o", markerfacecolor="white", markeredgecolor=colours[name])
+        if len(of) and arrived.all():
+            middle = of["seconds"].median()
+            axes.plot([middle, middle], [place - 0.3, place + 0.3], color=colours[name], linewidth=2.5)
+            axes.annotate(
+                f"{middle:.3g} s", (of["seconds"].max(), place), (8, 0), textcoords="offset points", va="center"
+            )
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlim(left=0)
+    axes.margins(x=0.15)
+    axes.set_xlabel("seconds")
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
+def named(runs: pd.DataFrame) -> "pd.Series[str]":
+    """What each row's model is called: its name, its backend, its size."""
+    backend = runs["backend"].fillna("none").map(lambda name: "" if name == "none" else f", {name}")
+    millions = (runs["parameters"] / 1e6).map(lambda number: f" ({number:.2g} M)") if "parameters" in runs else ""
+    return runs["model"] + backend + millions
+
+
+def of_models(runs: pd.DataFrame) -> dict[str, str]:
+    """A colour for each model, by name."""
+    return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(sorted(named(runs).unique()))}
+
+
+def footer(runs: pd.DataFrame) -> str:
+    """The machines, and PyTorch's versions."""
+    parts = [*sorted(runs["machine"].dropna().astype(str).unique())]
+    if "torch" in runs:
+        parts += [f"torch {version}" for version in sorted(runs["torch"].dropna().astype(str).unique())]
+    if "image_size" in runs:
+        parts += [f"images of {size} x {size}" for size in sorted(runs["image_size"].unique())]
+    return "  ·  ".join(parts)

@@ -1,0 +1,68 @@
+"""A network's training step over the side of its images, and over block and halo."""
+
+import pandas as pd
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from halobench.figures.heat import cells, failures, latency
+from halobench.figures.networks import SUITE, conditions, look_of, plain_log, variants
+from halobench.figures.selection import NO_BACKEND, Drawn, Selection, measured
+from halobench.figures.style import canvas, entry, failure_entry, legend
+from halobench.results import OK, STATUSES
+
+
+def draw(selection: Selection) -> Drawn:
+    """The figures of groups side and grid."""
+    rows = selection.rows(SUITE, "side", "training")
+    yield "side", over_side(selection, rows) if len(measured(rows)) else "no training step of group 'side' was measured"
+    rows = selection.rows(SUITE, "grid", "training")
+    rows = rows[rows["block"].notna() & rows["halo"].notna()]
+    yield "grid", over_grid(selection, rows) if len(measured(rows)) else "no training step of group 'grid' was measured"
+
+
+def over_side(selection: Selection, rows: pd.DataFrame) -> Figure:
+    """Time an image over the side of the images, a line a model and backend."""
+    title = "Training step over the side of the images"
+    figure = canvas(7.5, 4.6, title, conditions(rows), selection.footer)
+    axes = figure.add_subplot()
+    handles = []
+    for name in variants(selection, rows):
+        for model, part in rows[rows["variant"] == name].groupby("model", sort=True):
+            look = look_of(selection, name, rows)
+            label = str(model) if (part["backend"] == NO_BACKEND).all() else f"{model}, {name}"
+            good = measured(part, "images_per_s").sort_values("side")
+            axes.plot(good["side"], 1e3 / good["images_per_s"], color=look.colour, marker=look.marker)
+            handles.append(entry(look, label))
+    sides = sorted(rows["side"].unique())
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(sides))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
+    axes.set_xlabel("image side (pixels)")
+    axes.set_ylabel("time an image (ms)")
+    plain_log(axes)
+    present = set(rows.loc[rows["status"] != OK, "status"])
+    legend(figure, [*handles, *[failure_entry(status) for status in STATUSES if status in present]])
+    return figure
+
+
+def over_grid(selection: Selection, rows: pd.DataFrame) -> Figure:
+    """The step over block and halo, a panel a backend."""
+    rows = rows.assign(block=rows["block"].astype(int), halo=rows["halo"].astype(int))
+    names = variants(selection, rows)
+    blocks, halos = sorted(rows["block"].unique()), sorted(rows["halo"].unique())
+    title = f"Training step (ms) of {', '.join(sorted(rows['model'].unique()))} over block and halo"
+    width = max(5.0, 1.2 + len(names) * (1.0 + 0.55 * len(halos)))
+    figure = canvas(width, 1.6 + 0.4 * len(blocks), title, conditions(rows), selection.footer)
+    times = measured(rows)["median_ms"]
+    norm = LogNorm(times.min(), max(times.max(), times.min() * 1.01))
+    for number, name in enumerate(names):
+        axes = figure.add_subplot(1, len(names), number + 1)
+        panel = rows[rows["variant"] == name]
+        table = panel.pivot(index="block", columns="halo", values="median_ms")  # noqa: PD010 - a second row must raise
+        cells(axes, table.reindex(index=blocks, columns=halos), failures(panel, "block", "halo"), norm, latency)
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("halo (pixels)")
+        axes.set_ylabel("block (pixels)" if number == 0 else "")
+    return figure

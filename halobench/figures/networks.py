@@ -1,0 +1,190 @@
+"""Whole networks: their step against EfficientNet's, their memory, and their images a second over their parameters."""
+
+from collections.abc import Callable
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from halobench.figures.heat import latency
+from halobench.figures.selection import NO_BACKEND, Drawn, Selection, measured
+from halobench.figures.style import FAINT, INK, Style, canvas, entry, failure_entry, failure_mark, legend
+from halobench.results import OK, STATUSES
+
+SUITE = "training"
+RIVAL_LOOKS = {
+    "EfficientNet": Style(INK, "o"),
+    "ResNet": Style("#7a7a7a", "s"),
+    "ViT": Style("#7a7a7a", "D"),
+    "timm's HaloNet": Style("#8a5a9e", "X"),
+}
+MODES = {False: "eager", True: "compiled"}
+
+
+def draw(selection: Selection) -> Drawn:
+    """The figures of the pairs, and of inference."""
+    pairs = selection.rows(SUITE, "pairs", "training")
+    paired = pairs[pairs["rival"].notna()]
+    if measured(paired, "ratio").empty:
+        yield "ratio", "no training step was taken in turn with a rival's"
+    else:
+        title = "Training step of HaloNet over EfficientNet's, taken in turn at the same batch"
+        yield "ratio", by_model(selection, paired, title, ratios, "compiled")
+    if measured(pairs, "peak_bytes").empty:
+        yield "memory", "no training step of a pair has its memory"
+    else:
+        title = "Peak memory of a training step, weights and optimizer included"
+        yield "memory", by_model(selection, pairs, title, memory, "compiled")
+    if measured(pairs, "images_per_s").empty:
+        yield "throughput", "no training step of a pair was measured"
+    else:
+        yield "throughput", throughput(selection, pairs)
+    inference = selection.rows(SUITE, "inference", "forward")
+    paired = inference[inference["rival"].notna()]
+    if measured(paired, "ratio").empty:
+        yield "inference", "no inference was taken in turn with a rival's"
+    else:
+        title = "Inference of HaloNet over EfficientNet's, taken in turn at the same batch"
+        yield "inference", by_model(selection, paired, title, ratios, "batch")
+
+
+Fill = Callable[[Axes, Selection, pd.DataFrame, list[str]], None]
+
+
+def by_model(selection: Selection, rows: pd.DataFrame, title: str, fill: Fill, panels: str) -> Figure:
+    """A panel a mode (or batch), the models from left to right, a line a variant."""
+    values = sorted(rows[panels].dropna().unique())
+    models = sorted(rows["model"].map(pair_name).unique())
+    width = max(7.5, 2.2 + max(3.2, 0.9 * len(models)) * len(values))
+    figure = canvas(width, 4.6, title, conditions(rows), selection.footer)
+    for number, value in enumerate(values):
+        axes = figure.add_subplot(1, len(values), number + 1, sharey=figure.axes[0] if figure.axes else None)
+        fill(axes, selection, rows[rows[panels] == value], models)
+        axes.set_title(MODES[bool(value)] if panels == "compiled" else f"batch {value:g}", fontsize=9)
+        axes.set_xticks(range(len(models)), models, rotation=30, ha="right", rotation_mode="anchor")
+        axes.set_xlim(-0.5, len(models) - 0.5)
+        if number:
+            axes.set_ylabel("")
+    failures = rows[rows["status"] != OK]
+    handles = [entry(look_of(selection, name, rows), name) for name in variants(selection, rows)]
+    legend(figure, [*handles, *[failure_entry(status) for status in STATUSES if status in set(failures["status"])]])
+    return figure
+
+
+def ratios(axes: Axes, selection: Selection, rows: pd.DataFrame, models: list[str]) -> None:
+    """Paired ratios with their intervals, on a logarithmic axis, and the line at one."""
+    axes.axhline(1, color=INK, linewidth=1.2)
+    axes.set_ylabel("time over the rival's")
+    for name in variants(selection, rows):
+        part = lines(axes, selection, rows, name, models, "ratio")
+        places = [models.index(pair_name(model)) for model in part["model"]]
+        colour = look_of(selection, name, rows).colour
+        axes.vlines(places, part["ratio_low"], part["ratio_high"], color=colour, linewidth=1.4)
+        for place, value in zip(places, part["ratio"], strict=True):
+            axes.annotate(f"{value:.2f}", (place, value), (0, 7), textcoords="offset points", size=7, ha="center")
+    plain_log(axes, (1, 1.2, 1.5, 2, 3, 5, 8))
+    least, most = axes.get_ylim()
+    axes.set_ylim(min(least, 0.8), max(most, 1.25))
+    marks(axes, selection, rows, models)
+
+
+def memory(axes: Axes, selection: Selection, rows: pd.DataFrame, models: list[str]) -> None:
+    """Peak memory in GiB on a logarithmic axis."""
+    axes.set_ylabel("peak memory (GiB)")
+    for name in variants(selection, rows):
+        lines(axes, selection, rows, name, models, "peak_bytes", 2.0**-30)
+    plain_log(axes)
+    marks(axes, selection, rows, models)
+
+
+def lines(
+    axes: Axes, selection: Selection, rows: pd.DataFrame, name: str, models: list[str], column: str, scale: float = 1.0
+) -> pd.DataFrame:
+    """A variant's values over the models, one each; the rows drawn."""
+    part = measured(rows[rows["variant"] == name], column).drop_duplicates("model").sort_values("model")
+    places = [models.index(pair_name(model)) for model in part["model"]]
+    look = look_of(selection, name, rows)
+    axes.plot(places, part[column] * scale, color=look.colour, marker=look.marker, markersize=6, label=name)
+    return part
+
+
+def marks(axes: Axes, selection: Selection, rows: pd.DataFrame, models: list[str]) -> None:
+    """What failed, at the upper edge."""
+    failed = rows[rows["status"] != OK]
+    for number, (_, row) in enumerate(failed.iterrows()):
+        colour = look_of(selection, row["variant"], rows).colour
+        place = models.index(pair_name(row["model"])) + 0.08 * (number % 5 - 2)
+        axes.plot([place], [0.98], transform=axes.get_xaxis_transform(), **failure_mark(row["status"], colour))
+
+
+def throughput(selection: Selection, rows: pd.DataFrame) -> Figure:
+    """Images a second over parameters, a panel a mode, a line a variant."""
+    modes = sorted(rows["compiled"].unique())
+    title = "Training throughput over parameters"
+    figure = canvas(1.4 + 4.2 * len(modes), 4.4, title, conditions(rows), selection.footer)
+    for number, mode in enumerate(modes):
+        axes = figure.add_subplot(1, len(modes), number + 1, sharey=figure.axes[0] if figure.axes else None)
+        of = rows[rows["compiled"] == mode]
+        for name in variants(selection, of):
+            part = measured(of[of["variant"] == name], "images_per_s").sort_values("parameters")
+            look = look_of(selection, name, of)
+            axes.plot(part["parameters"] / 1e6, part["images_per_s"], color=look.colour, marker=look.marker, label=name)
+            for _, row in part.iterrows():
+                place = (row["parameters"] / 1e6, row["images_per_s"])
+                axes.annotate(short(row["model"]), place, (4, 4), textcoords="offset points", size=7, color=FAINT)
+        axes.set_title(MODES[bool(mode)], fontsize=9)
+        axes.set_xlabel("parameters (M)")
+        axes.set_ylabel("images a second" if number == 0 else "")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(x=0.15)  # room for the names
+        plain_log(axes)
+    legend(figure, [entry(look_of(selection, name, rows), name) for name in variants(selection, rows)])
+    return figure
+
+
+def plain_log(axes: Axes, steps: tuple[float, ...] = (1, 2, 5)) -> None:
+    """A logarithmic y axis with plain numbers at these steps of each decade."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(10, subs=steps))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: latency(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def variants(selection: Selection, rows: pd.DataFrame) -> list[str]:
+    """The variants in these rows: rivals first, then backends in the order of legends."""
+    order = list(selection.styles)
+    pairs = {
+        (order.index(backend) if backend != NO_BACKEND else -1, name)
+        for backend, name in zip(rows["backend"], rows["variant"], strict=True)
+    }
+    return [name for _, name in sorted(pairs)]
+
+
+def look_of(selection: Selection, name: str, rows: pd.DataFrame) -> Style:
+    """The look of a variant."""
+    if name in selection.styles:
+        return selection.styles[name]
+    return RIVAL_LOOKS.get(name, selection.styles[str(rows.loc[rows["variant"] == name, "backend"].iloc[0])])
+
+
+def pair_name(model: str) -> str:
+    """The pair that a model belongs to, such as ``H1 : B1``; its own name where it has no number."""
+    number = short(model)[1:]
+    return f"H{number} : B{number}" if number.isdigit() else model
+
+
+def short(model: str) -> str:
+    """H1 for ``halonet_h1``, B1 for ``efficientnet_b1``; else the name."""
+    last = model.rpartition("_")[2]
+    return last.upper() if last[:1] in ("h", "b") and last[1:].isdigit() else model
+
+
+def conditions(rows: pd.DataFrame) -> str:
+    """The batches and the images' sides of all rows, for a subtitle."""
+    batches = "/".join(f"{batch:g}" for batch in sorted(rows["batch"].dropna().unique()))
+    sides = "/".join(f"{side}" for side in sorted(rows["side"].unique()))
+    return f"batch {batches}, channels-last, images of side {sides}"

@@ -1,0 +1,154 @@
+"""Beside the published tables: training time of H7's hybrids, the transfer models, and the training components.
+
+Published figures: Vaswani et al., CVPR 2021, tables 1 (appendix), 4 and 6, on TPUv3.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from halobench.figures.networks import SUITE, conditions, look_of, variants
+from halobench.figures.selection import Drawn, Selection, measured
+from halobench.figures.style import INK, canvas, legend
+from halobench.results import OK
+
+PUBLISHED = "#bdbdbd"
+HYBRIDS = {  # over EfficientNet-B7's training time
+    "halonet_h7": ("no convolution", 1.9),
+    "halonet_h7_conv1": ("convolution in 1", 1.4),
+    "halonet_h7_conv12": ("convolution in 1-2", 1.0),
+    "halonet_h7_conv123": ("convolution in 1-2-3", 0.5),
+}
+TRANSFER = {  # pre-training step in ms; images a second and core at 384 and at 512
+    "halonet_h4_128": ("H4 (128)", 377.0, 121.3, 48.6),
+    "halonet_h4_128_patch": ("H4 (128, patch stem)", 366.0, 125.7, 56.5),
+    "halonet_h4_128_conv12": ("H4 (128, conv in 1-2)", 213.0, 257.6, 120.2),
+}
+VIT = (445.0, 74.6, 27.4)
+COMPONENTS = (
+    "baseline",
+    "LS",
+    "LS, RA",
+    "SE",
+    "SE, SiLU",
+    "LS, SE",
+    "LS, SE, SiLU",
+    "LS, SE, SiLU, RA",
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Bars side by side: what they are about, the published value if there is one, and the rows measured."""
+
+    label: str
+    published: float | None
+    rows: pd.DataFrame
+
+
+def draw(selection: Selection) -> Drawn:
+    """The figures of groups hybrids, transfer and components."""
+    yield "hybrids", hybrids(selection)
+    yield "transfer", transfer(selection)
+    yield "components", components(selection)
+
+
+def hybrids(selection: Selection) -> Figure | str:
+    """Training time of H7 and its hybrids over EfficientNet-B7's; reduced networks as they are."""
+    rows = selection.rows(SUITE, "hybrids", "training")
+    if measured(rows, "ratio").empty:
+        return "no hybrid was taken in turn with a rival"
+    known = [model for model in HYBRIDS if model in set(rows["model"])]
+    groups = [Group(HYBRIDS[model][0], HYBRIDS[model][1], rows[rows["model"] == model]) for model in known]
+    for label, part in rows[~rows["model"].isin(known)].groupby("label", sort=True):
+        groups.append(Group(str(label), None, part))
+    rivals = ", ".join(sorted(rows["rival"].dropna().unique()))
+    title = f"Training step of the hybrids over that of {rivals}, beside the published training time"
+    figure = canvas(max(8.5, 2.5 + 1.9 * len(groups)), 4.2, title, conditions(rows), selection.footer)
+    bars(figure.add_subplot(), selection, groups, f"time over {rivals}'s")
+    finish(figure, selection, rows, published=any(group.published for group in groups))
+    return figure
+
+
+def transfer(selection: Selection) -> Figure | str:
+    """Steps and inference of the H4 of base width 128, as ratios to ViT-L/16: above one is slower."""
+    rows = selection.rows(SUITE, "transfer")
+    if measured(rows, "ratio").empty:
+        return "no transfer model was taken in turn with ViT-L/16"
+    panels = [("training", 256, "pre-training step", 0), ("forward", 384, "inference at 384", 1)]
+    panels.append(("forward", 512, "inference at 512", 2))
+    figure = canvas(12, 4.2, "H4 (128) over ViT-L/16, time an image", conditions(rows), selection.footer)
+    for number, (direction, side, title, column) in enumerate(panels):
+        part = rows[(rows["direction"] == direction) & (rows["side"] == side)]
+        groups = []
+        for model, (label, *values) in TRANSFER.items():
+            # A step's ratio is that of times; a speed's ratio is the other way round.
+            published = values[0] / VIT[0] if column == 0 else VIT[column] / values[column]
+            groups.append(Group(label, published, part[part["model"] == model]))
+        axes = figure.add_subplot(1, 3, number + 1)
+        bars(axes, selection, groups, "time over ViT-L/16's" if number == 0 else "")
+        axes.set_title(title, fontsize=9)
+    finish(figure, selection, rows[rows["rival"].notna()], published=True)
+    return figure
+
+
+def components(selection: Selection) -> Figure | str:
+    """What each training component costs, as the step's time over the baseline's of the same family."""
+    rows = selection.rows(SUITE, "components", "training")
+    if measured(rows, "ratio").empty:
+        return "no training component was taken in turn with its baseline"
+    # A baseline may belong to an axis too, whose label it has then: it needs none, its ratio is one.
+    groups = [Group(label, None, rows[rows["label"] == label]) for label in COMPONENTS[1:]]
+    figure = canvas(
+        12,
+        4.2,
+        "Cost of training components in HaloNet-50 and ResNet-50: the step over the baseline's",
+        conditions(rows),
+        selection.footer,
+    )
+    bars(figure.add_subplot(), selection, groups, "time over the baseline's")
+    finish(figure, selection, rows, published=False)
+    return figure
+
+
+def bars(axes: Axes, selection: Selection, groups: list[Group], label: str) -> None:
+    """Ratios as bars, the published one first, with intervals and numbers, and the line at one."""
+    names = variants(selection, pd.concat([group.rows for group in groups]))
+    width = 0.8 / (len(names) + any(group.published for group in groups))
+    for number, group in enumerate(groups):
+        place = number - 0.4 + width / 2
+        if group.published is not None:
+            axes.bar(place, group.published, width * 0.94, color=PUBLISHED)
+            axes.text(place, group.published, f"{group.published:.2g}", ha="center", va="bottom", size=7)
+        place += width if any(other.published for other in groups) else 0
+        for name in names:
+            for _, row in group.rows[group.rows["variant"] == name].head(1).iterrows():
+                one_bar(axes, row, place, width, look_of(selection, name, group.rows).colour)
+            place += width
+    axes.axhline(1, color=INK, linewidth=1.2)
+    axes.set_xticks(np.arange(len(groups)), [group.label.replace(" (", "\n(") for group in groups], size=8)
+    axes.set_ylabel(label)
+    axes.grid(visible=False, axis="x")
+    axes.margins(y=0.12)
+
+
+def one_bar(axes: Axes, row: "pd.Series[Any]", place: float, width: float, colour: str) -> None:
+    """A bar with its interval and its number, or what became of the case."""
+    if row["status"] != OK or pd.isna(row["ratio"]):
+        said = str(row["status"]) if row["status"] != OK else "alone"
+        axes.text(place, 0.02, said, rotation=90, ha="center", va="bottom", size=7, color=INK)
+        return
+    axes.bar(place, row["ratio"], width * 0.94, color=colour)
+    axes.vlines(place, row["ratio_low"], row["ratio_high"], color=INK, linewidth=1.1)
+    axes.text(place, row["ratio_high"], f"{row['ratio']:.2f}", ha="center", va="bottom", size=7)
+
+
+def finish(figure: Figure, selection: Selection, rows: pd.DataFrame, *, published: bool) -> None:
+    """The legend."""
+    handles = [Patch(color=look_of(selection, name, rows).colour, label=name) for name in variants(selection, rows)]
+    legend(figure, [Patch(color=PUBLISHED, label="published, TPUv3")] * published + handles)

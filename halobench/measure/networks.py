@@ -1,0 +1,158 @@
+"""A whole network, measured: a training step or inference, in turn with a rival's, so that their ratio is paired."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from halobench.measure import conformance, energy, memory, steps
+from halobench.measure.clock import Burst, Clock
+from halobench.measure.engine import Incorrect, Settings, Stopwatch, clock_fields, latency_fields
+from halobench.measure.statistics import summarize
+from halobench.network import Network, NetworkCase
+from halobench.problem import Direction, Unsupported
+from halobench.train.workload import inference, network_model, training_step
+
+Fields = dict[str, Any]
+SMALLEST_BATCH = 4
+WARM_UP_STEPS = 3
+RECOMPILATIONS = 64  # a network has a layer a shape, and the compiler would give up at eight
+
+
+@dataclass
+class Contestant:
+    """A network on the device, warm. ``call`` is one step; ``first_s`` is how long the first one took."""
+
+    network: Network
+    model: nn.Module
+    call: Callable[[], Tensor]
+    resident_bytes: int
+    first_s: float
+
+    @classmethod
+    def prepare(cls, network: Network, direction: Direction, device: str, clock: Clock) -> "Contestant":
+        """Build the network, compile it and take the first steps.
+
+        Raises:
+            Incorrect: the loss, or the output, is not finite.
+        """
+        model = network_model(network, device)
+        call, tensors = (training_step if direction == "training" else inference)(model, network, device)
+        clock.synchronize()
+        started = time.monotonic()
+        outcome = call()
+        clock.synchronize()
+        first_s = time.monotonic() - started
+        for _ in range(WARM_UP_STEPS):
+            outcome = call()
+        if not bool(outcome.isfinite().all()):
+            raise Incorrect(f"the {'loss' if direction == 'training' else 'output'} of {network.model} is not finite")
+        resident = sum(tensor.numel() * tensor.element_size() for tensor in tensors())
+        return cls(network, model, call, resident, first_s)
+
+
+class Rivals:
+    """The rival that consecutive cases share: prepared once, kept on the device until it is cleared."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Network, Direction], Contestant] = {}
+
+    def prepare(self, network: Network, direction: Direction, device: str, clock: Clock) -> Contestant:
+        """The contestant of this network, kept from an earlier case or made now."""
+        key = (network, direction)
+        if key not in self._kept:
+            self.clear()
+            self._kept[key] = Contestant.prepare(network, direction, device, clock)
+        return self._kept[key]
+
+    def clear(self) -> None:
+        """Let go of what is kept."""
+        self._kept.clear()
+        memory.release()
+
+
+def measure(case: NetworkCase, clock: Clock, settings: Settings, rivals: Rivals) -> Fields:
+    """The measured fields of a network's row.
+
+    Raises:
+        ModuleNotFoundError: the backend needs a package that is not installed.
+        Unsupported: the backend refuses a layer, or the dtype cannot train.
+        Incorrect: the backend is wrong in a layer of the network; nothing was timed.
+        MemoryError, torch.OutOfMemoryError: the network, or its rival, does not fit.
+    """
+    if case.direction == "training" and case.network.dtype == "float16":
+        raise Unsupported("a training step in float16 needs loss scaling, which no step here has: bfloat16 or float32")
+    stopwatch = Stopwatch()
+    flags = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
+    with flags, torch._dynamo.config.patch(recompile_limit=RECOMPILATIONS):  # noqa: SLF001 - documented, but private
+        checked = conformance.verify(case.network, case.direction, case.device)
+        if not settings.timed:
+            return {"accuracy": checked, "seconds": stopwatch.total()}
+        batch = case.network.batch
+        while True:
+            try:
+                return {**at_batch(case, batch, clock, settings, rivals, stopwatch), "accuracy": checked}
+            except Exception as error:
+                if not memory.out_of_memory(error) or not case.shrink or batch // 2 < SMALLEST_BATCH:
+                    raise
+            rivals.clear()  # after the exception is gone, with the tensors its frames held
+            batch //= 2
+
+
+def at_batch(
+    case: NetworkCase, batch: int, clock: Clock, settings: Settings, rivals: Rivals, stopwatch: Stopwatch
+) -> Fields:
+    """The measured fields at a batch that the network and its rival share."""
+    network = replace(case.network, batch=batch)
+    with stopwatch.phase("warmup"):
+        rival = None
+        if case.rival is not None:
+            rival = rivals.prepare(replace(case.rival, batch=batch), case.direction, case.device, clock)
+        if rival is None:  # it may be the next cases' rival
+            own = rivals.prepare(network, case.direction, case.device, clock)
+        else:
+            own = Contestant.prepare(network, case.direction, case.device, clock)
+    with stopwatch.phase("measured"):
+        peak = memory.peak_bytes(own.call, case.device)
+        calls = [own.call] if rival is None else [own.call, rival.call]
+        single = case.direction == "forward" and batch == 1
+        samples, *others = steps.alternate(calls, clock, settings.effort, single=single)
+        middle = median(samples.device_ms)
+        joules = energy.joules_per_call(own.call, middle, case.device) if case.energy else None
+    return {
+        "samples_ms": samples.device_ms,
+        "latency": latency_fields(samples),
+        "clock": clock_fields(samples),
+        "memory": {
+            "peak_bytes": None if peak is None else peak + own.resident_bytes,
+            "resident_bytes": own.resident_bytes,
+        },
+        "energy_joules": joules,
+        "throughput": {
+            "batch": batch,
+            "images_per_s": batch / middle * 1e3,
+            "joules_per_image": None if joules is None else joules / batch,
+            "parameters": sum(parameter.numel() for parameter in own.model.parameters()),
+            "first_step_s": own.first_s,
+        },
+        "paired": None if rival is None else paired_fields(rival, samples, others[0]),
+        "seconds": stopwatch.total(),
+    }
+
+
+def paired_fields(rival: Contestant, samples: Burst, others: Burst) -> Fields:
+    """How the network's time compares with its rival's, pair by pair: the median ratio with its 95 % interval."""
+    ratios = [own / other for own, other in zip(samples.device_ms, others.device_ms, strict=True)]
+    summary = summarize(ratios)
+    return {
+        "rival": rival.network.model,
+        "rival_median_ms": median(others.device_ms),
+        "rival_samples_ms": others.device_ms,
+        "ratio": summary.median,
+        "ratio_low": summary.low,
+        "ratio_high": summary.high,
+    }

@@ -1,0 +1,45 @@
+"""``python -m halobench.train``: train a model; under torchrun, on several GPUs and hosts."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from halobench.train.checkpoint import CheckpointError
+from halobench.train.data import DataError
+from halobench.train.processes import Processes
+from halobench.train.repeatable import NotRepeatable
+from halobench.train.run import Diverged, Run
+from halobench.train.settings import parse
+
+REFUSED, STOPPED = 2, 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status is 0 at the end, 1 where the loss diverged, 2 where something cannot be used."""
+    processes = Processes.of_environment()
+    settings, resume = parse(arguments, processes.count)
+    device = processes.device(settings.device)
+    try:
+        with processes.joined(device):
+            if not resume:
+                refuse_existing(settings.checkpoint)
+            Run(settings, processes, device, resume=resume).go()
+    except (CheckpointError, DataError, NotRepeatable) as error:
+        # A worker's exception arrives with its traceback in front of it.
+        said = str(error).strip().splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+        print(f"halobench.train: {said}", file=sys.stderr)
+        return REFUSED
+    except Diverged as error:
+        print(f"halobench.train: {error}", file=sys.stderr)
+        return STOPPED
+    return 0
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise ``CheckpointError`` where a new run would overwrite an old one."""
+    if path.exists():
+        raise CheckpointError(f"{path} exists: go on with --resume, or give another --output")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""What the user of ``python -m halobench.train`` may choose, and its checks."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from halobench import backends, models
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
+OPTIMIZERS = ("sgd", "adamw")
+LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3}  # for 256 images a step
+WEIGHT_DECAYS = {"sgd": 2e-5, "adamw": 0.05}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A training run. ``batch`` counts images a step and process; ``learning_rate`` is the highest of the schedule.
+
+    Raises:
+        ValueError: a choice is impossible; the message names it.
+    """
+
+    data: Path
+    output: Path
+    model: str
+    device: str
+    dtype: str
+    image_size: int
+    learning_rate: float
+    weight_decay: float
+    backend: str | None = None
+    epochs: int = 10
+    batch: int = 256
+    optimizer: str = "sgd"
+    warm_up_epochs: float = 1.0
+    label_smoothing: float = 0.1
+    randaugment: int | None = None
+    stochastic_depth: float = 0.0
+    ema: float | None = None
+    compile: bool = False
+    fast: bool = False
+    workers: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        models.entry(self.model)  # raises where there is none
+        if self.backend is not None and self.backend not in backends.names():
+            known = ", ".join(backends.names())
+            raise ValueError(f"--backend: no backend is called {self.backend!r}; there are {known}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda: torch sees no CUDA device on this machine")
+        for name in ("epochs", "batch", "image_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{flag(name)} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "weight_decay", "warm_up_epochs", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{flag(name)} must not be negative, got {getattr(self, name)}")
+        for name in ("label_smoothing", "stochastic_depth", "ema"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{flag(name)} must be at least 0 and below 1, got {value}")
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run keeps its last good state."""
+        return self.output / "checkpoint.pt"
+
+    def fixed(self) -> dict[str, Any]:
+        """What a resumed run must share with the one that it goes on with, as plain values."""
+        free = ("data", "output", "workers")  # where the images lie and who reads them changes nothing
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in free}
+
+
+def flag(name: str) -> str:
+    """The command-line option of a field."""
+    return f"--{name.replace('_', '-')}"
+
+
+def parse(arguments: Sequence[str] | None, processes: int) -> tuple[Settings, bool]:
+    """The settings of a command line for this many processes, and whether to resume.
+
+    Ends the program with one line on stderr where a choice is impossible.
+    """
+    command = parser()
+    chosen = vars(command.parse_args(arguments))
+    resume = chosen.pop("resume")
+    try:
+        return complete(chosen, processes), resume
+    except ValueError as error:
+        command.error(str(error))
+
+
+def complete(chosen: dict[str, Any], processes: int) -> Settings:
+    """The settings, what was left open filled in: by the device, the model, the optimizer and the batch."""
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    entry, optimizer = models.entry(chosen["model"]), chosen["optimizer"]
+    device = chosen.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
+    chosen.setdefault("dtype", "bfloat16" if device == "cuda" else "float32")
+    chosen.setdefault("image_size", entry.image_size)
+    chosen.setdefault("learning_rate", LEARNING_RATES[optimizer] * chosen["batch"] * processes / 256)
+    chosen.setdefault("weight_decay", WEIGHT_DECAYS[optimizer])
+    if entry.has_attention:
+        chosen.setdefault("backend", "sdpa")
+    return Settings(**chosen)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    command = argparse.ArgumentParser(
+        prog="python -m halobench.train",
+        description="Train a model. Under torchrun, the same command trains on several GPUs and hosts.",
+    )
+    add = command.add_argument
+    add("--data", type=Path, default=FASHION_MNIST, help="folder of train/ and val/ with a folder per class, or of "
+        "Fashion-MNIST's four .gz files (default: %(default)s)")  # fmt: skip
+    add("--output", type=Path, required=True, help="folder for checkpoint, curves and TensorBoard logs")
+    add("--model", default="halonet_mini", help="one of halobench.models.names() (default: %(default)s)")
+    add("--backend", help="fills the attention slots (default: sdpa)")
+    add("--image-size", type=int, metavar="PIXELS", help="default: the model's published one")
+    add("--epochs", type=int, default=10)
+    add("--batch", type=int, default=256, help="images a step and process (default: %(default)s)")
+    add("--optimizer", choices=OPTIMIZERS, default="sgd", help="SGD with Nesterov momentum 0.9, or AdamW")
+    add("--learning-rate", type=float, help="the schedule's highest (default: 0.1 or 0.001, times images a step / 256)")
+    add("--weight-decay", type=float, help="default: 2e-5 (sgd), 0.05 (adamw); none on norms and biases")
+    add("--warm-up-epochs", type=float, default=1.0, help="of linear warm-up; a cosine follows (default: %(default)s)")
+    add("--label-smoothing", type=float, default=0.1)
+    add("--randaugment", type=int, metavar="MAGNITUDE", help="two operations an image; default: none")
+    add("--stochastic-depth", type=float, default=0.0, help="probability of skipping the last block")
+    add("--ema", type=float, metavar="DECAY", help="evaluate an exponential moving average of the "
+        "weights, whose decay grows up to this one")  # fmt: skip
+    add("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    add("--dtype", choices=("bfloat16", "float32"), help="of autocast; default: bfloat16 on a GPU, float32 on a CPU")
+    add("--compile", action="store_true", help="torch.compile the model")
+    add("--fast", action="store_true", help="allow algorithms that do not repeat bit for bit")
+    add("--workers", type=int, default=4, help="processes that read images (default: %(default)s)")
+    add("--seed", type=int, default=0)
+    add("--resume", action="store_true", help="go on with the checkpoint in --output")
+    return command

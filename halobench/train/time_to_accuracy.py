@@ -1,0 +1,111 @@
+"""``python -m halobench.train.time_to_accuracy``: how long networks of like size take to the same test accuracy.
+
+MLPerf's habits: the clock starts before any data is touched and includes evaluation and checkpoints, nothing pauses,
+every model runs several times with logged seeds, the runs of the models in turn, and a run that does not arrive
+counts as one that did not. Starting Python and importing PyTorch come before.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from halobench import models
+from halobench.train.data import DataError
+from halobench.train.processes import Processes
+from halobench.train.run import Diverged, Run
+from halobench.train.settings import FASHION_MNIST, complete
+
+MODELS = ("halonet_mini", "convnet_mini", "efficientnet_mini", "resnet_mini")
+TABLE = "time-to-accuracy.csv"
+COLUMNS = (
+    "model", "backend", "parameters", "seed", "target", "reached", "seconds", "epochs", "best_accuracy", "machine",
+    "torch", "commit",
+)  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; the exit status is 0 unless the data cannot be used or a choice is impossible."""
+    command = parser()
+    chosen = command.parse_args(arguments)
+    if not 0 < chosen.target < 1:
+        command.error(f"--target must be between 0 and 1, got {chosen.target}")
+    if (chosen.output / TABLE).exists():
+        command.error(f"{chosen.output / TABLE} exists: give another --output")
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    try:
+        outcomes = []
+        for seed in range(chosen.runs):
+            for name in chosen.models:
+                outcomes.append(outcome(chosen, name, seed))
+                write(chosen.output / TABLE, outcomes)
+                said = "reached" if outcomes[-1]["reached"] else "NOT reached"
+                print(f"{name}, seed {seed}: {said} after {outcomes[-1]['seconds']:.1f} s", flush=True)
+    except (DataError, ValueError) as error:
+        command.error(str(error).strip().splitlines()[-1])
+    return 0
+
+
+def outcome(chosen: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
+    """One run of a model: when it reached the target, or that it did not."""
+    given = vars(chosen) | {"model": name, "seed": seed, "output": chosen.output / f"{name}-{seed}"}
+    given |= {"optimizer": "sgd", "fast": True}  # nothing is resumed
+    for other in ("target", "runs", "models"):
+        given.pop(other)
+    if not models.entry(name).has_attention:
+        given.pop("backend")
+    processes = Processes()
+    settings = complete(given, processes.count)
+    device = processes.device(settings.device)
+    run = Run(settings, processes, device, resume=False)
+    try:
+        history = run.go(chosen.target)
+    except Diverged:
+        history = run.history
+    last: dict[str, Any] = history[-1] if history else {"seconds": None, "epoch": 0}
+    best = max((row["test_accuracy"] for row in history), default=0.0)
+    result = run.known | {
+        "target": chosen.target,
+        "reached": best >= chosen.target,
+        "seconds": last["seconds"],
+        "epochs": last["epoch"],
+        "best_accuracy": best,
+    }
+    return {column: result[column] for column in COLUMNS}
+
+
+def write(path: Path, outcomes: list[dict[str, Any]]) -> None:
+    """Write a row a run, the whole file at once."""
+    beside = path.with_name(f"{path.name}.new")
+    with beside.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(outcomes)
+    beside.replace(path)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    command = argparse.ArgumentParser(
+        prog="python -m halobench.train.time_to_accuracy",
+        description="Train models of like size on Fashion-MNIST until they reach the same test accuracy.",
+    )
+    add = command.add_argument
+    add("--data", type=Path, default=FASHION_MNIST, help="folder of Fashion-MNIST's files (default: %(default)s)")
+    add("--output", type=Path, required=True, help="folder for the table and the curves of every run")
+    add("--models", nargs="+", default=list(MODELS), metavar="MODEL", help="default: %(default)s")
+    add("--backend", help="fills the attention slots (default: sdpa)")
+    add("--target", type=float, default=0.91, help="test accuracy to reach (default: %(default)s)")
+    add("--runs", type=int, default=3, help="of each model, with seeds from 0 (default: %(default)s)")
+    add("--epochs", type=int, default=15, help="at most, and of the schedule (default: %(default)s)")
+    add("--batch", type=int, default=256)
+    add("--image-size", type=int, default=64, metavar="PIXELS")
+    add("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    add("--workers", type=int, default=4, help="processes that read images (default: %(default)s)")
+    return command
+
+
+if __name__ == "__main__":
+    sys.exit(main())

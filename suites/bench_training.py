@@ -1,0 +1,228 @@
+"""Whole networks: training steps and inference of HaloNet in turn with EfficientNet's, and what explains the ratio.
+
+- ``pairs``: H0 to H7 against B0 to B7, at the published image sizes and one batch for both, eager and compiled;
+- ``hybrids``: H7 with convolution in stages -, 1, 1-2, 1-2-3, against B7 (the paper's table 4);
+- ``transfer``: the three H4 of base width 128 against ViT-L/16 (the paper's table 6);
+- ``components``: squeeze-and-excitation, SiLU, label smoothing and RandAugment, one after the other;
+- ``side``, ``grid``: the step over the image side, and over block and halo;
+- ``inference``: the pairs' forward passes at batch 1 and at the training batch.
+
+Tiers: ``smoke`` has reduced networks, ``default`` the pairs up to H2, ``full`` everything.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from problems import loaded
+
+from halobench import backends, models
+from halobench.network import Network, NetworkCase
+from halobench.options import Options
+from halobench.problem import Direction
+
+# Taken where the user names no backends: a network compiles for tens of seconds with each of them.
+BACKENDS = ("strided_gather", "sdpa", "fused", "fused_cuda")
+UNCOMPILED = ("sdpa",)  # measured eagerly only, unless the user names backends
+SPARED = ("strided_gather",)  # in the default tier compiled in H1 only, unless the user names backends
+BATCH, TRANSFER_BATCH, SMOKE_BATCH = 128, 32, 2
+PAIRS = {"smoke": (), "default": (0, 1, 2), "full": tuple(range(8))}
+SMOKE_SIDE = 64
+HYBRIDS = {"halonet_h7": "-", "halonet_h7_conv1": "1", "halonet_h7_conv12": "1-2", "halonet_h7_conv123": "1-2-3"}
+TRANSFER = ("halonet_h4_128", "halonet_h4_128_patch", "halonet_h4_128_conv12")
+# The image sides of H4 and of ViT.
+TRANSFER_SIDES: dict[Direction, tuple[tuple[int, int], ...]] = {
+    "training": ((256, 224),),
+    "forward": ((384, 384), (512, 512)),
+}
+SIDES = (128, 192, 256, 320, 384, 512)
+BLOCKS, HALOS = (4, 8, 16), (1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Component:
+    """A line of the published table of training components: what it changes in HaloNet-50, in ResNet-50, in a step."""
+
+    label: str
+    halonet: tuple[tuple[str, object], ...] = ()
+    resnet: str = "resnet50"
+    resnet_overrides: tuple[tuple[str, object], ...] = ()
+    label_smoothing: float = 0.0
+    magnitude: int | None = None
+
+    def of_halonet(self, base: Network) -> Network:
+        """The baseline with this line's changes."""
+        return replace(base, overrides=self.halonet, label_smoothing=self.label_smoothing, magnitude=self.magnitude)
+
+    def of_resnet(self, base: Network) -> Network:
+        """The baseline with this line's changes."""
+        changed = replace(base, model=self.resnet, overrides=self.resnet_overrides)
+        return replace(changed, label_smoothing=self.label_smoothing, magnitude=self.magnitude)
+
+
+SE = ("squeeze_excitation", "all")
+SILU = ("activation", "silu")
+RESNET_SILU = (("act_layer", "silu"),)
+COMPONENTS = (
+    Component("baseline"),
+    Component("LS", label_smoothing=0.1),
+    Component("LS, RA", label_smoothing=0.1, magnitude=10),
+    Component("SE", (SE,), "seresnet50"),
+    Component("SE, SiLU", (SE, SILU), "seresnet50", RESNET_SILU),
+    Component("LS, SE", (SE,), "seresnet50", label_smoothing=0.1),
+    Component("LS, SE, SiLU", (SE, SILU), "seresnet50", RESNET_SILU, label_smoothing=0.1),
+    Component("LS, SE, SiLU, RA", (SE, SILU), "seresnet50", RESNET_SILU, label_smoothing=0.1, magnitude=10),
+)
+
+
+def cases(options: Options) -> Iterator[NetworkCase]:
+    """The tier's cases; those that are compared follow one another, and no case stands twice."""
+    seen: dict[str, NetworkCase] = {}
+    for case in smoke(options) if options.tier == "smoke" else real(options):
+        known = seen.get(case.name)
+        groups = case.groups if known is None else (*known.groups, *case.groups)
+        first = known or case
+        seen[case.name] = replace(first, groups=tuple(dict.fromkeys(groups)), label=first.label or case.label)
+    yield from seen.values()
+
+
+def chosen(options: Options, *, compiled: bool = False) -> list[str]:
+    """The attention backends that take part: those the user names, or a few."""
+    found = [name for name in (BACKENDS if unnamed(options) else options.backends) if name in options.backends]
+    if compiled and unnamed(options):
+        found = [name for name in found if name not in UNCOMPILED]
+    return [name for name in found if attends(name)]
+
+
+def unnamed(options: Options) -> bool:
+    """Whether the user named no backends."""
+    return set(options.backends) >= set(backends.names())
+
+
+def attends(name: str) -> bool:
+    """Whether a backend is halo attention with the masked border, which the networks have."""
+    backend = loaded(name)  # one that cannot be imported takes part, and its rows say why
+    return backend is None or (backend.attend is not None and "masked" in backend.borders)
+
+
+def real(options: Options) -> Iterator[NetworkCase]:
+    """The cases on published networks."""
+    for number in PAIRS[options.tier]:
+        for compiled in (False, True):
+            yield from pair(options, number, "training", compiled=compiled)
+    if options.tier != "full":
+        return
+    for name, stages in HYBRIDS.items():
+        rival = network(options, "efficientnet_b7", compiled=True)
+        for own in filled(options, network(options, name, compiled=True)):
+            yield case(options, own, rival, "hybrids", label=f"convolution in {stages}")
+    yield from transfer(options)
+    yield from components(options, "halonet_50", 256, BATCH)
+    yield from sides(options, ("halonet_h1", "efficientnet_b1", "resnet50"), SIDES)
+    yield from grid(options, "halonet_h1", 256, BLOCKS, HALOS)
+    for number in PAIRS["full"]:
+        for batch in (1, BATCH):
+            yield from pair(options, number, "forward", compiled=False, batch=batch)
+
+
+def pair(
+    options: Options, number: int, direction: Direction, *, compiled: bool, batch: int = BATCH
+) -> Iterator[NetworkCase]:
+    """The EfficientNet of this number, then the HaloNet with each backend, in turn with it; timm's own H1 with them."""
+    group = "pairs" if direction == "training" else "inference"
+    rival = network(options, f"efficientnet_b{number}", compiled=compiled, batch=batch)
+    own = network(options, f"halonet_h{number}", compiled=compiled, batch=batch)
+    others = [network(options, "timm_halonet_h1", compiled=compiled, batch=batch)] if number == 1 else []
+    spared = SPARED if compiled and options.tier == "default" and number != 1 and unnamed(options) else ()
+    contestants = [one for one in filled(options, own) if one.backend not in spared]
+    yield case(options, rival, None, group, direction, label=f"B{number}")
+    for contestant in (*contestants, *others):
+        yield case(options, contestant, rival, group, direction, label=f"H{number}")
+
+
+def transfer(options: Options) -> Iterator[NetworkCase]:
+    """Pre-training steps and inference of the models that the paper transfers from ImageNet-21k."""
+    for direction, pairs in TRANSFER_SIDES.items():
+        for own_side, vit_side in pairs:
+            vit = network(options, "vit_large_patch16", vit_side, batch=TRANSFER_BATCH, compiled=True)
+            vit = replace(vit, overrides=(("img_size", vit_side),) if vit_side != 224 else ())
+            yield case(options, vit, None, "transfer", direction)
+            for name in TRANSFER:
+                for own in filled(options, network(options, name, own_side, batch=TRANSFER_BATCH, compiled=True)):
+                    yield case(options, own, vit, "transfer", direction)
+
+
+def components(options: Options, name: str, side: int, batch: int) -> Iterator[NetworkCase]:
+    """Each line of the table, in turn with the baseline of the same family."""
+    resnet = network(options, "resnet50", side, batch)
+    for line in COMPONENTS:
+        own = line.of_resnet(resnet)
+        yield case(options, own, None if own == resnet else resnet, "components", label=line.label)
+    for base in filled(options, network(options, name, side, batch))[:1]:
+        for line in COMPONENTS:
+            own = line.of_halonet(base)
+            yield case(options, own, None if own == base else base, "components", label=line.label)
+
+
+def sides(options: Options, names: Sequence[str], values: Sequence[int], batch: int = BATCH) -> Iterator[NetworkCase]:
+    """The step over the side of the images."""
+    for name in names:
+        for side in values:
+            for own in filled(options, network(options, name, side, batch)):
+                yield case(options, own, None, "side")
+
+
+def grid(
+    options: Options, name: str, side: int, blocks: Sequence[int], halos: Sequence[int], batch: int = BATCH
+) -> Iterator[NetworkCase]:
+    """The step over block and halo."""
+    for block in blocks:
+        for halo in halos:
+            for own in filled(options, network(options, name, side, batch)):
+                yield case(options, replace(own, overrides=(("block", block), ("halo", halo))), None, "grid")
+
+
+def smoke(options: Options) -> Iterator[NetworkCase]:
+    """Reduced networks on small images, uncompiled, a few of every group."""
+    rival = network(options, "efficientnet_mini", SMOKE_SIDE, SMOKE_BATCH)
+    own = network(options, "halonet_mini", SMOKE_SIDE, SMOKE_BATCH)
+    directions: tuple[tuple[Direction, str], ...] = (("training", "pairs"), ("forward", "inference"))
+    for direction, group in directions:
+        for one in (rival, *filled(options, own)):
+            yield case(options, one, None if one is rival else rival, group, direction, label=f"reduced {one.model}")
+    for base in filled(options, own)[:1]:
+        for stages in ((1,), (1, 2)):
+            hybrid = replace(base, overrides=(("convolution_stages", stages),))
+            label = f"convolution in {'-'.join(map(str, stages))}"
+            yield case(options, hybrid, rival, "hybrids", label=label)
+    first = replace(options, backends=tuple(chosen(options)[:1]))
+    yield from sides(first, ("halonet_mini", "efficientnet_mini"), (32, SMOKE_SIDE), SMOKE_BATCH)
+    yield from grid(first, "halonet_mini", SMOKE_SIDE, (4, 8), (1, 2), SMOKE_BATCH)
+
+
+def network(
+    options: Options, model: str, side: int | None = None, batch: int = BATCH, *, compiled: bool = False
+) -> Network:
+    """A network at its published side unless another is given, without a backend."""
+    side = side or models.entry(model).image_size
+    return Network(model, side, options.batch or batch, options.dtype, compiled=compiled)
+
+
+def filled(options: Options, empty: Network) -> list[Network]:
+    """The network with each backend; itself where it has no attention slots."""
+    if not models.entry(empty.model).has_attention:
+        return [empty]
+    return [replace(empty, backend=name) for name in chosen(options, compiled=empty.compiled)]
+
+
+def case(
+    options: Options, own: Network, rival: Network | None, group: str, direction: Direction = "training",
+    label: str | None = None,
+) -> NetworkCase:  # fmt: skip
+    """A case of a group. In the full tier a batch that the user did not choose is halved until it fits."""
+    shrink, energy = options.tier == "full" and options.batch is None, options.tier != "smoke"
+    return NetworkCase("training", own, direction, options.device, (group,), label, rival, shrink=shrink, energy=energy)
+
+
+def bench_training(case: NetworkCase, measure: Callable[[NetworkCase], None]) -> None:
+    """A network's step, or its inference."""
+    measure(case)

@@ -1,0 +1,119 @@
+"""What the training suite declares: the published pairs, their rivals beside them, and nothing twice."""
+
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "suites"))
+
+import bench_training
+
+from halobench import backends, models
+from halobench.figures import published
+from halobench.options import TIERS, Options
+
+GROUPS = {"pairs", "hybrids", "transfer", "components", "side", "grid", "inference"}
+
+
+def options(tier, names=None, **changes):
+    device = "cpu" if tier == "smoke" else "cuda"
+    chosen = {"dtype": "bfloat16" if device == "cuda" else "float32", "batch": None, **changes}
+    return Options(tier, tuple(names or backends.names()), device, **chosen)
+
+
+def cases(tier, names=None, **changes):
+    return list(bench_training.cases(options(tier, names, **changes)))
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_names_are_unique_and_rows_are_json(tier):
+    found = cases(tier)
+    assert len({case.name for case in found}) == len(found) > 10
+    for case in found:
+        row = case.row()
+        assert json.loads(json.dumps(row)) == row
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_rivals_share_batch_dtype_and_mode(tier):
+    """What is compared differs in the network alone; both at their published sizes."""
+    paired = [case for case in cases(tier) if case.rival is not None and "components" not in case.groups]
+    assert paired
+    for case in paired:
+        own, rival = case.network, case.rival
+        assert (own.batch, own.dtype, own.compiled) == (rival.batch, rival.dtype, rival.compiled)
+        if {"pairs", "hybrids"} & set(case.groups) and tier != "smoke":
+            assert own.side == models.entry(own.model).image_size
+            assert rival.side == models.entry(rival.model).image_size
+
+
+@pytest.mark.parametrize(("tier", "numbers"), [("default", range(3)), ("full", range(8))])
+def test_the_pairs_of_the_tiers(tier, numbers):
+    """Each HaloNet meets the EfficientNet of its number, eager and compiled, which has a row of its own before."""
+    pairs = [case for case in cases(tier) if "pairs" in case.groups]
+    for compiled in (False, True):
+        of = [case for case in pairs if case.network.compiled == compiled]
+        rivals = {case.network.model: case.rival.model for case in of if case.rival and case.network.backend}
+        assert rivals == {f"halonet_h{number}": f"efficientnet_b{number}" for number in numbers}
+        order = [case.network for case in of]
+        for case in of:
+            if case.rival:
+                assert order.index(case.rival) < order.index(case.network)
+        assert "timm_halonet_h1" in {case.network.model for case in of}
+
+
+def test_cases_of_one_scope_follow_one_another():
+    """So that a rival is prepared once and no compiled code is dropped in between."""
+    scopes = [case.scope for case in cases("default")]
+    changes = sum(one != other for one, other in pairwise(scopes))
+    assert changes == len(set(scopes)) - 1
+
+
+def test_no_group_is_empty():
+    assert {group for case in cases("full") for group in case.groups} == GROUPS
+    assert {group for case in cases("default") for group in case.groups} == {"pairs"}
+    assert {group for case in cases("smoke") for group in case.groups} == GROUPS - {"transfer", "components"}
+
+
+def test_the_figures_know_what_the_suite_measures():
+    full = cases("full")
+    hybrids = {case.network.model for case in full if "hybrids" in case.groups}
+    assert hybrids == set(published.HYBRIDS)
+    transfer = {case.network.model for case in full if "transfer" in case.groups and case.rival}
+    assert transfer == set(published.TRANSFER)
+    labels = {case.label for case in full if "components" in case.groups and case.rival}
+    assert labels == set(published.COMPONENTS[1:])
+
+
+def test_only_attention_with_the_networks_border_takes_part():
+    """A few backends unless the user names some; one that cannot be imported takes part, to say why."""
+    few = {case.network.backend for case in cases("default")} - {None}
+    assert few == set(bench_training.BACKENDS) & set(backends.names())
+    named = {case.network.backend for case in cases("default", ["flex", "conv", "timm_halo", "naive_unfold"])}
+    assert named == {None, "flex", "naive_unfold"}
+
+
+def test_the_user_chooses_the_batch_else_it_shrinks_in_the_full_tier():
+    assert {case.network.batch for case in cases("default")} == {128}
+    assert {case.network.batch for case in cases("full", batch=8)} == {8}
+    assert {case.shrink for case in cases("full")} == {True}
+    assert {case.shrink for case in [*cases("full", batch=8), *cases("default")]} == {False}
+
+
+def test_inference_is_measured_at_batch_1_and_large():
+    inference = [case for case in cases("full") if "inference" in case.groups]
+    assert {case.network.batch for case in inference} == {1, 128}
+    assert {case.direction for case in inference} == {"forward"}
+
+
+def test_components_add_what_they_say():
+    lines = {line.label: line for line in bench_training.COMPONENTS}
+    assert lines["SE"].halonet == (("squeeze_excitation", "all"),)
+    last = lines["LS, SE, SiLU, RA"]
+    assert (last.resnet, last.label_smoothing, last.magnitude) == ("seresnet50", 0.1, 10)
+    for line in bench_training.COMPONENTS:
+        models.create("halonet_50", num_classes=1, depths=(1, 1, 1, 1), **dict(line.halonet))
+        models.create(line.resnet, num_classes=1, **dict(line.resnet_overrides))
