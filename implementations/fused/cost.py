@@ -1,0 +1,39 @@
+"""What the kernels execute, in closed form: whole tiles, padded heads, both recomputations of the backward pass."""
+
+from halobench.problem import Execution, Problem
+from implementations.fused.tiles import key_tiles, scored, tiling
+
+FLOAT32_BYTES = 4
+
+
+def execution(problem: Problem, *, tables: bool = True) -> Execution:
+    """The products of the three kernels, tile by tile; ``tables`` says whether the tables' gradients are wanted.
+
+    Both backward kernels score their pairs again: the one over keys (five products, three of them again), and the one
+    over queries. The forward pass stores a log-sum-exp in float32 for each query.
+    """
+    geometry = problem.geometry
+    cut = tiling(geometry, problem.key_dim, problem.value_dim, problem.torch_dtype.itemsize)
+    images, dims = problem.batch * problem.heads, cut.key_dim + cut.value_dim
+    tile_rows, row_steps = scored(geometry, problem.height, cut.rows, cut.height)
+    tile_columns, column_steps = scored(geometry, problem.width, cut.columns, cut.width)
+    pairs = images * row_steps * column_steps * cut.queries * cut.rows * cut.columns
+    # Terms of the columns once for each tile of columns, terms of the rows at every step.
+    row_terms = 2 * images * row_steps * column_steps * cut.queries * cut.row_span * cut.key_dim
+    column_terms = 2 * images * tile_rows * column_steps * cut.queries * cut.column_span * cut.key_dim
+    forward_terms = (row_terms + column_terms) * problem.relative
+    query_kernel = 2 * (dims + cut.key_dim) * pairs + (3 if tables else 2) * forward_terms
+
+    down = key_tiles(geometry, problem.height, cut.rows, cut.height)
+    across = key_tiles(geometry, problem.width, cut.columns, cut.width)
+    visits = images * down.visits * across.visits
+    repeated = visits * cut.queries * cut.rows * cut.columns
+    spans = 2 * visits * cut.queries * (cut.row_span + cut.column_span) * cut.key_dim * problem.relative
+    key_kernel = 4 * dims * repeated + spans
+    return Execution(
+        forward_flops=2 * dims * pairs + forward_terms,
+        backward_flops=query_kernel + key_kernel,
+        forward_exponentials=pairs,
+        backward_exponentials=pairs + repeated,
+        stored=problem.queries * FLOAT32_BYTES // problem.torch_dtype.itemsize,
+    )

@@ -1,0 +1,170 @@
+"""Which tiles and how many warps a problem gets: pure integers, one sensible default per class of shapes."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from halobench.geometry import Geometry
+from halobench.problem import Unsupported
+
+LEAST = 16  # a side of a matrix product on the tensor cores
+QUERIES = 64
+WIDEST = 256
+LONGEST_SPAN = 256
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How the kernels cut a problem. Queries in tiles of ``height`` x ``width``, keys in ``rows`` x ``columns``.
+
+    ``row_span`` and ``column_span`` are the entries of a table that two such tiles meet in, as powers of two. ``warps``
+    and ``stages`` (of prefetching) are for the kernels that walk over keys and for the one that walks over queries.
+    """
+
+    height: int
+    width: int
+    rows: int
+    columns: int
+    row_span: int
+    column_span: int
+    key_dim: int
+    value_dim: int
+    warps: tuple[int, int, int]
+    stages: tuple[int, int, int]
+
+    @property
+    def queries(self) -> int:
+        """Queries of a tile, filled up to a power of two."""
+        return power_of_two(self.height * self.width)
+
+
+def power_of_two(number: int) -> int:
+    """The least power of two that is not below ``number``, and 16 at least."""
+    return max(LEAST, 1 << (number - 1).bit_length())
+
+
+@lru_cache(maxsize=1024)
+def tiling(geometry: Geometry, key_dim: int, value_dim: int, itemsize: int) -> Tiling:
+    """The tiles of a geometry, for heads of these sizes and numbers of ``itemsize`` bytes.
+
+    Raises:
+        Unsupported: the heads, or the stride, are too large for the kernels.
+    """
+    if max(key_dim, value_dim) > WIDEST:
+        raise Unsupported(f"fused has heads of up to {WIDEST}, got {key_dim} for keys and {value_dim} for values")
+    height, width = query_tile(geometry)
+    widest = max(power_of_two(key_dim), power_of_two(value_dim))
+    keys = 64 if itemsize * widest <= 256 else 32
+    rows, columns = key_tile(geometry, height, width, keys)
+    row_span = power_of_two(rows + (height - 1) * geometry.stride)
+    column_span = power_of_two(columns + (width - 1) * geometry.stride)
+    if max(row_span, column_span) > LONGEST_SPAN:
+        raise Unsupported(f"fused has tiles for strides up to 128 only, got stride {geometry.stride}")
+    warps, stages = schedule(power_of_two(height * width), widest, itemsize)
+    padded = power_of_two(key_dim), power_of_two(value_dim)
+    return Tiling(height, width, rows, columns, row_span, column_span, *padded, warps, stages)
+
+
+def query_tile(geometry: Geometry) -> tuple[int, int]:
+    """Height and width of a tile of queries.
+
+    A whole block where it fits, or the piece of it that fills its power of two best: then all its queries see the same
+    keys. Several blocks where one has few queries: keys that only some of them see are masked.
+    """
+    side = geometry.side if geometry.tiles else 1
+    if side < 4:
+        several = max(1, min(8, LEAST // geometry.stride))
+        several = max(several // side * side, side)
+        return several, several
+    if side * side <= QUERIES:
+        return side, side
+    divisors = [number for number in range(1, side + 1) if side % number == 0]
+    pieces = [(a, b) for a in divisors for b in divisors if LEAST < a * b <= QUERIES]
+
+    def worth(piece: tuple[int, int]) -> tuple[float, int, int, int]:
+        height, width = piece
+        # How full; large rather than small; square rather than long; then wide.
+        return height * width / power_of_two(height * width), height * width, -abs(height - width), width
+
+    best = max(pieces, key=worth, default=(8, 8))
+    return best if worth(best)[0] > 0.6 else (8, 8)
+
+
+def key_tile(geometry: Geometry, height: int, width: int, keys: int) -> tuple[int, int]:
+    """Rows and columns of a tile of ``keys`` keys: those that cover what a tile of queries sees with the least waste."""
+    seen_rows, seen_columns = seen(geometry, height), seen(geometry, width)
+    shapes = [(keys // columns, columns) for columns in (32, 16, 8, 4) if keys // columns >= 2]
+
+    def covered(shape: tuple[int, int]) -> int:
+        rows, columns = shape
+        return -(-seen_rows // rows) * rows * (-(-seen_columns // columns) * columns)
+
+    return min(shapes, key=covered)  # the widest of equals: it reads the longest pieces of memory
+
+
+def seen(geometry: Geometry, queries: int) -> int:
+    """Pixels along one axis that a tile of so many queries sees, where it stands first in a block."""
+    return (queries - 1) * geometry.stride // geometry.block * geometry.block + geometry.window
+
+
+def schedule(queries: int, widest: int, itemsize: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Warps and stages of the three kernels: forward, gradients of queries, gradients of keys."""
+    if itemsize == 4:  # products on the FMA units: many threads, little prefetching
+        warps = 8 if widest > 64 else 4
+        return (warps, warps, warps), (1, 1, 1)
+    if queries == LEAST:
+        warps = 1 if widest <= 64 else 4
+        return (warps, warps, max(warps, 2)), (2, 2, 2)
+    if widest <= 32:
+        return (2, 4, 4), (3, 2, 2)
+    if widest <= 64:
+        return (4, 4, 4), (3, 2, 2)
+    return (8, 8, 8), (2, 2, 1)
+
+
+@dataclass(frozen=True)
+class KeyTiles:
+    """The tiles of keys along an axis: their number, and how many pixels the first one begins outside the image.
+
+    ``visits`` counts the tiles of queries that they meet, summed over them.
+    """
+
+    number: int
+    shift: int
+    visits: int
+
+
+@lru_cache(maxsize=1024)
+def key_tiles(geometry: Geometry, size: int, keys: int, queries: int) -> KeyTiles:
+    """Tiles of ``keys`` keys for tiles of ``queries`` queries, along an axis of ``size`` pixels.
+
+    Tiles that begin half a tile earlier often meet fewer queries: eight keys in the middle of two blocks of eight see
+    those two, while eight in one block see three.
+    """
+    found = []
+    for shift in (0, keys // 2):
+        number = -(-(size + shift) // keys)
+        visits = sum(visited(geometry, size, tile * keys - shift, keys, queries) for tile in range(number))
+        found.append(KeyTiles(number, shift, visits))
+    return min(found, key=lambda tiles: (tiles.visits, tiles.number))
+
+
+def visited(geometry: Geometry, size: int, first: int, keys: int, queries: int) -> int:
+    """How many tiles of queries see one of the keys from ``first`` on: what the kernel's ``tiles_of_keys`` counts."""
+    block, halo, stride = geometry.block, geometry.halo, geometry.stride
+    lowest = max(max(first, 0) - halo, 0) // block * block
+    highest = min((min(first + keys, size) - 1 + halo) // block * block + block, size) - 1
+    return max(highest // stride // queries + 1 - -(-lowest // stride) // queries, 0)
+
+
+def scored(geometry: Geometry, size: int, keys: int, queries: int) -> tuple[int, int]:
+    """Along an axis of ``size`` pixels: tiles of queries, and the tiles of keys they meet, summed over them."""
+    number = -(-geometry.queries(size) // queries)
+    met = 0
+    for tile in range(number):
+        last = min((tile + 1) * queries, geometry.queries(size)) - 1
+        first = tile * queries * geometry.stride // geometry.block * geometry.block - geometry.halo
+        end = last * geometry.stride // geometry.block * geometry.block + geometry.block + geometry.halo
+        if geometry.border == "masked":
+            first, end = max(first, 0), min(end, size)
+        met += -(-(end - first) // keys)
+    return number, met
