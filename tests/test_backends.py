@@ -15,6 +15,7 @@ OWN = {
     "compiled",
     "conv",
     "flex",
+    "fused",
     "global_sa",
     "lucidrains",
     "naive_unfold",

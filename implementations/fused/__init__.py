@@ -28,8 +28,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
     Under autocast the inputs are cast as for a matrix product. The output has gradients, but no second ones.
 
     Raises:
-        Unsupported: no CUDA device of compute capability 8.0 or more, another dtype, heads above 256, strides above
-            128, images of 2^31 elements or more, or a transform of ``torch.func``.
+        Unsupported: no CUDA device of compute capability 8.0 or more, another dtype, heads above 256, strides in
+            the hundreds, images of 2^31 elements or more, or a transform of ``torch.func``.
     """
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():  # noqa: SLF001 - no public name
         raise Unsupported("fused knows no transforms of torch.func")

@@ -1,4 +1,4 @@
-"""The second backward kernel: gradients of keys and values. Each program owns its keys, so nothing is added in memory."""
+"""The second backward kernel: gradients of keys and values. A program owns its keys: nothing is added in memory."""
 
 import triton
 import triton.language as tl
@@ -70,7 +70,7 @@ def attend_backward_keys(
     first_column, end_column = tiles_of_keys(b, width, KEY_COLUMNS, TILE_WIDTH, STRIDE, BLOCK, HALO)
     in_a_row = tl.maximum(end_column - first_column, 0)
     map_size = query_height * query_width
-    for tile in range(0, tl.maximum(end_row - first_row, 0) * in_a_row):
+    for tile in range(tl.maximum(end_row - first_row, 0) * in_a_row):
         tile_row, tile_column = first_row + tile // in_a_row, first_column + tile % in_a_row
         row, column, y, x, real = query_places(
             tile_row, tile_column, query_height, query_width, TILE_HEIGHT, TILE_WIDTH, QUERIES

@@ -16,7 +16,7 @@ def execution(problem: Problem, *, tables: bool = True) -> Execution:
     cut = tiling(geometry, problem.key_dim, problem.value_dim, problem.torch_dtype.itemsize)
     images, dims = problem.batch * problem.heads, cut.key_dim + cut.value_dim
     tile_rows, row_steps = scored(geometry, problem.height, cut.rows, cut.height)
-    tile_columns, column_steps = scored(geometry, problem.width, cut.columns, cut.width)
+    _, column_steps = scored(geometry, problem.width, cut.columns, cut.width)
     pairs = images * row_steps * column_steps * cut.queries * cut.rows * cut.columns
     # Terms of the columns once for each tile of columns, terms of the rows at every step.
     row_terms = 2 * images * row_steps * column_steps * cut.queries * cut.row_span * cut.key_dim

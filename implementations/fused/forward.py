@@ -42,9 +42,7 @@ def attend_forward(
     query += image * query_strides_0 + head * query_strides_1
     key += image * key_strides_0 + head * key_strides_1
     value += image * value_strides_0 + head * value_strides_1
-    queries = load_pixels(
-        query, query_strides_2, query_strides_3, query_strides_4, y, x, real, KEY_DIM, PADDED_KEY_DIM
-    )
+    queries = load_pixels(query, query_strides_2, query_strides_3, query_strides_4, y, x, real, KEY_DIM, PADDED_KEY_DIM)
     key_row, key_column = tl.arange(0, KEYS) // KEY_COLUMNS, tl.arange(0, KEYS) % KEY_COLUMNS
 
     highest = tl.full((QUERIES,), float("-inf"), tl.float32)
@@ -62,9 +60,7 @@ def attend_forward(
             )  # fmt: skip
             i, j = a + key_row, b + key_column
             inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
-            keys = load_pixels(
-                key, key_strides_2, key_strides_3, key_strides_4, i, j, inside, KEY_DIM, PADDED_KEY_DIM
-            )
+            keys = load_pixels(key, key_strides_2, key_strides_3, key_strides_4, i, j, inside, KEY_DIM, PADDED_KEY_DIM)
             values = load_pixels(
                 value, value_strides_2, value_strides_3, value_strides_4, i, j, inside, VALUE_DIM, PADDED_VALUE_DIM
             )
@@ -83,8 +79,6 @@ def attend_forward(
     total = tl.where(total == 0.0, 1.0, total)  # no query but those that fill up the tile
     map_size = query_height * query_width
     places = y * query_width + x
-    tl.store(
-        log_sum_exp + (image * heads + head) * map_size + places, highest * scale + tl.log2(total), mask=real
-    )
+    tl.store(log_sum_exp + (image * heads + head) * map_size + places, highest * scale + tl.log2(total), mask=real)
     pixels = (image * map_size + places) * heads + head
     store_pixels(output, pixels, weighted / total[:, None], real, VALUE_DIM, PADDED_VALUE_DIM)

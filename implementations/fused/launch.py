@@ -167,7 +167,7 @@ def backward(call: Call, cotangent: Tensor, output: Tensor, log_sum_exp: Tensor,
     gradients = empty_gradients(call.query, call.key, call.value, call.rows, tables=tables)
     if output.numel() == 0:
         return gradients._replace(rows=gradients.rows.zero_(), columns=gradients.columns.zero_())
-    delta = torch.empty_like(log_sum_exp)
+    delta = log_sum_exp.new_empty(log_sum_exp.shape)
     with on_device(call.query):
         rows, columns = backward_queries(call, cotangent, output, log_sum_exp, delta, gradients.query, tables=tables)
         backward_keys(call, cotangent, log_sum_exp, delta, gradients.key, gradients.value)

@@ -7,7 +7,6 @@ from halobench.geometry import Geometry
 from halobench.problem import Unsupported
 
 LEAST = 16  # a side of a matrix product on the tensor cores
-QUERIES = 64
 WIDEST = 256
 LONGEST_SPAN = 256
 
@@ -47,38 +46,45 @@ def tiling(geometry: Geometry, key_dim: int, value_dim: int, itemsize: int) -> T
     """The tiles of a geometry, for heads of these sizes and numbers of ``itemsize`` bytes.
 
     Raises:
-        Unsupported: the heads, or the stride, are too large for the kernels.
+        Unsupported: the heads are too wide, or the stride too long, for the kernels.
     """
     if max(key_dim, value_dim) > WIDEST:
         raise Unsupported(f"fused has heads of up to {WIDEST}, got {key_dim} for keys and {value_dim} for values")
-    height, width = query_tile(geometry)
     widest = max(power_of_two(key_dim), power_of_two(value_dim))
-    keys = 64 if itemsize * widest <= 256 else 32
+    queries, keys = tile_sizes(widest, itemsize)
+    height, width = query_tile(geometry, queries)
     rows, columns = key_tile(geometry, height, width, keys)
     row_span = power_of_two(rows + (height - 1) * geometry.stride)
     column_span = power_of_two(columns + (width - 1) * geometry.stride)
     if max(row_span, column_span) > LONGEST_SPAN:
-        raise Unsupported(f"fused has tiles for strides up to 128 only, got stride {geometry.stride}")
+        raise Unsupported(f"fused has no tiles for stride {geometry.stride} in blocks of {geometry.block}")
     warps, stages = schedule(power_of_two(height * width), widest, itemsize)
     padded = power_of_two(key_dim), power_of_two(value_dim)
     return Tiling(height, width, rows, columns, row_span, column_span, *padded, warps, stages)
 
 
-def query_tile(geometry: Geometry) -> tuple[int, int]:
-    """Height and width of a tile of queries.
+def tile_sizes(widest: int, itemsize: int) -> tuple[int, int]:
+    """The most queries and the number of keys in a tile; ``widest`` is the larger head, padded."""
+    if itemsize == 4:  # products on the FMA units hold their operands in registers
+        return (64, 32) if widest <= 32 else (32, 32) if widest <= 64 else (16, 16)
+    return (64, 64) if widest <= 128 else (64, 32)
+
+
+def query_tile(geometry: Geometry, most: int) -> tuple[int, int]:
+    """Height and width of a tile of ``most`` queries or less.
 
     A whole block where it fits, or the piece of it that fills its power of two best: then all its queries see the same
     keys. Several blocks where one has few queries: keys that only some of them see are masked.
     """
     side = geometry.side if geometry.tiles else 1
     if side < 4:
-        several = max(1, min(8, LEAST // geometry.stride))
+        several = max(1, min(8 if most >= 64 else 4, LEAST // geometry.stride))
         several = max(several // side * side, side)
         return several, several
-    if side * side <= QUERIES:
+    if side * side <= most:
         return side, side
     divisors = [number for number in range(1, side + 1) if side % number == 0]
-    pieces = [(a, b) for a in divisors for b in divisors if LEAST < a * b <= QUERIES]
+    pieces = [(a, b) for a in divisors for b in divisors if LEAST < a * b <= max(most, 2 * LEAST)]
 
     def worth(piece: tuple[int, int]) -> tuple[float, int, int, int]:
         height, width = piece
@@ -90,7 +96,7 @@ def query_tile(geometry: Geometry) -> tuple[int, int]:
 
 
 def key_tile(geometry: Geometry, height: int, width: int, keys: int) -> tuple[int, int]:
-    """Rows and columns of a tile of ``keys`` keys: those that cover what a tile of queries sees with the least waste."""
+    """Rows and columns of a tile of ``keys`` keys that cover what a tile of queries sees with the least waste."""
     seen_rows, seen_columns = seen(geometry, height), seen(geometry, width)
     shapes = [(keys // columns, columns) for columns in (32, 16, 8, 4) if keys // columns >= 2]
 
@@ -108,8 +114,8 @@ def seen(geometry: Geometry, queries: int) -> int:
 
 def schedule(queries: int, widest: int, itemsize: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Warps and stages of the three kernels: forward, gradients of queries, gradients of keys."""
-    if itemsize == 4:  # products on the FMA units: many threads, little prefetching
-        warps = 8 if widest > 64 else 4
+    if itemsize == 4:  # products on the FMA units: many threads, no prefetching
+        warps = 4 if queries == LEAST else 8
         return (warps, warps, warps), (1, 1, 1)
     if queries == LEAST:
         warps = 1 if widest <= 64 else 4
