@@ -66,10 +66,14 @@ def test_tiles_are_what_the_kernels_can_take(dims: tuple[int, int], itemsize: in
         cut = tiles.tiling(geometry, *dims, itemsize)
         assert cut.queries in (16, 32, 64)
         assert cut.height * cut.width <= cut.queries
-        assert cut.rows * cut.columns in (16, 32, 64)
-        for span, keys, queries in ((cut.row_span, cut.rows, cut.height), (cut.column_span, cut.columns, cut.width)):
-            assert span >= max(16, keys + (queries - 1) * geometry.stride)
-            assert all(number & (number - 1) == 0 for number in (span, keys))
+        for keys in (cut.walked, cut.owned):
+            assert keys.rows * keys.columns in (16, 32, 64)
+            for span, pixels, queries in (
+                (keys.row_span, keys.rows, cut.height),
+                (keys.column_span, keys.columns, cut.width),
+            ):
+                assert span >= max(16, pixels + (queries - 1) * geometry.stride)
+                assert all(number & (number - 1) == 0 for number in (span, pixels))
         if geometry.block in (8, 10, 12, 14, 16, 32) and geometry.stride == 1:
             assert geometry.block % cut.height == geometry.block % cut.width == 0
 
@@ -78,26 +82,28 @@ def test_tiles_are_what_the_kernels_can_take(dims: tuple[int, int], itemsize: in
 def test_the_counted_tiles_hold_every_visible_pair(geometry: Geometry) -> None:
     """Along an axis: each query meets all keys it sees, in the tiles of both walks, and the counts add up."""
     cut = tiles.tiling(geometry, 16, 16, 2)
+    owned, walked, width = cut.owned.columns, cut.walked.columns, cut.width
     for size in (1, 7, 16, 45):
-        shift, visits = tiles.key_tiles(geometry, size, cut.columns, cut.width).shift, 0
-        for first in range(-shift, size, cut.columns):
-            keys = set(range(max(first, 0), min(first + cut.columns, size)))
+        shift, visits = tiles.key_tiles(geometry, size, owned, width).shift, 0
+        for first in range(-shift, size, owned):
+            keys = set(range(max(first, 0), min(first + owned, size)))
             seeing = {
-                query // cut.width
+                query // width
                 for query in range(geometry.queries(size))
                 if keys & set(geometry.seen(query * geometry.stride, size))
             }
-            met = tiles.visited(geometry, size, first, cut.columns, cut.width)
+            met = tiles.visited(geometry, size, first, owned, width)
             assert len(seeing) <= met
             visits += met
-        assert tiles.key_tiles(geometry, size, cut.columns, cut.width).visits == visits
-        number, met = tiles.scored(geometry, size, cut.columns, cut.width)
-        assert met * cut.columns * cut.width >= geometry.seen_along(size)
-        assert number * cut.width >= geometry.queries(size)
+        assert tiles.key_tiles(geometry, size, owned, width).visits == visits
+        number, met = tiles.scored(geometry, size, walked, width)
+        assert met * walked * width >= geometry.seen_along(size)
+        assert number * width >= geometry.queries(size)
 
 
 def test_key_tiles_straddle_blocks_where_that_meets_fewer_queries() -> None:
     """Eight keys in the middle of two blocks of eight see two blocks, eight within one see three."""
+    assert tiles.tiling(Geometry(8, 3), 16, 16, 2).owned == tiles.KeyTile(8, 8, 16, 16)
     assert tiles.key_tiles(Geometry(8, 3), 64, 8, 8).shift == 4
     assert tiles.visited(Geometry(8, 3), 64, 12, 8, 8) == 2
     assert tiles.visited(Geometry(8, 3), 64, 8, 8, 8) == 3

@@ -15,20 +15,20 @@ def execution(problem: Problem, *, tables: bool = True) -> Execution:
     geometry = problem.geometry
     cut = tiling(geometry, problem.key_dim, problem.value_dim, problem.torch_dtype.itemsize)
     images, dims = problem.batch * problem.heads, cut.key_dim + cut.value_dim
-    tile_rows, row_steps = scored(geometry, problem.height, cut.rows, cut.height)
-    _, column_steps = scored(geometry, problem.width, cut.columns, cut.width)
-    pairs = images * row_steps * column_steps * cut.queries * cut.rows * cut.columns
+    tile_rows, row_steps = scored(geometry, problem.height, cut.walked.rows, cut.height)
+    _, column_steps = scored(geometry, problem.width, cut.walked.columns, cut.width)
+    pairs = images * row_steps * column_steps * cut.queries * cut.walked.rows * cut.walked.columns
     # Terms of the columns once for each tile of columns, terms of the rows at every step.
-    row_terms = 2 * images * row_steps * column_steps * cut.queries * cut.row_span * cut.key_dim
-    column_terms = 2 * images * tile_rows * column_steps * cut.queries * cut.column_span * cut.key_dim
+    row_terms = 2 * images * row_steps * column_steps * cut.queries * cut.walked.row_span * cut.key_dim
+    column_terms = 2 * images * tile_rows * column_steps * cut.queries * cut.walked.column_span * cut.key_dim
     forward_terms = (row_terms + column_terms) * problem.relative
     query_kernel = 2 * (dims + cut.key_dim) * pairs + (3 if tables else 2) * forward_terms
 
-    down = key_tiles(geometry, problem.height, cut.rows, cut.height)
-    across = key_tiles(geometry, problem.width, cut.columns, cut.width)
+    down = key_tiles(geometry, problem.height, cut.owned.rows, cut.height)
+    across = key_tiles(geometry, problem.width, cut.owned.columns, cut.width)
     visits = images * down.visits * across.visits
-    repeated = visits * cut.queries * cut.rows * cut.columns
-    spans = 2 * visits * cut.queries * (cut.row_span + cut.column_span) * cut.key_dim * problem.relative
+    repeated = visits * cut.queries * cut.owned.rows * cut.owned.columns
+    spans = 2 * visits * cut.queries * (cut.owned.row_span + cut.owned.column_span) * cut.key_dim * problem.relative
     key_kernel = 4 * dims * repeated + spans
     return Execution(
         forward_flops=2 * dims * pairs + forward_terms,

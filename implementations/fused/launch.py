@@ -14,7 +14,7 @@ from halobench.problem import Unsupported
 from implementations.fused.backward_keys import attend_backward_keys
 from implementations.fused.backward_queries import attend_backward_queries
 from implementations.fused.forward import attend_forward
-from implementations.fused.tiles import Tiling, key_tiles, tiling
+from implementations.fused.tiles import KeyTile, Tiling, key_tiles, tiling
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 LEAST_CAPABILITY = (8, 0)
@@ -64,8 +64,8 @@ class Call(NamedTuple):
         """What a logit is multiplied by."""
         return float(self.query.shape[-1] ** -0.5)
 
-    def constants(self) -> dict[str, Any]:
-        """What the kernels are compiled for."""
+    def constants(self, keys: KeyTile) -> dict[str, Any]:
+        """What the kernels are compiled for; ``keys`` is the tile of keys that they walk over or own."""
         cut, geometry = self.tiling, self.geometry
         return {
             "BLOCK": geometry.block,
@@ -79,10 +79,10 @@ class Call(NamedTuple):
             "TILE_HEIGHT": cut.height,
             "TILE_WIDTH": cut.width,
             "QUERIES": cut.queries,
-            "KEY_ROWS": cut.rows,
-            "KEY_COLUMNS": cut.columns,
-            "ROW_SPAN": cut.row_span,
-            "COLUMN_SPAN": cut.column_span,
+            "KEY_ROWS": keys.rows,
+            "KEY_COLUMNS": keys.columns,
+            "ROW_SPAN": keys.row_span,
+            "COLUMN_SPAN": keys.column_span,
             "PRECISION": precision(),
         }
 
@@ -141,7 +141,7 @@ def forward(call: Call) -> tuple[Tensor, Tensor]:
             *call.query.stride(), *call.key.stride(), *call.value.stride(), *call.table_strides, *call.sizes,
             call.scale * math.log2(math.e),
             PADDED=call.geometry.border == "zero",
-            **call.constants(), num_warps=cut.warps[0], num_stages=cut.stages[0],
+            **call.constants(cut.walked), num_warps=cut.warps[0], num_stages=cut.stages[0],
         )  # fmt: skip
     return output, log_sum_exp
 
@@ -194,7 +194,7 @@ def backward_queries(
         *call.query.stride(), *call.key.stride(), *call.value.stride(), *output.stride(), *cotangent.stride(),
         *call.table_strides, call.query_tiles, *call.sizes, call.scale * math.log2(math.e), call.scale,
         PADDED=call.geometry.border == "zero", TABLES=tables,
-        **call.constants(), num_warps=cut.warps[1], num_stages=cut.stages[1],
+        **call.constants(cut.walked), num_warps=cut.warps[1], num_stages=cut.stages[1],
     )  # fmt: skip
     if not tables:
         return partials, partials
@@ -208,14 +208,14 @@ def backward_keys(
     """Fill the gradients of keys and values."""
     cut, geometry = call.tiling, call.geometry
     batch, heads, height, width = call.key.shape[:4]
-    down = key_tiles(geometry, height, cut.rows, cut.height)
-    across = key_tiles(geometry, width, cut.columns, cut.width)
+    down = key_tiles(geometry, height, cut.owned.rows, cut.height)
+    across = key_tiles(geometry, width, cut.owned.columns, cut.width)
     attend_backward_keys[(batch * heads * down.number * across.number,)](
         call.query, call.key, call.value, *call.tables, cotangent, log_sum_exp, delta, key_gradient, value_gradient,
         *call.query.stride(), *call.key.stride(), *call.value.stride(), *cotangent.stride(), *call.table_strides,
         across.number, down.number, down.shift, across.shift, *call.sizes,
         call.scale * math.log2(math.e), call.scale,
-        **call.constants(), num_warps=cut.warps[2], num_stages=cut.stages[2],
+        **call.constants(cut.owned), num_warps=cut.warps[2], num_stages=cut.stages[2],
     )  # fmt: skip
 
 

@@ -9,22 +9,32 @@ from halobench.problem import Unsupported
 LEAST = 16  # a side of a matrix product on the tensor cores
 WIDEST = 256
 LONGEST_SPAN = 256
+FAR = 32  # blocks: so many that the borders of a map do not matter
 
 
 @dataclass(frozen=True)
-class Tiling:
-    """How the kernels cut a problem. Queries in tiles of ``height`` x ``width``, keys in ``rows`` x ``columns``.
+class KeyTile:
+    """A tile of keys. The spans are the entries of a table that it and a tile of queries meet in: powers of two."""
 
-    ``row_span`` and ``column_span`` are the entries of a table that two such tiles meet in, as powers of two. ``warps``
-    and ``stages`` (of prefetching) are for the kernels that walk over keys and for the one that walks over queries.
-    """
-
-    height: int
-    width: int
     rows: int
     columns: int
     row_span: int
     column_span: int
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How the kernels cut a problem: queries in tiles of ``height`` x ``width``, keys in two ways.
+
+    ``walked`` is for the kernels that own queries and walk over keys, ``owned`` for the one that owns keys and walks
+    over queries. ``key_dim`` and ``value_dim`` are padded. ``warps`` and ``stages`` (of prefetching): forward,
+    gradients of queries, gradients of keys.
+    """
+
+    height: int
+    width: int
+    walked: KeyTile
+    owned: KeyTile
     key_dim: int
     value_dim: int
     warps: tuple[int, int, int]
@@ -50,17 +60,23 @@ def tiling(geometry: Geometry, key_dim: int, value_dim: int, itemsize: int) -> T
     """
     if max(key_dim, value_dim) > WIDEST:
         raise Unsupported(f"fused has heads of up to {WIDEST}, got {key_dim} for keys and {value_dim} for values")
-    widest = max(power_of_two(key_dim), power_of_two(value_dim))
-    queries, keys = tile_sizes(widest, itemsize)
+    padded = power_of_two(key_dim), power_of_two(value_dim)
+    queries, keys = tile_sizes(max(padded), itemsize)
     height, width = query_tile(geometry, queries)
-    rows, columns = key_tile(geometry, height, width, keys)
+    walked = key_tile(geometry, height, width, walked_keys(geometry, height, width, keys))
+    owned = key_tile(geometry, height, width, owned_keys(geometry, height, width, keys))
+    warps, stages = schedule(power_of_two(height * width), max(padded), itemsize)
+    return Tiling(height, width, walked, owned, *padded, warps, stages)
+
+
+def key_tile(geometry: Geometry, height: int, width: int, shape: tuple[int, int]) -> KeyTile:
+    """A tile of keys of this shape, for tiles of ``height`` x ``width`` queries."""
+    rows, columns = shape
     row_span = power_of_two(rows + (height - 1) * geometry.stride)
     column_span = power_of_two(columns + (width - 1) * geometry.stride)
     if max(row_span, column_span) > LONGEST_SPAN:
         raise Unsupported(f"fused has no tiles for stride {geometry.stride} in blocks of {geometry.block}")
-    warps, stages = schedule(power_of_two(height * width), widest, itemsize)
-    padded = power_of_two(key_dim), power_of_two(value_dim)
-    return Tiling(height, width, rows, columns, row_span, column_span, *padded, warps, stages)
+    return KeyTile(rows, columns, row_span, column_span)
 
 
 def tile_sizes(widest: int, itemsize: int) -> tuple[int, int]:
@@ -95,16 +111,30 @@ def query_tile(geometry: Geometry, most: int) -> tuple[int, int]:
     return best if worth(best)[0] > 0.6 else (8, 8)
 
 
-def key_tile(geometry: Geometry, height: int, width: int, keys: int) -> tuple[int, int]:
-    """Rows and columns of a tile of ``keys`` keys that cover what a tile of queries sees with the least waste."""
-    seen_rows, seen_columns = seen(geometry, height), seen(geometry, width)
-    shapes = [(keys // columns, columns) for columns in (32, 16, 8, 4) if keys // columns >= 2]
+def shapes(keys: int) -> list[tuple[int, int]]:
+    """Rows and columns that a tile of ``keys`` keys may have; first the widest, which reads long pieces of memory."""
+    return [(keys // columns, columns) for columns in (32, 16, 8, 4) if keys // columns >= 2]
+
+
+def walked_keys(geometry: Geometry, height: int, width: int, keys: int) -> tuple[int, int]:
+    """The shape of ``keys`` keys that covers what a tile of queries sees with the least waste."""
+    rows, columns = seen(geometry, height), seen(geometry, width)
 
     def covered(shape: tuple[int, int]) -> int:
-        rows, columns = shape
-        return -(-seen_rows // rows) * rows * (-(-seen_columns // columns) * columns)
+        return -(-rows // shape[0]) * shape[0] * (-(-columns // shape[1]) * shape[1])
 
-    return min(shapes, key=covered)  # the widest of equals: it reads the longest pieces of memory
+    return min(shapes(keys), key=covered)
+
+
+def owned_keys(geometry: Geometry, height: int, width: int, keys: int) -> tuple[int, int]:
+    """The shape of ``keys`` keys that meets the fewest tiles of queries, on a map of many blocks."""
+    size = FAR * geometry.step
+
+    def visits(shape: tuple[int, int]) -> int:
+        rows, columns = shape
+        return key_tiles(geometry, size, rows, height).visits * key_tiles(geometry, size, columns, width).visits
+
+    return min(shapes(keys), key=visits)
 
 
 def seen(geometry: Geometry, queries: int) -> int:
