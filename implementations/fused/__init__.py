@@ -1,7 +1,7 @@
 """Fused: one Triton kernel forward, two backward; no window, score or bias ever reaches memory.
 
 A tile of queries walks over the tiles of keys that it sees, with an online softmax. Relative positions and visibility
-are terms of a query and a row or column of keys, so each pair costs two additions for them. Maps are read where they
+are terms of a query and a row or column of keys, so a pair costs two additions for them. Maps are read where they
 lie, whatever their strides. Backward, one kernel owns queries and another owns keys; both compute the weights again
 from the log-sum-exp that the forward pass keeps for each query. Nothing is added to memory that another program adds
 to, so results are the same from run to run, bit for bit. ``docs/kernels.md`` has the whole story.

@@ -97,8 +97,8 @@ def attend_backward_keys(
         )  # fmt: skip
         logits = tl.dot(keys, tl.trans(queries), input_precision=PRECISION)
         logits = tl.reshape(logits, (KEY_ROWS, KEY_COLUMNS, QUERIES)) + column_terms[None, :, :]
-        logits = tl.reshape(logits + row_terms[:, None, :], (KEYS, QUERIES))
-        weights = tl.exp2(logits * scale - normaliser[None, :])
+        exponents = logits * scale + (row_terms * scale - normaliser[None, :])[:, None, :]
+        weights = tl.reshape(tl.exp2(exponents), (KEYS, QUERIES))
         value_changes = tl.dot(weights.to(cotangents.dtype), cotangents, value_changes, input_precision=PRECISION)
         weight_gradients = tl.dot(values, tl.trans(cotangents), input_precision=PRECISION)
         changes = weights * (weight_gradients - product[None, :])

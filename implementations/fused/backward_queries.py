@@ -89,8 +89,8 @@ def attend_backward_queries(
                 )  # fmt: skip
                 logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
                 logits = tl.reshape(logits, (QUERIES, KEY_ROWS, KEY_COLUMNS)) + column_terms[:, None, :]
-                logits = tl.reshape(logits + row_terms[:, :, None], (QUERIES, KEYS))
-                weights = tl.exp2(logits * scale - normaliser[:, None])
+                exponents = logits * scale + (row_terms * scale - normaliser[:, None])[:, :, None]
+                weights = tl.reshape(tl.exp2(exponents), (QUERIES, KEYS))
                 weight_gradients = tl.dot(cotangents, tl.trans(values), input_precision=PRECISION)
                 changes = weights * (weight_gradients - product[:, None])
                 gradient = tl.dot(changes.to(keys.dtype), keys, gradient, input_precision=PRECISION)

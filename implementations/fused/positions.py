@@ -2,10 +2,12 @@
 
 The logit of a query on pixel i and a key on pixel a gains ``query . table[a - i + window - 1]``, and minus infinity
 where the query does not see the key. Both depend on the axis alone, so a tile of queries and a tile of ``KEYS`` rows
-(or columns) of keys need (queries x KEYS) such terms, which are broadcast over the other axis: nothing is done for
-each pair but two additions. The terms come from one small product of the queries with the ``SPAN`` entries of the
-table that the two tiles meet, sorted to each query's own offset by a gather. No window is too large for this: only as
-much of the table is held as one step needs.
+(or columns) of keys need (queries x KEYS) such terms, which are broadcast over the other axis: a pair costs an
+addition for each. Backward, a row's costs none: it joins the addend of the multiply-add before the exponential.
+
+The terms come from one small product of the queries with the ``SPAN`` entries of the table that the two tiles meet,
+sorted to each query's own offset by a gather. No window is too large for this: only as much of the table is held as
+one step needs.
 
 Entry e of the span belongs to the offset ``first_key - tile_pixel - (TILE - 1) * STRIDE + e``, where the tile's first
 query stands on ``tile_pixel``. A query at ``place`` of the tile and key number k meet in entry

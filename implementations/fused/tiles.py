@@ -104,11 +104,13 @@ def query_tile(geometry: Geometry, most: int) -> tuple[int, int]:
 
     def worth(piece: tuple[int, int]) -> tuple[float, int, int, int]:
         height, width = piece
-        # How full; large rather than small; square rather than long; then wide.
-        return height * width / power_of_two(height * width), height * width, -abs(height - width), width
+        # How full, 64 rather than 32; large rather than small; square rather than long; then wide.
+        filled = power_of_two(height * width)
+        worth = height * width / filled * (1.0 if filled >= most else 0.8)
+        return worth, height * width, -abs(height - width), width
 
-    best = max(pieces, key=worth, default=(8, 8))
-    return best if worth(best)[0] > 0.6 else (8, 8)
+    best = max(pieces, key=worth, default=(1, 1))
+    return best if worth(best)[0] > 0.6 else (8, 8) if most >= 64 else (4, 8)
 
 
 def shapes(keys: int) -> list[tuple[int, int]]:
@@ -150,8 +152,6 @@ def schedule(queries: int, widest: int, itemsize: int) -> tuple[tuple[int, int, 
     if queries == LEAST:
         warps = 1 if widest <= 64 else 4
         return (warps, warps, max(warps, 2)), (2, 2, 2)
-    if widest <= 32:
-        return (2, 4, 4), (3, 2, 2)
     if widest <= 64:
         return (4, 4, 4), (3, 2, 2)
     return (8, 8, 8), (2, 2, 1)
