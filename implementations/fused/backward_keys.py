@@ -53,7 +53,6 @@ def attend_backward_keys(
     a, b = tile_row * KEY_ROWS - row_shift, tile_column * KEY_COLUMNS - column_shift
     i, j = a + tl.arange(0, KEYS) // KEY_COLUMNS, b + tl.arange(0, KEYS) % KEY_COLUMNS
     inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
-    image = image.to(tl.int64)
     query += image * query_strides_0 + head * query_strides_1
     cotangent += image * cotangent_strides_0 + head * cotangent_strides_1
     keys = load_pixels(

@@ -46,7 +46,6 @@ def attend_backward_queries(
         left, right = keys_of_tile(tile_column, query_width, width, TILE_WIDTH, STRIDE, BLOCK, HALO, PADDED)
         tile_y, tile_x = tile_row * TILE_HEIGHT * STRIDE, tile_column * TILE_WIDTH * STRIDE
 
-        image = image.to(tl.int64)
         keys_at = key + image * key_strides_0 + head * key_strides_1
         values_at = value + image * value_strides_0 + head * value_strides_1
         queries = load_pixels(

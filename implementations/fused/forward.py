@@ -38,7 +38,6 @@ def attend_forward(
     left, right = keys_of_tile(tile_column, query_width, width, TILE_WIDTH, STRIDE, BLOCK, HALO, PADDED)
     tile_y, tile_x = tile_row * TILE_HEIGHT * STRIDE, tile_column * TILE_WIDTH * STRIDE
 
-    image = image.to(tl.int64)
     query += image * query_strides_0 + head * query_strides_1
     key += image * key_strides_0 + head * key_strides_1
     value += image * value_strides_0 + head * value_strides_1

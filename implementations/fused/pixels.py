@@ -11,12 +11,15 @@ import triton.language as tl
 
 @triton.jit
 def unravel(index, heads, across, down):
-    """A program's index -> image, tile row, tile column, head. The heads of a tile are neighbours: they share lines."""
+    """A program's index -> image, tile row, tile column, head; image and head as int64, for offsets.
+
+    The heads of a tile are neighbours: they share lines of memory.
+    """
     head = index % heads
     index = index // heads
     column = index % across
     index = index // across
-    return index // down, index % down, column, head
+    return (index // down).to(tl.int64), index % down, column, head.to(tl.int64)
 
 
 @triton.jit
