@@ -9,11 +9,13 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from triton.runtime.interpreter import InterpreterBuilder
 
 from halobench import Geometry, Problem, RelativeTables, Unsupported, accuracy, backends, cost, oracle
 from halobench.problem import Inputs
@@ -125,14 +127,36 @@ def some_gradients() -> None:
 
 
 def counted() -> None:
-    """PyTorch's counter sees the work that ``execution`` states."""
-    for task in (SMALL, replace(SMALL, relative=False, geometry=Geometry(4, 1, 2, "zero"))):
-        inputs = task.inputs(requires_grad=True)
-        with FlopCounterMode(display=False) as counter:
-            gradients(inputs, task.geometry)
-        executed = cost.executed(FUSED, task, "training")
-        assert executed is not None
-        assert counter.get_total_flops() == executed.flops
+    """``execution`` states the very products that the kernels do, and PyTorch's counter sees them."""
+    multiplied, dot = [], InterpreterBuilder.create_dot
+
+    def counting_dot(self: InterpreterBuilder, left: Any, right: Any, *others: Any) -> Any:
+        multiplied.append(2 * left.data.size * right.data.shape[1])
+        return dot(self, left, right, *others)
+
+    InterpreterBuilder.create_dot = counting_dot
+    try:
+        for task in (
+            SMALL,
+            replace(SMALL, geometry=Geometry(8, 3), height=11, width=18),
+            replace(SMALL, relative=False, geometry=Geometry(4, 1, 2, "zero")),
+        ):
+            multiplied.clear()
+            inputs = task.inputs(requires_grad=True)
+            with FlopCounterMode(display=False) as counter:
+                gradients(inputs, task.geometry)
+            executed = cost.executed(FUSED, task, "training")
+            assert executed is not None
+            assert counter.get_total_flops() == executed.flops == sum(multiplied)
+    finally:
+        InterpreterBuilder.create_dot = dot
+
+
+def keys_unseen_at_first() -> None:
+    """Queries that see none of the first keys that their tile walks over have no maximum until later."""
+    task = Problem(Geometry(1, 1), 10, 9, key_dim=4, value_dim=4)
+    fault = accuracy.check(FUSED, task, "cpu", "training").fault
+    assert fault is None, fault
 
 
 def autocast() -> None:
@@ -179,7 +203,8 @@ CONFORMANCE = {
 PROPERTIES = {
     check.__name__: check
     for check in (
-        untiled, large_logits, registered, compiled, layout, any_strides, some_gradients, counted, autocast, refused,
+        untiled, keys_unseen_at_first, large_logits,
+        registered, compiled, layout, any_strides, some_gradients, counted, autocast, refused,
     )
 }  # fmt: skip
 
