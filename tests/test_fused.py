@@ -74,6 +74,12 @@ def test_tiles_are_what_the_kernels_can_take(dims: tuple[int, int], itemsize: in
             ):
                 assert span >= max(16, pixels + (queries - 1) * geometry.stride)
                 assert all(number & (number - 1) == 0 for number in (span, pixels))
+        for tile in range(geometry.block):  # whatever a tile sees is held, or nothing is
+            first, last = (query * geometry.stride for query in (tile * cut.height, (tile + 1) * cut.height - 1))
+            rows = geometry.seen(last + 10**6 * geometry.block, 10**9).stop
+            rows -= geometry.seen(first + 10**6 * geometry.block, 10**9).start
+            assert cut.held_rows == 0 or (rows <= cut.held_rows and cut.held_rows % cut.walked.rows == 0)
+            assert cut.held_rows == 0 or cut.held_span >= cut.held_rows + (cut.height - 1) * geometry.stride
         if geometry.block in (8, 10, 12, 14, 16, 32) and geometry.stride == 1:
             assert geometry.block % cut.height == geometry.block % cut.width == 0
 

@@ -21,13 +21,15 @@ def attend_backward_queries(
     KEY_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_KEY_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
     TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr, QUERIES: tl.constexpr,
     KEY_ROWS: tl.constexpr, KEY_COLUMNS: tl.constexpr, ROW_SPAN: tl.constexpr, COLUMN_SPAN: tl.constexpr,
-    PRECISION: tl.constexpr, TABLES: tl.constexpr,
+    PRECISION: tl.constexpr, TABLES: tl.constexpr, HELD_ROWS: tl.constexpr, HELD_SPAN: tl.constexpr,
 ):  # fmt: skip
     """Each program computes every so many-th of the ``tiles`` of queries, and sums up their share of the tables.
 
     Writes ``query_gradient`` (batch, height, width, heads, KEY_DIM), ``delta`` (batch, heads, height, width), the
     products of outputs and cotangents, for the other kernel, and with ``TABLES`` adds to ``partials`` (programs, 2,
-    2 * window - 1, KEY_DIM), float32, the unscaled gradients of rows and columns.
+    2 * window - 1, KEY_DIM), float32, the unscaled gradients of rows and columns. ``HELD_ROWS`` is a multiple of
+    KEY_ROWS that no tile sees more rows than: the gradient of all row terms is held until the walk is over. With 0 it
+    is sent on at each step, which takes a barrier each time and keeps Triton from prefetching.
     """
     WINDOW: tl.constexpr = BLOCK + 2 * HALO
     KEYS: tl.constexpr = KEY_ROWS * KEY_COLUMNS
@@ -66,6 +68,9 @@ def attend_backward_queries(
         tl.store(delta + places, product, mask=real)
 
         gradient = tl.zeros((QUERIES, PADDED_KEY_DIM), tl.float32)
+        if RELATIVE and HELD_ROWS > 0:
+            steps = tl.arange(0, HELD_ROWS // KEY_ROWS)
+            row_gradient = tl.zeros((QUERIES, HELD_ROWS // KEY_ROWS, KEY_ROWS), tl.float32)
         for b in range(left, right, KEY_COLUMNS):
             column_terms = axis_terms(
                 queries, columns, column_entry_stride, column_dim_stride, b, tile_x, column, column_starts, right,
@@ -96,16 +101,26 @@ def attend_backward_queries(
                 if RELATIVE:
                     cube = tl.reshape(changes, (QUERIES, KEY_ROWS, KEY_COLUMNS))
                     column_gradient += tl.sum(cube, 1)
-                    gradient = axis_gradients(
-                        tl.sum(cube, 2), gradient, queries, rows, row_entry_stride, row_dim_stride, row_partial,
-                        a, tile_y, row, TABLES, KEY_ROWS, ROW_SPAN, TILE_HEIGHT, STRIDE, WINDOW,
-                        KEY_DIM, PADDED_KEY_DIM, PRECISION,
-                    )  # fmt: skip
+                    if HELD_ROWS > 0:
+                        now = steps[None, :, None] == (a - top) // KEY_ROWS
+                        row_gradient += tl.where(now, tl.sum(cube, 2)[:, None, :], 0.0)
+                    else:
+                        gradient = axis_gradients(
+                            tl.sum(cube, 2), gradient, queries, rows, row_entry_stride, row_dim_stride, row_partial,
+                            a, tile_y, row, TABLES, KEY_ROWS, ROW_SPAN, TILE_HEIGHT, STRIDE, WINDOW,
+                            KEY_DIM, PADDED_KEY_DIM, PRECISION,
+                        )  # fmt: skip
             if RELATIVE:
                 gradient = axis_gradients(
                     column_gradient, gradient, queries, columns, column_entry_stride, column_dim_stride,
                     column_partial, b, tile_x, column, TABLES, KEY_COLUMNS, COLUMN_SPAN, TILE_WIDTH, STRIDE, WINDOW,
                     KEY_DIM, PADDED_KEY_DIM, PRECISION,
                 )  # fmt: skip
+        if RELATIVE and HELD_ROWS > 0:
+            gradient = axis_gradients(
+                tl.reshape(row_gradient, (QUERIES, HELD_ROWS)), gradient, queries, rows,
+                row_entry_stride, row_dim_stride, row_partial, top, tile_y, row, TABLES, HELD_ROWS, HELD_SPAN, TILE_HEIGHT, STRIDE, WINDOW,
+                KEY_DIM, PADDED_KEY_DIM, PRECISION,
+            )  # fmt: skip
         pixels = (image * map_size + y * query_width + x) * heads + head
         store_pixels(query_gradient, pixels, gradient * natural_scale, real, KEY_DIM, PADDED_KEY_DIM)

@@ -16,13 +16,16 @@ def execution(problem: Problem, *, tables: bool = True) -> Execution:
     cut = tiling(geometry, problem.key_dim, problem.value_dim, problem.torch_dtype.itemsize)
     images, dims = problem.batch * problem.heads, cut.key_dim + cut.value_dim
     tile_rows, row_steps = scored(geometry, problem.height, cut.walked.rows, cut.height)
-    _, column_steps = scored(geometry, problem.width, cut.walked.columns, cut.width)
+    tile_columns, column_steps = scored(geometry, problem.width, cut.walked.columns, cut.width)
     pairs = images * row_steps * column_steps * cut.queries * cut.walked.rows * cut.walked.columns
     # Terms of the columns once for each tile of columns, terms of the rows at every step.
     row_terms = 2 * images * row_steps * column_steps * cut.queries * cut.walked.row_span * cut.key_dim
     column_terms = 2 * images * tile_rows * column_steps * cut.queries * cut.walked.column_span * cut.key_dim
     forward_terms = (row_terms + column_terms) * problem.relative
-    query_kernel = 2 * (dims + cut.key_dim) * pairs + (3 if tables else 2) * forward_terms
+    # Their gradients go to the queries and, if wanted, to the tables: those of rows at the end where they are held.
+    held_terms = 2 * images * tile_rows * tile_columns * cut.queries * cut.held_span * cut.key_dim
+    sent_on = ((held_terms if cut.held_rows else row_terms) + column_terms) * problem.relative
+    query_kernel = 2 * (dims + cut.key_dim) * pairs + forward_terms + (2 if tables else 1) * sent_on
 
     down = key_tiles(geometry, problem.height, cut.owned.rows, cut.height)
     across = key_tiles(geometry, problem.width, cut.owned.columns, cut.width)

@@ -193,7 +193,7 @@ def backward_queries(
         call.query, call.key, call.value, *call.tables, output, cotangent, log_sum_exp, delta, query_gradient, partials,
         *call.query.stride(), *call.key.stride(), *call.value.stride(), *output.stride(), *cotangent.stride(),
         *call.table_strides, call.query_tiles, *call.sizes, call.scale * math.log2(math.e), call.scale,
-        PADDED=call.geometry.border == "zero", TABLES=tables,
+        PADDED=call.geometry.border == "zero", TABLES=tables, HELD_ROWS=cut.held_rows, HELD_SPAN=cut.held_span,
         **call.constants(cut.walked), num_warps=cut.warps[1], num_stages=cut.stages[1],
     )  # fmt: skip
     if not tables:

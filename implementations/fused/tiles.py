@@ -9,6 +9,7 @@ from halobench.problem import Unsupported
 LEAST = 16  # a side of a matrix product on the tensor cores
 WIDEST = 256
 LONGEST_SPAN = 256
+MOST_HELD = 64  # rows: 32 registers a thread with 64 queries
 FAR = 32  # blocks: so many that the borders of a map do not matter
 
 
@@ -27,14 +28,17 @@ class Tiling:
     """How the kernels cut a problem: queries in tiles of ``height`` x ``width``, keys in two ways.
 
     ``walked`` is for the kernels that own queries and walk over keys, ``owned`` for the one that owns keys and walks
-    over queries. ``key_dim`` and ``value_dim`` are padded. ``warps`` and ``stages`` (of prefetching): forward,
-    gradients of queries, gradients of keys.
+    over queries. ``held_rows`` are the rows of keys whose terms' gradients a tile of queries holds, ``held_span`` the
+    table's entries that they meet in: powers of two, or both 0. ``key_dim`` and ``value_dim`` are padded. ``warps``
+    and ``stages`` (of prefetching): forward, gradients of queries, gradients of keys.
     """
 
     height: int
     width: int
     walked: KeyTile
     owned: KeyTile
+    held_rows: int
+    held_span: int
     key_dim: int
     value_dim: int
     warps: tuple[int, int, int]
@@ -66,7 +70,8 @@ def tiling(geometry: Geometry, key_dim: int, value_dim: int, itemsize: int) -> T
     walked = key_tile(geometry, height, width, walked_keys(geometry, height, width, keys))
     owned = key_tile(geometry, height, width, owned_keys(geometry, height, width, keys))
     warps, stages = schedule(power_of_two(height * width), max(padded), itemsize)
-    return Tiling(height, width, walked, owned, *padded, warps, stages)
+    held = held_rows(geometry, height)
+    return Tiling(height, width, walked, owned, *held, *padded, warps, stages)
 
 
 def key_tile(geometry: Geometry, height: int, width: int, shape: tuple[int, int]) -> KeyTile:
@@ -137,6 +142,16 @@ def owned_keys(geometry: Geometry, height: int, width: int, keys: int) -> tuple[
         return key_tiles(geometry, size, rows, height).visits * key_tiles(geometry, size, columns, width).visits
 
     return min(shapes(keys), key=visits)
+
+
+def held_rows(geometry: Geometry, height: int) -> tuple[int, int]:
+    """Rows of keys that a tile of ``height`` rows of queries sees at most, and their span; 0 if that is too much."""
+    block, stride = geometry.block, geometry.stride
+    starts = [tile * height * stride for tile in range(block)]  # wherever in a block a tile may begin
+    blocks = max((start + (height - 1) * stride) // block - start // block for start in starts)
+    held = power_of_two(blocks * block + geometry.window)
+    span = power_of_two(held + (height - 1) * stride)
+    return (held, span) if held <= MOST_HELD and span <= LONGEST_SPAN else (0, 0)
 
 
 def seen(geometry: Geometry, queries: int) -> int:
