@@ -15,6 +15,7 @@ OWN = {
     "compiled",
     "conv",
     "flex",
+    "fused",
     "fused_cuda",
     "global_sa",
     "lucidrains",

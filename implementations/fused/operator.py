@@ -1,0 +1,140 @@
+"""The operator for PyTorch: ``halobench::fused_attend``, its gradient, and what compilers and counters ask of them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from halobench.geometry import Geometry
+from halobench.problem import Problem
+from implementations.fused import launch
+from implementations.fused.cost import execution
+
+
+def geometry_of(block: int, halo: int, stride: int, *, zero: bool) -> Geometry:
+    """The geometry that the operators' schema spells out."""
+    return Geometry(block, halo, stride, "zero" if zero else "masked")
+
+
+@torch.library.custom_op("halobench::fused_attend", mutates_args=())
+def fused_attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    block: int,
+    halo: int,
+    stride: int,
+    zero: bool,  # noqa: FBT001 - an operator's schema has no keyword for it
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp, as ``launch.forward``; shapes as ``attend``."""
+    geometry = geometry_of(block, halo, stride, zero=zero)
+    return launch.forward(launch.Call(query, key, value, rows, columns, geometry))
+
+
+@fused_attend.register_fake
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    block: int,
+    halo: int,
+    stride: int,
+    zero: bool,  # noqa: FBT001
+) -> tuple[Tensor, Tensor]:
+    return launch.empty_outputs(query, value)
+
+
+@torch.library.custom_op("halobench::fused_attend_backward", mutates_args=())
+def fused_attend_backward(
+    cotangent: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    output: Tensor,
+    log_sum_exp: Tensor,
+    block: int,
+    halo: int,
+    stride: int,
+    zero: bool,  # noqa: FBT001
+    tables: bool,  # noqa: FBT001
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value, rows and columns; the last two empty unless ``tables`` asks for them."""
+    geometry = geometry_of(block, halo, stride, zero=zero)
+    call = launch.Call(query, key, value, rows, columns, geometry)
+    return tuple(launch.backward(call, cotangent, output, log_sum_exp, tables=tables))  # type: ignore[return-value]
+
+
+@fused_attend_backward.register_fake
+def _(
+    cotangent: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    output: Tensor,
+    log_sum_exp: Tensor,
+    block: int,
+    halo: int,
+    stride: int,
+    zero: bool,  # noqa: FBT001
+    tables: bool,  # noqa: FBT001
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return tuple(launch.empty_gradients(query, key, value, rows, tables=tables))  # type: ignore[return-value]
+
+
+def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Keep what the gradient needs: the inputs, the output, and a log-sum-exp for each query."""
+    *tensors, block, halo, stride, zero = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.geometry = block, halo, stride, zero
+
+
+def differentiate(ctx: Any, cotangent: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The gradients of ``fused_attend`` from that of its output."""
+    if cotangent is None:
+        return (None,) * 9
+    query, key, value, rows, columns, output, log_sum_exp = ctx.saved_tensors
+    tables = rows is not None and any(ctx.needs_input_grad[3:5])
+    gradients = fused_attend_backward(
+        cotangent, query, key, value, rows, columns, output, log_sum_exp, *ctx.geometry, tables
+    )
+    return (*gradients[:3], *(gradients[3:] if tables else (None, None)), None, None, None, None)
+
+
+fused_attend.register_autograd(differentiate, setup_context=keep)
+
+
+def problem_of(query: Tensor, key: Tensor, value: Tensor, rows: Tensor | None, geometry: Geometry) -> Problem:
+    """The problem that these tensors belong to."""
+    batch, heads, height, width, key_dim = key.shape
+    dtype = str(query.dtype).removeprefix("torch.")
+    return Problem(geometry, height, width, batch, heads, key_dim, value.shape[-1], rows is not None, dtype)
+
+
+@register_flop_formula(torch.ops.halobench.fused_attend, get_raw=True)
+def _(
+    query: Tensor, key: Tensor, value: Tensor, rows: Tensor | None, columns: Tensor | None,
+    block: int, halo: int, stride: int, zero: bool, **_: object,  # noqa: FBT001
+) -> int:  # fmt: skip
+    geometry = geometry_of(block, halo, stride, zero=zero)
+    return execution(problem_of(query, key, value, rows, geometry)).forward_flops
+
+
+@register_flop_formula(torch.ops.halobench.fused_attend_backward, get_raw=True)
+def _(
+    cotangent: Tensor, query: Tensor, key: Tensor, value: Tensor, rows: Tensor | None, columns: Tensor | None,
+    output: Tensor, log_sum_exp: Tensor,
+    block: int, halo: int, stride: int, zero: bool, tables: bool, **_: object,  # noqa: FBT001
+) -> int:  # fmt: skip
+    geometry = geometry_of(block, halo, stride, zero=zero)
+    return execution(problem_of(query, key, value, rows, geometry), tables=tables).backward_flops
