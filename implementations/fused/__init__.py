@@ -19,7 +19,9 @@ from halobench.problem import RelativeTables, Unsupported
 from implementations.fused.cost import execution
 from implementations.fused.operator import fused_attend
 
-__all__ = ["attend", "execution"]
+__all__ = ["attend", "compiles", "execution"]
+
+compiles = True
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
