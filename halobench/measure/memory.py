@@ -33,15 +33,18 @@ def available_bytes(device: str) -> int:
 
 
 def cuda_peak(call: Callable[[], object]) -> int:
-    """Peak of the caching allocator's live bytes during the call."""
+    """Peak of the bytes that live tensors asked the caching allocator for, during the call.
+
+    Not of the blocks that it gave them: these may be up to 1 MiB larger, depending on what was there before.
+    """
     gc.collect()  # garbage that the call's own collections would free must not lower its peak
     torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
+    before = torch.cuda.memory_stats()["requested_bytes.all.current"]
     torch.cuda.reset_peak_memory_stats()
     result = call()
     torch.cuda.synchronize()
     del result
-    return torch.cuda.max_memory_allocated() - before
+    return int(torch.cuda.memory_stats()["requested_bytes.all.peak"] - before)
 
 
 def cpu_peak(call: Callable[[], object]) -> int | None:
