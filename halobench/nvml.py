@@ -66,6 +66,18 @@ class Gpu:
         return None if millijoules is None else millijoules / 1e3
 
     @property
+    def persistence(self) -> bool | None:
+        """Whether the driver stays loaded while nothing uses the GPU."""
+        mode = self.read("nvmlDeviceGetPersistenceMode")
+        return None if mode is None else bool(mode)
+
+    @property
+    def processes(self) -> list[int] | None:
+        """Process ids that compute on the GPU; within a container they may be the host's."""
+        found = self.read("nvmlDeviceGetComputeRunningProcesses")
+        return None if found is None else [process.pid for process in found]
+
+    @property
     def power_limit_watts(self) -> float | None:
         """The enforced power limit."""
         milliwatts = self.read("nvmlDeviceGetEnforcedPowerLimit")

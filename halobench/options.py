@@ -9,6 +9,7 @@ from halobench import backends
 
 Tier = Literal["smoke", "default", "full"]
 TIERS = get_args(Tier)
+DTYPES = ("bfloat16", "float16", "float32")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Options:
         if tier not in TIERS:
             raise ValueError(f"--tier must be one of {', '.join(TIERS)}, got {tier!r}")
         dtype = dtype or ("bfloat16" if device == "cuda" else "float32")
-        if dtype not in ("bfloat16", "float16", "float32"):
+        if dtype not in DTYPES:
             raise ValueError(f"--dtype must be bfloat16, float16 or float32, got {dtype!r}")
         if batch is not None and batch < 1:
             raise ValueError(f"--batch must be at least 1, got {batch}")

@@ -1,10 +1,12 @@
 """``python -m halobench.plot results/``: draw the figures and write the summaries of results files."""
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from halobench import terminal
 from halobench.figures import (
     bars,
     closed_form,
@@ -23,7 +25,7 @@ from halobench.figures.style import look, save
 from halobench.results import Results, ResultsError, read_all
 
 FORMATS = ("png", "svg")
-NOTHING_DRAWN = 2
+NAME = "halobench.plot"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,11 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.index:
             write_index(results, folder, drawn)
     except (ResultsError, OSError) as error:
-        print(f"halobench.plot: {error}", file=sys.stderr)
-        return NOTHING_DRAWN
+        return terminal.refuse(NAME, error)
     if not drawn:
-        print("halobench.plot: nothing could be drawn: no case of these results was measured", file=sys.stderr)
-        return NOTHING_DRAWN
+        return terminal.refuse(NAME, "nothing could be drawn: no case of these results was measured")
     print(f"{len(drawn)} figures, summary.csv and summary.md in {output}")
     return 0
 
@@ -108,7 +108,12 @@ def figures(selection: Selection) -> Drawn:
     for suite in suites:
         if suite != "operator":
             for name, figure in other_suite(selection, suite):
-                yield f"{suite}-{name}", figure
+                yield f"{plain(suite)}-{name}", figure
+
+
+def plain(suite: str) -> str:
+    """A suite's name as a part of a file's name, whatever stands in it."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", suite)
 
 
 def other_suite(selection: Selection, suite: str) -> Drawn:
@@ -120,7 +125,7 @@ def other_suite(selection: Selection, suite: str) -> Drawn:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    command = argparse.ArgumentParser(prog="python -m halobench.plot", description="Draw figures from results files.")
+    command = terminal.parser(NAME, "Draw figures from results files.", ["results/", "mine.json --output mine-figures"])
     command.add_argument("results", nargs="+", type=Path, help="results files, or a folder of them")
     command.add_argument("--output", type=Path, help="folder for the figures (default: figures/ beside the results)")
     command.add_argument("--format", choices=FORMATS, default="png", help="file format (default: png)")

@@ -58,4 +58,6 @@ def describe(row: dict[str, Any]) -> str:
     if row["status"] != "OK":
         return f"{name}: {row['status']} ({row['reason']})"
     latency = row.get("latency")
-    return f"{name}: {latency['median_ms']:.4g} ms" if latency else f"{name}: correct"
+    said = f"{latency['median_ms']:.4g} ms" if latency else "correct"
+    leaked = row.get("leaked_bytes")
+    return f"{name}: {said}" + (f" (left {leaked / 2**30:.1f} GiB behind: a new worker follows)" if leaked else "")

@@ -6,6 +6,7 @@ Measure, then replay: the engine takes its samples by its own rules; a clock tha
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,10 @@ def measure(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Call
     """Measure a case, or take it from the journal, and hand its samples to pytest-benchmark."""
 
     def measure(case: AnyCase) -> None:
-        row = the_run(request.config).row(case)
+        try:
+            row = the_run(request.config).row(case)
+        except JournalError as error:
+            pytest.exit(str(error), returncode=2)
         if PROGRESS in request.config.stash:
             request.config.stash[PROGRESS].note(row)
         if row["status"] == "OK":
@@ -145,6 +149,15 @@ def the_run(config: pytest.Config) -> Run:
         except (JournalError, RuntimeError) as error:
             pytest.exit(str(error), returncode=2)
     return config.stash[RUN]
+
+
+def restore(results: Path, before: bytes | None) -> None:
+    """Undo a write that failed half way."""
+    with suppress(OSError):  # nothing more can be done then, and the journal has all rows
+        if before is None:
+            results.unlink(missing_ok=True)
+        else:
+            results.write_bytes(before)
 
 
 def timed(config: pytest.Config) -> bool:
@@ -194,6 +207,26 @@ class Display:
     def of_case(report: pytest.TestReport) -> bool:
         """Whether a report is about a case of a suite."""
         return "benchmark" in report.keywords
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_sessionfinish")
+    def pytest_guard_the_results(self) -> Iterator[None]:
+        """Keep an earlier results file, and the journal, where the new file cannot be written."""
+        results: Path | None = self.config.getoption("benchmark_json", None)
+        before = (
+            results.read_bytes() if results is not None and RUN in self.config.stash and results.is_file() else None
+        )
+        try:
+            return (yield)
+        except OSError as error:
+            if results is None or RUN not in self.config.stash:
+                raise
+            self.config.stash[RUN].close(finished=False)
+            restore(results, before)
+            pytest.exit(
+                f"{results} cannot be written: {error.strerror}; all rows are in {journal_path(self.config)}: "
+                "make room, then the same command with --resume writes them",
+                returncode=2,
+            )
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:

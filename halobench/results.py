@@ -5,6 +5,7 @@ leaves behind. Reading never imports what measures, so results can be looked at 
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pandas as pd
 from halobench.schema import (
     COLUMNS,
     DIRECTIONS,
+    EXPECTED,
     FIELDS,
     NETWORK_COLUMNS,
     NETWORK_FIELDS,
@@ -50,6 +52,8 @@ __all__ = [
 ]
 
 SUFFIXES = (".json", ".jsonl")
+# Control characters in names and reasons would reach terminals and fonts; JSON has them as escapes only.
+CONTROL, REPLACED = re.compile(rb"\\u00(?:[01][0-9A-Fa-f]|7[Ff])"), rb"\\ufffd"
 
 
 @dataclass(frozen=True)
@@ -223,7 +227,7 @@ def parse(content: bytes) -> Any:
     if not content.strip():
         raise ResultsError("the file is empty")
     try:
-        return json.loads(content.decode())
+        return json.loads(CONTROL.sub(REPLACED, content).decode())
     except UnicodeDecodeError:
         raise ResultsError("not text in UTF-8") from None
     except json.JSONDecodeError as error:
@@ -251,11 +255,11 @@ def checked_header(file: str, document: Document) -> Header:
     for name in ("copy_bytes_per_s", "matmul_flops_per_s", "exponentials_per_s"):
         value = parts["ceilings"].get(name)
         if value is not None and not fits(value, "positive"):
-            raise ResultsError(f"halobench.ceilings.{name} must be a finite number above 0, got {shown(value)}")
+            raise ResultsError(f"halobench.ceilings.{name} must be {EXPECTED['positive']}, got {shown(value)}")
     for name in ("wall_s", "overhead_share"):
         value = parts["harness"].get(name)
         if value is not None and not fits(value, "number"):
-            raise ResultsError(f"halobench.harness.{name} must be a finite number of at least 0, got {shown(value)}")
+            raise ResultsError(f"halobench.harness.{name} must be {EXPECTED['number']}, got {shown(value)}")
     return Header(file, tier, **parts, datetime=document.datetime, complete=document.complete)
 
 
@@ -276,7 +280,7 @@ def tabulate(header: Header, rows: list[tuple[Any, list[Any] | None]]) -> Result
         seen.add(case)
         for sample in samples or ():
             if not fits(sample, "positive"):
-                raise ResultsError(f"case {shown(case)}: a sample must be a finite number above 0, got {shown(sample)}")
+                raise ResultsError(f"case {shown(case)}: a sample must be {EXPECTED['positive']}, got {shown(sample)}")
         if samples:
             samples_ms[header.file, case] = tuple(samples)
         records[about_network(row)].append(

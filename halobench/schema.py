@@ -1,6 +1,7 @@
 """The schema of results files: what a row may hold, and its checks.
 
-Any leaf may be null, which means unknown; what is there must be possible. ``FIELDS`` is the whole schema of a row.
+Any leaf may be null, which means unknown; what is there must be possible, in this world and in figures of it.
+``FIELDS`` is the whole schema of a row.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ SCHEMA_VERSION = 1
 OK = "OK"
 STATUSES = (OK, "OOM", "UNSUPPORTED", "MISSING", "INCORRECT", "TIMEOUT", "CRASHED")
 DIRECTIONS = ("forward", "training")
+LARGEST, SMALLEST, MOST = 1e30, 1e-30, 2**31 - 1  # of numbers, of positive ones, of counts
 
 Json = dict[str, Any]
 Kind = Literal["text", "flag", "count", "number", "positive"]
@@ -113,9 +115,9 @@ NETWORK_COLUMNS = (*OF_THE_FILE, *NETWORK_FIELDS, "groups", "samples")
 EXPECTED = {
     "text": "text",
     "flag": "true or false",
-    "count": "an integer of at least 0",
-    "number": "a finite number of at least 0",
-    "positive": "a finite number above 0",
+    "count": f"an integer of at least 0, at most {MOST}",
+    "number": f"a finite number of at least 0, at most {LARGEST:g}",
+    "positive": f"a finite number above 0, {SMALLEST:g} to {LARGEST:g}",
 }
 
 
@@ -169,13 +171,13 @@ def checked(row: Json, field: Field, name: str) -> Any:
 
 
 def fits(value: Any, kind: Kind) -> bool:
-    """Whether the value is of this kind. NaN, infinity and integers beyond 64 bits fit no kind of number."""
+    """Whether the value is of this kind. NaN, infinity and what is beyond all measure fit no kind of number."""
     if kind in ("text", "flag"):
         return isinstance(value, str if kind == "text" else bool)
     if isinstance(value, bool) or not isinstance(value, int if kind == "count" else int | float):
         return False
-    least = value > 0 if kind == "positive" else value >= 0
-    return least and value < (2**63 if isinstance(value, int) else float("inf"))
+    least, most = (SMALLEST if kind == "positive" else 0), (MOST if kind == "count" else LARGEST)
+    return bool(least <= value <= most)
 
 
 def listed(value: Any, name: str) -> list[Any]:

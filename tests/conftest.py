@@ -13,6 +13,15 @@ settings.load_profile("halobench")
 torch.backends.cudnn.allow_tf32 = False
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many faults were tried, and how many were survived."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    tried = [report for report in reports if report.when == "call" and "fault" in report.keywords]
+    if tried:
+        survived = sum(report.passed for report in tried)
+        terminalreporter.write_line(f"faults: {len(tried)} tried, {survived} survived")
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> str:
     """The CPU always, and the GPU where there is one."""

@@ -58,6 +58,7 @@ def measure(session, backend):
 
 
 @pytest.mark.parametrize("backend", FAULTS)
+@pytest.mark.fault
 def test_a_fault_is_a_row_and_the_run_goes_on(session, backend):
     assert measure(session, "good")["status"] == "OK"
     row = measure(session, backend)

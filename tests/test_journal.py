@@ -66,6 +66,7 @@ def test_resume_finds_the_rows_and_goes_on(path):
 
 
 @pytest.mark.parametrize("cut", [1, 2, 10, 27])
+@pytest.mark.fault
 def test_a_last_line_that_was_cut_short_is_measured_again(path, cut):
     killed(path, "one", "two")
     whole = path.read_bytes()
@@ -78,6 +79,7 @@ def test_a_last_line_that_was_cut_short_is_measured_again(path, cut):
     assert path.read_bytes() == whole
 
 
+@pytest.mark.fault
 def test_a_header_that_was_cut_short_is_written_again(path):
     killed(path)
     whole = path.read_bytes()
@@ -86,6 +88,7 @@ def test_a_header_that_was_cut_short_is_written_again(path):
     assert path.read_bytes() == whole
 
 
+@pytest.mark.fault
 def test_rows_are_not_lost_to_a_new_run(path):
     killed(path, "one", "two")
     before = path.read_bytes()
@@ -114,6 +117,7 @@ def test_a_run_without_rows_is_no_obstacle(path):
         ({"fingerprint": {"cpu": None}, "tier": "full"}, "fingerprint.cpu, fingerprint.torch, tier"),
     ],
 )
+@pytest.mark.fault
 def test_another_machine_software_or_options_is_refused(path, change, named):
     killed(path, "one")
     before = path.read_bytes()
@@ -143,6 +147,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.fault
 def test_a_second_run_is_refused(path):
     """Another process holds the file, as a run that goes on in another terminal does."""
     holder = subprocess.Popen(
@@ -159,6 +164,7 @@ def test_a_second_run_is_refused(path):
 
 
 @pytest.mark.parametrize("content", ["not json", '{"a": 1}', "[1, 2]", '"text"', '{"case": "one"}', "\xff"])
+@pytest.mark.fault
 def test_a_file_of_something_else_is_left_alone(path, content):
     path.write_bytes(f"{content}\n".encode("latin-1"))  # of which the last is no UTF-8
     before = path.read_bytes()
@@ -168,6 +174,7 @@ def test_a_file_of_something_else_is_left_alone(path, content):
     assert path.read_bytes() == before
 
 
+@pytest.mark.fault
 def test_a_damaged_line_is_named(path):
     killed(path, "one", "two")
     lines = path.read_text().splitlines(keepends=True)
@@ -176,12 +183,14 @@ def test_a_damaged_line_is_named(path):
 
 
 @pytest.mark.parametrize("below", ["file/mine.jsonl", "file/folder/mine.jsonl"])
+@pytest.mark.fault
 def test_a_folder_that_cannot_be(tmp_path, below):
     (tmp_path / "file").write_text("a regular file")
     path = tmp_path / below
     assert refused(path, resume=False).startswith(f"{path} cannot be written: ")
 
 
+@pytest.mark.fault
 def test_a_path_that_is_a_folder(tmp_path):
     assert refused(tmp_path, resume=False) == f"{tmp_path} cannot be written: Is a directory"
 

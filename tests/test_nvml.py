@@ -9,7 +9,7 @@ import torch
 from halobench import nvml
 from halobench.nvml import THROTTLES, Gpu
 
-READINGS = ("driver", "sm_mhz", "throttles", "joules", "power_limit_watts")
+READINGS = ("driver", "sm_mhz", "throttles", "joules", "power_limit_watts", "persistence", "processes")
 
 
 class FakeNvml:
@@ -56,6 +56,12 @@ class FakeNvml:
     def nvmlDeviceGetTotalEnergyConsumption(self, _handle):  # noqa: N802
         return 1500
 
+    def nvmlDeviceGetPersistenceMode(self, _handle):  # noqa: N802
+        return 1
+
+    def nvmlDeviceGetComputeRunningProcesses(self, _handle):  # noqa: N802
+        return [SimpleNamespace(pid=4242)]
+
     def nvmlDeviceGetEnforcedPowerLimit(self, _handle):  # noqa: N802
         return 700_000
 
@@ -80,6 +86,8 @@ def test_readings_have_our_units(install):
         "throttles": [],
         "joules": 1.5,
         "power_limit_watts": 700.0,
+        "persistence": True,
+        "processes": [4242],
     }
     assert (gpu.max_mhz("SM"), gpu.max_mhz("MEM")) == (1981, 2620)
 
@@ -129,6 +137,8 @@ def test_no_driver_and_no_library(install):
         ("nvmlDeviceGetCurrentClocksThrottleReasons", "throttles"),
         ("nvmlDeviceGetTotalEnergyConsumption", "joules"),
         ("nvmlDeviceGetEnforcedPowerLimit", "power_limit_watts"),
+        ("nvmlDeviceGetPersistenceMode", "persistence"),
+        ("nvmlDeviceGetComputeRunningProcesses", "processes"),
     ],
 )
 def test_a_reading_that_is_not_supported_is_unknown_and_the_others_are_not(install, query, reading):

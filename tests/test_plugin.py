@@ -296,6 +296,7 @@ def rows(journal):
     return [json.loads(line) for line in journal.read_text().splitlines()[1:]]
 
 
+@pytest.mark.fault
 def test_a_run_that_is_stopped_and_killed_goes_on(environment, start, run, tmp_path):
     """Ctrl-C in the third case, a kill in the fifth, and what was measured is never measured again."""
     place = Path(environment["WAITING_PLACE"])

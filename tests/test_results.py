@@ -77,11 +77,13 @@ def test_a_journal_reads_as_the_finished_file_does(tmp_path, rows):
 
 
 @pytest.mark.parametrize("cut", [2, 40, 500])
+@pytest.mark.fault
 def test_a_journal_loses_at_most_its_last_line(tmp_path, rows, cut):
     journal = results.read(files.write_journal(tmp_path / "mine.jsonl", rows, cut=cut))
     assert list(journal.table["backend"]) == ["naive_unfold", "sdpa"]
 
 
+@pytest.mark.fault
 def test_a_journal_broken_in_the_middle_is_refused(tmp_path, rows):
     path = files.write_journal(tmp_path / "mine.jsonl", rows)
     lines = path.read_text().splitlines()
@@ -116,6 +118,7 @@ def test_unknown_leaves_are_null(tmp_path):
         ('{"halobench": {}, "benchmarks": []}', "schema version None"),
     ],
 )
+@pytest.mark.fault
 def test_a_foreign_or_broken_file_is_refused_in_a_line(tmp_path, content, said):
     path = tmp_path / "bad.json"
     path.write_text(content)
@@ -123,23 +126,27 @@ def test_a_foreign_or_broken_file_is_refused_in_a_line(tmp_path, content, said):
 
 
 @pytest.mark.parametrize(("content", "said"), [("", "empty"), ('{"halo', "line 1"), ('{"a": 1}', "line 1 has no")])
+@pytest.mark.fault
 def test_a_journal_without_a_header_is_refused(tmp_path, content, said):
     path = tmp_path / "bad.jsonl"
     path.write_text(content)
     assert said in refusal(path)
 
 
+@pytest.mark.fault
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     path = tmp_path / "bad.json"
     path.write_bytes(b"\xff\xfe\xff")
     assert "UTF-8" in refusal(path)
 
 
+@pytest.mark.fault
 def test_a_missing_file_is_refused(tmp_path):
     assert "No such file" in refusal(tmp_path / "absent.json")
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0, "fast", True, 10**400])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0, "fast", True, 10**400, 1e308, 5e-324])
+@pytest.mark.fault
 def test_an_impossible_latency_is_refused(tmp_path, value):
     bad = files.row()
     bad["latency"]["median_ms"] = value
@@ -149,6 +156,7 @@ def test_an_impossible_latency_is_refused(tmp_path, value):
 
 
 @pytest.mark.parametrize("value", [math.nan, -0.001])
+@pytest.mark.fault
 def test_an_impossible_sample_is_refused(tmp_path, value):
     document = files.document([files.row()])
     document["benchmarks"][0]["stats"]["data"][1] = value
@@ -165,11 +173,15 @@ def test_an_impossible_sample_is_refused(tmp_path, value):
         ({"status": "OOM"}, "status OOM with a latency"),
         ({"groups": "side"}, "groups must be a list"),
         ({"backend": None}, "backend must be text, got None"),
-        ({"problem": None}, "problem.geometry.block must be an integer of at least 0, got None"),
+        ({"problem": None}, "problem.geometry.block must be an integer of at least 0, at most 2147483647, got None"),
         ({"memory": 7}, "memory.peak_bytes must be inside an object"),
-        ({"memory": {"peak_bytes": -1}}, "memory.peak_bytes must be a finite number of at least 0, got -1"),
+        (
+            {"memory": {"peak_bytes": -1}},
+            "memory.peak_bytes must be a finite number of at least 0, at most 1e+30, got -1",
+        ),
     ],
 )
+@pytest.mark.fault
 def test_an_impossible_row_is_refused_with_its_case(tmp_path, changes, said):
     bad = files.row() | changes
     path = files.write_journal(tmp_path / "bad.jsonl", [bad])
@@ -184,16 +196,21 @@ def test_an_impossible_row_is_refused_with_its_case(tmp_path, changes, said):
         ({"tier": None}, "halobench.tier must be text"),
         ({"fingerprint": []}, "halobench.fingerprint must be an object"),
         ({"fingerprint": {"gpu": {"name": 1}}}, "gpu.name must be text"),
-        ({"harness": {"wall_s": "long"}}, "harness.wall_s must be a finite number of at least 0, got 'long'"),
+        (
+            {"harness": {"wall_s": "long"}},
+            "harness.wall_s must be a finite number of at least 0, at most 1e+30, got 'long'",
+        ),
         ({"ceilings": {"copy_bytes_per_s": math.nan}}, "ceilings.copy_bytes_per_s must be a finite number above 0"),
     ],
 )
+@pytest.mark.fault
 def test_an_impossible_header_is_refused(tmp_path, changes, said):
     path = tmp_path / "bad.jsonl"
     path.write_text(json.dumps({"halobench": files.section() | changes}) + "\n")
     assert said in refusal(path)
 
 
+@pytest.mark.fault
 def test_a_case_that_stands_twice_is_refused(tmp_path):
     assert "stands in it twice" in refusal(files.write(tmp_path / "bad.json", [files.row(), files.row()]))
 

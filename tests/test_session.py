@@ -120,6 +120,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("backend", FAILURES)
+@pytest.mark.fault
 def test_a_failure_is_a_row_and_the_worker_stays(session, backend):
     goes_on(session)
     worker = session._process.pid
@@ -132,10 +133,12 @@ def test_a_failure_is_a_row_and_the_worker_stays(session, backend):
 
 
 @pytest.mark.parametrize("backend", ["wrong", "wrong_shape", "wrong_dtype", "nan"])
+@pytest.mark.fault
 def test_wrong_results_are_found_in_training_too(session, backend):
     assert measure(session, backend, "training")["status"] == "INCORRECT"
 
 
+@pytest.mark.fault
 def test_a_wrong_gradient_alone_is_found(session):
     assert measure(session, "wrong_gradient")["status"] == "OK"
     row = measure(session, "wrong_gradient", "training")
@@ -150,6 +153,7 @@ DEATHS = {
 
 
 @pytest.mark.parametrize("backend", DEATHS)
+@pytest.mark.fault
 def test_a_death_is_a_row_and_another_worker_goes_on(session, backend):
     """What an earlier case printed in the same worker is no explanation."""
     assert measure(session, "chatty")["status"] == "OK"
@@ -158,6 +162,7 @@ def test_a_death_is_a_row_and_another_worker_goes_on(session, backend):
     goes_on(session)
 
 
+@pytest.mark.fault
 def test_a_hang_ends_at_the_timeout(session, monkeypatch):
     goes_on(session)
     hanging = session._process
@@ -190,6 +195,7 @@ def test_without_times_every_case_is_only_checked():
     assert not worker.is_alive()
 
 
+@pytest.mark.fault
 def test_a_device_that_cannot_be_used():
     with (
         Session(Settings("nonsense"), timeout_s=60) as session,

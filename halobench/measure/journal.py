@@ -69,7 +69,11 @@ class Journal:
         self.header = header
 
     def append(self, row: Fields) -> None:
-        """Add a row, safe against a kill once this returns."""
+        """Add a row, safe against a kill once this returns.
+
+        Raises:
+            JournalError: the disk is full, say; the rows before are safe.
+        """
         self._write(row)
         self.rows[row["case"]] = row
 
@@ -80,9 +84,18 @@ class Journal:
         self._file.close()
 
     def _write(self, record: Fields) -> None:
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line, file = f"{json.dumps(record, allow_nan=False)}\n".encode(), self._file.fileno()
+        whole = os.fstat(file).st_size
+        try:
+            while line:
+                line = line[os.write(file, line) :]  # a disk that is nearly full takes a part of it
+            os.fsync(file)
+        except OSError as error:
+            os.ftruncate(file, whole)
+            raise JournalError(
+                f"{self.path} cannot be written: {error.strerror}; its {len(self.rows)} rows are safe: "
+                "make room, then go on with --resume"
+            ) from None
 
     def _read(self) -> None:
         """Take over what an earlier run left; a line that was cut short is removed."""

@@ -30,6 +30,7 @@ from halobench.problem import Unsupported
 from halobench.roofline import Ceilings
 
 Reply = dict[str, Any]
+LEAK_BYTES = 2**30  # more than caches of compilers and of the oracle, less than what the next case would miss
 
 
 def serve(pipe: Connection, settings: Settings, log: Path) -> None:
@@ -44,6 +45,7 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
     rivals = networks.Rivals()
     scope: object = None
     compiled = False
+    held = held_bytes(settings.device)
     while True:
         try:
             request = pipe.recv()
@@ -66,8 +68,11 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
             release()
         reply = answer(case, clock, ceilings, settings, rivals)
         compiled = compiled or case.compiles or compiles(case.backend)
-        # A CUDA error sticks to its process: the parent starts another one.
-        last = not healthy(settings.device)
+        left = held_bytes(settings.device) - held - rivals.held_bytes
+        if left > LEAK_BYTES:
+            reply["leaked_bytes"] = left
+        # A CUDA error sticks to its process, and so does what leaked: the parent starts another one.
+        last = left > LEAK_BYTES or not healthy(settings.device)
         pipe.send((reply, last))
         if last:
             return
@@ -122,6 +127,14 @@ def one_line(error: Exception) -> str:
     """An exception as one line of a report."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}"
+
+
+def held_bytes(device: str) -> int:
+    """Memory that this process holds: tensors on the GPU, everything on the CPU (0 where nobody can say)."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.memory_allocated()
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 
 def healthy(device: str) -> bool:

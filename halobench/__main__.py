@@ -1,0 +1,112 @@
+"""``python -m halobench doctor`` and ``list``: what this machine can measure, and what there is to measure."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.text import Text
+
+from halobench import doctor, listing, models, roofline, terminal
+from halobench.options import DTYPES, TIERS, Options
+
+NAME = "halobench"
+COLOURS = {"good": "green", "limited": "yellow", "bad": "red"}
+COMMANDS = {
+    "pytest suites/": "measure",
+    "halobench.plot": "draw figures of results files",
+    "halobench.report": "one interactive HTML page of results files",
+    "halobench.profile": "kernels, memory and traces of one case",
+    "halobench.models": "the cost table of all models",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. The exit status is 0, 1 where ``doctor`` found what spoils measurements, 2 for what cannot be."""
+    options = parser().parse_args(arguments)
+    if options.command == "doctor":
+        return show_doctor()
+    try:
+        return show_list(options)
+    except ValueError as error:
+        return terminal.refuse(NAME, error)
+
+
+def show_doctor() -> int:
+    """A line for everything that was looked at, and its remedy below it."""
+    console = terminal.console()
+    states = []
+    for finding in doctor.examine():
+        states.append(finding.state)
+        line = Text.assemble((f"{finding.state:8}", COLOURS[finding.state]), f"{finding.what}: {finding.said}")
+        console.print(line, soft_wrap=True)
+        if finding.remedy:
+            console.print(Text(f"{'':8}remedy: {finding.remedy}"), soft_wrap=True)
+    counted = ", ".join(f"{states.count(state)} {state}" for state in COLOURS if state in states)
+    console.print(Text(f"{counted}"))
+    return int("bad" in states)
+
+
+def show_list(options: argparse.Namespace) -> int:
+    """Backends, models and suites; or the cases of a tier."""
+    console = terminal.console()
+    chosen = Options.choose(options.tier, options.backends, options.device, options.dtype, options.batch)
+    if options.what == "cases":
+        show_cases(options.suites, chosen)
+        return 0
+    if options.what in ("all", "backends"):
+        console.print(
+            terminal.table("Backends", ("name", "state", "what it is, or why not"), list(listing.states()), left=3)
+        )
+    if options.what in ("all", "models"):
+        console.print(Text("\nModels", style="bold"))
+        console.print(", ".join(models.names()), markup=False)
+    if options.what in ("all", "suites"):
+        rows = list(listing.tiers(listing.suites(options.suites), chosen))
+        title = (
+            f"\nSuites on {chosen.device} in {chosen.dtype} (python -m halobench list cases --tier NAME shows cases)"
+        )
+        console.print(terminal.table(title, ("suite", "tier", "cases"), rows, left=2))
+    if options.what == "all":
+        console.print(terminal.table("\nCommands", ("command", "what it does"), list(COMMANDS.items()), left=2))
+    return 0
+
+
+def show_cases(folder: Path, chosen: Options) -> None:
+    """The cases of a tier, with the least time that their executed work takes on this machine, and their memory."""
+    found = listing.suites(folder)
+    ceilings = roofline.measure(chosen.device, chosen.dtype)
+    rows = []
+    for case in listing.cases(found, chosen):
+        predicted = listing.predict(case, ceilings)
+        peak = predicted.peak_bytes
+        rows.append((
+            case.name, None if predicted.ms is None else f"{predicted.ms:.3g}",
+            None if peak is None else f"{peak / 2**20:.4g}",
+        ))  # fmt: skip
+    title = f"{len(rows)} cases, tier {chosen.tier}, {chosen.device}, {chosen.dtype}; times are least times"
+    terminal.console().print(terminal.table(title, ("case", "ms, at least", "peak MiB"), rows))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    command = terminal.parser(
+        NAME, "What this machine can measure, and what there is.", ["doctor", "list", "list cases --tier smoke"]
+    )
+    commands = command.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    look = terminal.Help
+    commands.add_parser("doctor", help="what can be measured here, what not, why, and the remedy", formatter_class=look)
+    lists = commands.add_parser("list", help="backends, models, suites, tiers and cases", formatter_class=look)
+    kinds = ("all", "backends", "models", "suites", "cases")
+    lists.add_argument("what", nargs="?", choices=kinds, default="all", help="default: all but cases")
+    lists.add_argument("--suites", type=Path, default=Path("suites"), help="folder of the suites (default: suites/)")
+    lists.add_argument("--tier", choices=TIERS, help="default: smoke on a CPU, default on a GPU")
+    lists.add_argument("--backends", metavar="A,B", help="only these (default: all)")
+    lists.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    lists.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 on a GPU, float32 on a CPU")
+    lists.add_argument("--batch", type=int, metavar="N", help="images per call (default: each suite's own)")
+    return command
+
+
+if __name__ == "__main__":
+    sys.exit(main())

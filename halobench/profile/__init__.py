@@ -1,0 +1,1 @@
+"""``python -m halobench.profile``: where the time of one backend or model goes, kernel by kernel."""

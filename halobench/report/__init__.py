@@ -1,0 +1,1 @@
+"""``python -m halobench.report``: one self-contained, interactive HTML page of results files."""

@@ -1,0 +1,115 @@
+"""How interactive charts look and what can be chosen in them: one config, one set of colours, drop-down lists.
+
+Everything is drawn in ``currentColor`` as SVG, so that the page's colours hold in dark mode and on paper. Names from
+results files enter as data only, never as a part of an expression.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from halobench.figures.style import INK, styles
+from halobench.report.points import METRICS, SHOWN
+
+INHERIT = "currentColor"
+ALL = "all"
+WIDTH, HEIGHT = 660, 330
+STAR = "M0-1 .22-.31.95-.31.36.12.59.81 0 .38-.59.81-.36.12-.95-.31-.22-.31Z"
+SHAPES = {
+    "o": "circle", "s": "square", "v": "triangle-down", "D": "diamond", "^": "triangle-up", "*": STAR, "X": "cross",
+    "P": "cross", "<": "triangle-left", ">": "triangle-right", "p": "arrow", "h": "diamond", "d": "triangle-up",
+    "8": "circle",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its place on the page: a heading, what it shows in a sentence (its alternative text), its spec."""
+
+    name: str
+    title: str
+    description: str
+    chart: Any
+
+    def spec(self) -> dict[str, Any]:
+        """The Vega-Lite specification, its data inlined."""
+        with alt.data_transformers.enable("default", max_rows=None):
+            made: dict[str, Any] = self.chart.properties(description=self.description).configure(**look()).to_dict()
+        return made
+
+
+def look() -> dict[str, Any]:
+    """The config of all charts."""
+    text = {"labelColor": INHERIT, "titleColor": INHERIT}
+    return {
+        "background": "transparent",
+        "axis": {**text, "gridColor": INHERIT, "gridOpacity": 0.15, "domainColor": INHERIT, "tickColor": INHERIT},
+        "legend": {**text, "symbolLimit": 60, "labelLimit": 260},
+        "header": text,
+        "title": {"color": INHERIT, "anchor": "start", "fontWeight": "normal", "fontSize": 13},
+        "view": {"stroke": None},
+        "text": {"color": INHERIT},
+        "rule": {"color": INHERIT},
+    }
+
+
+def choice(name: str, label: str, options: list[str], value: str | None = None) -> alt.Parameter:
+    """A drop-down list. Its value is a parameter that filters compare with a column."""
+    return alt.param(
+        name=name,
+        value=options[0] if value is None else value,
+        bind=alt.binding_select(options=options, name=f"{label} "),
+    )
+
+
+def chosen(column: str, parameter: alt.Parameter) -> Any:
+    """The filter that keeps the rows whose column has the chosen value, or all of them."""
+    return (parameter == alt.datum[column]) | (parameter == ALL)
+
+
+def metric_choice() -> alt.Parameter:
+    """The drop-down list of metrics."""
+    return alt.param(
+        name="metric",
+        value=next(iter(METRICS)),
+        bind=alt.binding_select(options=list(METRICS), labels=list(METRICS.values()), name="metric "),
+    )
+
+
+def metric_title(parameter: alt.Parameter, prefix: str) -> alt.Title:
+    """A title that names the chosen metric."""
+    words = "".join(f"{parameter.name} == '{name}' ? '{label}' : " for name, label in METRICS.items())
+    return alt.Title(text=alt.ExprRef(expr=f"{json.dumps(prefix)} + ({words}'')"))
+
+
+def looks(rows: pd.DataFrame) -> tuple[alt.Color, alt.Shape]:
+    """A colour and a shape for each variant: those of its backend in the drawn figures."""
+    pairs = rows[["variant", "backend"]].drop_duplicates().sort_values("variant")
+    look_of = styles(rows["backend"])
+    domain = list(pairs["variant"])
+    colours = [INHERIT if look_of[name].colour == INK else look_of[name].colour for name in pairs["backend"]]
+    shapes = [SHAPES[look_of[name].marker] for name in pairs["backend"]]
+    return (
+        alt.Color("variant:N", title="backend", scale=alt.Scale(domain=domain, range=colours)),
+        alt.Shape("variant:N", title="backend", scale=alt.Scale(domain=domain, range=shapes)),
+    )
+
+
+def hover(*columns: str) -> list[alt.Tooltip]:
+    """What hovering shows: the case, its interval, what it was measured with, and all metrics."""
+    metrics = [alt.Tooltip(f"{name}:Q", title=label, format=".4~g") for name, label in METRICS.items()]
+    return [*(alt.Tooltip(f"{name}:N") for name in (*SHOWN, *columns)), *metrics]
+
+
+def data(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The columns that a chart needs, each once; unknown stays null."""
+    needed = ["variant", "backend", "direction", "suite", "on", "low_ms", "high_ms", *SHOWN, *METRICS, *columns]
+    return rows[list(dict.fromkeys(needed))]
+
+
+def listed(rows: pd.DataFrame, column: str) -> list[str]:
+    """The values of a column, for a drop-down list."""
+    return sorted(str(value) for value in rows[column].dropna().unique())

@@ -1,0 +1,158 @@
+"""The page's tables: all cases (sortable, a filter a column), the headline, failures, and the environment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import itables
+import pandas as pd
+from itables.javascript import generate_init_offline_itables_html
+from itables.options import dt_bundle
+
+from halobench.figures.bars import with_speedup
+from halobench.figures.selection import commit_of, held, measured, selections
+from halobench.figures.summary import memory, share, speedup, time
+from halobench.results import DIRECTIONS, OK, Header, Results
+
+CASES = {
+    "suite": "suite",
+    "variant": "backend",
+    "direction": "direction",
+    "label": "stage",
+    "block": "block",
+    "halo": "halo",
+    "height": "height",
+    "width": "width",
+    "batch": "batch",
+    "heads": "heads",
+    "status": "status",
+    "median_ms": "median ms",
+    "low_ms": "low ms",
+    "high_ms": "high ms",
+    "host_ms": "host ms",
+    "peak_mib": "peak MiB",
+    "floor_percent": "floor %",
+    "energy_joules": "joules",
+    "on": "measured on",
+    "commit": "commit",
+    "file": "file",
+    "case": "case",
+}
+DIGITS = 4
+PAGES: list[int | str | Mapping[str, Any]] = [15, 50, 200, {"label": "all", "value": -1}]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A table of text: a caption, column heads and lines."""
+
+    caption: str
+    head: list[str]
+    lines: list[list[str]]
+
+
+def cases(rows: pd.DataFrame) -> str:
+    """All rows as a table that sorts, searches and filters by column. The text in it is escaped by itables."""
+    shown = rows[list(CASES)].rename(columns=CASES)
+    shown["commit"] = shown["commit"].str.slice(0, 7)
+    for name in shown.columns:
+        if shown[name].dtype == float:
+            shown[name] = shown[name].map(lambda value: float(f"{value:.{DIGITS}g}"))
+        elif shown[name].dtype == object:
+            shown[name] = shown[name].fillna("")
+    with pd.option_context("display.float_format", lambda value: "" if pd.isna(value) else f"{value:.{DIGITS}g}"):
+        return itables.to_html_datatable(
+            shown,
+            connected=False,
+            maxBytes=0,
+            maxRows=0,
+            maxColumns=0,
+            showIndex=False,
+            column_filters="footer",
+            display_logo_when_loading=False,
+            allow_html=False,
+            layout={"topStart": "pageLength", "topEnd": "search", "bottomStart": "info", "bottomEnd": "paging"},
+            lengthMenu=PAGES,
+            pageLength=15,
+            scrollX=True,
+            deferRender=True,
+            autoWidth=False,
+            classes="display compact nowrap",
+            table_id="cases-table",
+            text_in_header_can_be_selected=False,
+        )
+
+
+def library() -> str:
+    """The table's JavaScript and style, inlined once a page."""
+    return generate_init_offline_itables_html(dt_bundle)
+
+
+def headlines(results: Results) -> list[tuple[str, Plain]]:
+    """For each machine and dtype: what its reference point says in a sentence, and its table."""
+    found = []
+    for one in selections(results):
+        rows = with_speedup(one.reference)
+        if rows.empty:
+            continue
+        head = [
+            "backend",
+            *(f"{way} {what}" for what in ("ms", "speed-up", "peak MiB", "% of floor") for way in DIRECTIONS),
+        ]
+        lines = []
+        for name, of in rows.groupby("variant", sort=True):
+            both = [next((row for _, row in of[of["direction"] == way].iterrows()), None) for way in DIRECTIONS]
+            lines.append([str(name), *(column(row) for column in (time, speedup, memory, share) for row in both)])
+        caption = f"{one.machine}, {one.dtype}: {held(rows)}"
+        found.append((sentence(rows), Plain(caption, head, lines)))
+    return found
+
+
+def sentence(rows: pd.DataFrame) -> str:
+    """The fastest attention of each direction at the reference point, in words."""
+    parts = []
+    for way in DIRECTIONS:
+        timed = measured(rows[(rows["direction"] == way) & (rows["backend"] != "conv")])
+        if timed.empty:
+            continue
+        best = timed.sort_values("median_ms").iloc[0]
+        than = f", {best['speedup']:.3g} x the speed of naive_unfold" if pd.notna(best["speedup"]) else ""
+        of = f", {100 * best['floor_share']:.2g} % of what the machine allows" if pd.notna(best["floor_share"]) else ""
+        parts.append(f"{way}: {best['variant']} is fastest with {time(best)} ms{than}{of}")
+    return "; ".join(parts) or "no case of the reference point has a time"
+
+
+def failures(rows: pd.DataFrame) -> Plain:
+    """The cases without a time, those of one reason together."""
+    columns = ["suite", "variant", "direction", "status", "reason"]
+    failed = rows[rows["status"] != OK].fillna({"reason": ""})
+    lines = [
+        [*map(str, values), str(len(of)), str(of["case"].min())] for values, of in failed.groupby(columns, sort=True)
+    ]
+    return Plain("Cases without a time", [*columns, "cases", "the first"], lines)
+
+
+def environments(results: Results) -> Plain:
+    """What each file was measured on and with."""
+    order = sorted(results.headers.items(), key=lambda pair: pair[1].datetime or "", reverse=True)
+    described = [environment(header) for _, header in order]
+    names = dict.fromkeys(name for one in described for name in one)
+    lines = [[name, *(one.get(name, "unknown") for one in described)] for name in names]
+    return Plain("A column a file, the newest first", ["", *(file for file, _ in order)], lines)
+
+
+def environment(header: Header) -> dict[str, str]:
+    """A file's machine, software and commit by name."""
+    found = header.fingerprint
+    flat = {**leaves(found.get("gpu"), "gpu"), **leaves(found.get("cpu"), "cpu")}
+    flat |= {name: str(found[name]) for name in ("system", "python", "torch", "cuda", "triton") if found.get(name)}
+    flat |= leaves(found.get("packages"), "") | leaves(header.ceilings, "")
+    flat |= {"the run": "finished" if header.complete else "did not finish"}
+    return {"date": header.datetime or "unknown", "commit": commit_of(header), "tier": header.tier, **flat}
+
+
+def leaves(part: Any, prefix: str) -> dict[str, str]:
+    """The known values of an object of the fingerprint, as text."""
+    items = part.items() if isinstance(part, dict) else ()
+    text = {f"{prefix} {name}".strip().replace("_", " "): value for name, value in items if value is not None}
+    return {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in text.items()}

@@ -1,0 +1,54 @@
+"""One look for all commands: their ``--help``, their tables, and the one line that says what went wrong."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+from rich_argparse import RawDescriptionRichHelpFormatter
+
+UNUSABLE = 2
+"""The exit status of a command whose arguments or input cannot be used."""
+
+
+class Help(RawDescriptionRichHelpFormatter):
+    """Help in colour on a terminal; brackets in it are text, not markup."""
+
+    text_markup: ClassVar[bool] = False
+    help_markup: ClassVar[bool] = False
+
+
+def parser(name: str, description: str, examples: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of ``python -m NAME``, its examples at the end of ``--help``."""
+    shown = "\n".join(f"  python -m {name} {example}".rstrip() for example in examples)
+    return argparse.ArgumentParser(
+        prog=f"python -m {name}",
+        description=description,
+        epilog=f"examples:\n{shown}",
+        formatter_class=Help,
+        allow_abbrev=False,
+    )
+
+
+def console() -> Console:
+    """Where a command writes. Made anew each time, so that it finds the stdout of the moment."""
+    return Console(highlight=False)
+
+
+def refuse(name: str, problem: object) -> int:
+    """Say in one line on stderr why a command cannot do its work; the exit status to end with."""
+    print(f"{name}: {' '.join(str(problem).split())}", file=sys.stderr)
+    return UNUSABLE
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> Group:
+    """A title above a table; the first ``left`` columns are text, the others figures. Nothing in it is markup."""
+    made = Table(header_style="bold", box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        made.add_column(Text(column), justify="left" if number < left else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
+    return Group(Text(title, style="bold"), made)

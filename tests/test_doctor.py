@@ -1,0 +1,162 @@
+"""The doctor names what is wrong and the remedy; the list shows what there is, and predicts least times."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from halobench import backends, doctor, listing
+from halobench.__main__ import main
+from halobench.case import Case
+from halobench.geometry import Geometry
+from halobench.options import Options
+from halobench.problem import Problem
+from halobench.roofline import Ceilings
+from tests import third_party
+
+CEILINGS = Ceilings("cpu", "float32", 1e10, 1e11, 1e9)
+
+
+def findings(found):
+    return {finding.what: finding for finding in found}
+
+
+def a_gpu(**changes):
+    good = {
+        "driver": "570.1", "sm_mhz": 1980, "throttles": [], "persistence": True, "processes": [], "joules": 1.0,
+        "max_mhz": lambda _: 1980,
+    }  # fmt: skip
+    return SimpleNamespace(**good | changes)
+
+
+@pytest.fixture
+def with_gpu(monkeypatch):
+    """A machine with a GPU of which NVML says this."""
+
+    def with_gpu(**changes):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (70 * 2**30, 80 * 2**30))
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="Some GPU"))
+        monkeypatch.setattr(doctor, "Gpu", lambda _: a_gpu(**changes))
+        return findings(doctor.gpu())
+
+    return with_gpu
+
+
+def test_a_gpu_in_good_health(with_gpu):
+    found = with_gpu()
+    assert {finding.state for finding in found.values()} == {"good"}
+    assert found["GPU"].said == "Some GPU, 70.0 of 80.0 GiB free"
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "state", "said"),
+    [
+        ({"driver": None}, "NVML", "limited", "no clocks, throttling or energy"),
+        ({"sm_mhz": None}, "clocks", "limited", "cannot be read"),
+        ({"throttles": ["power cap"]}, "throttling", "limited", "held down by power cap"),
+        ({"persistence": False}, "persistence", "limited", "off"),
+        ({"processes": [4242]}, "other processes", "bad", "1 use this GPU: pid 4242"),
+        ({"processes": None}, "other processes", "limited", "cannot be listed"),
+        ({"joules": None}, "energy", "limited", "no energy counter"),
+    ],
+)
+def test_what_spoils_a_measurement_is_named(with_gpu, changes, what, state, said):
+    finding = with_gpu(**changes)[what]
+    assert finding.state == state
+    assert said in finding.said
+    assert finding.remedy or what == "energy"  # for which there is none
+
+
+def test_a_machine_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (finding,) = doctor.gpu()
+    assert (finding.state, finding.remedy) == ("limited", "unset CUDA_VISIBLE_DEVICES, which is ''")
+
+
+@pytest.mark.parametrize(("average", "state"), [(0.3, "good"), (6.0, "limited")])
+def test_load(monkeypatch, average, state):
+    monkeypatch.setattr(doctor.os, "getloadavg", lambda: (average, 0, 0))
+    assert doctor.load(4).state == state
+
+
+def test_a_missing_package_and_a_broken_backend(monkeypatch, tmp_path):
+    third_party.install(tmp_path, {"missing": "import a_package_that_nobody_has", "broken": "1 / 0"})
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(doctor, "TOOLS", {"a_package_that_nobody_has": ("nothing", "pip install it")})
+    found = findings(doctor.packages())
+    assert found["a_package_that_nobody_has"].remedy == "pip install it"
+    assert found["backend missing"].remedy == "pip install a_package_that_nobody_has"
+    assert found["backend broken"].state == "bad"
+    states = {name: state for name, state, _ in listing.states()}
+    assert (states["missing"], states["broken"], states["sdpa"]) == ("missing", "broken", "ready")
+
+
+def test_the_doctor_runs_here(capsys):
+    status = main(["doctor"])
+    said = capsys.readouterr().out
+    assert status == int(bool(re.search("^bad ", said, re.MULTILINE)))
+    assert re.search(r"^good +PyTorch: ", said, re.MULTILINE)
+    assert re.search(r"\d+ good", said.splitlines()[-1])
+
+
+def test_the_list(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["list", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    for name in backends.names():
+        assert re.search(rf"^{name} +\w+ ", said, re.MULTILINE)
+    found = re.findall(r"^(operator|layer) +(\w+) +(\d+)", said, re.MULTILINE)
+    counts = {(suite, tier): int(count) for suite, tier, count in found}
+    assert 0 < counts["operator", "smoke"] < counts["operator", "default"] < counts["operator", "full"]
+    assert "halonet_h0" in said
+
+
+def test_the_cases_with_predictions(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["list", "cases", "--device", "cpu", "--backends", "conv", "--tier", "smoke"]) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    options = Options.choose("smoke", "conv", "cpu", None, None)
+    assert len(lines) == len(list(listing.cases(listing.suites(Path("suites")), options)))
+    assert all(re.match(r"\w+/conv/(forward|training)/\S+ +[\d.e-]+ +[\d.e+]+ *$", line) for line in lines)
+
+
+def test_a_prediction_is_the_executed_work_at_the_best_rates():
+    problem = Problem(Geometry(4, 1), 16, 16, heads=2)
+    backend = backends.load("strided_gather")
+    execution = backend.execution(problem)
+    predicted = listing.predict(Case("operator", "strided_gather", problem, "forward", "cpu"), CEILINGS)
+    least = max(execution.forward_flops / 1e11, execution.forward_exponentials / 1e9) * 1e3
+    assert predicted.ms >= least
+    assert predicted.peak_bytes > 4 * execution.stored
+
+
+def test_no_prediction_without_an_account(monkeypatch, tmp_path):
+    third_party.install(tmp_path, {"silent": "def attend(*given):\n    raise AssertionError\n"})
+    monkeypatch.syspath_prepend(tmp_path)
+    case = Case("operator", "silent", Problem(Geometry(4, 1), 8, 8), "forward", "cpu")
+    assert listing.predict(case, CEILINGS) == listing.Prediction(None, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["list", "--suites", "docs", "suites"], "no suites (bench_*.py) in docs: run it in the root of a checkout"),
+        (["list", "--backends", "nonsense"], "--backends: no backend is called 'nonsense'; there are "),
+    ],
+)
+def test_what_cannot_be_gets_one_line(capsys, arguments, said):
+    assert main(arguments) == 2
+    found = capsys.readouterr()
+    assert found.err.startswith(f"halobench: {said}")
+    assert found.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list", "--help"], ["doctor", "--help"]])
+def test_help(capsys, arguments):
+    with pytest.raises(SystemExit, match="0"):
+        main(arguments)
+    assert "python -m halobench" in capsys.readouterr().out
