@@ -394,7 +394,7 @@ def test_two_processes_train_one_model(fashion, tmp_path):
     """Under torchrun, with gloo: the same weights and the same losses in both, and one set of files."""
     script = tmp_path / "two.py"
     script.write_text(TWO)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29517"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*torchrun, str(script), *command(fashion, tmp_path / "run")],

@@ -68,7 +68,7 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
             release()
         reply = answer(case, clock, ceilings, settings, rivals)
         compiled = compiled or case.compiles or compiles(case.backend)
-        left = held_bytes(settings.device) - held
+        left = held_bytes(settings.device) - held - rivals.held_bytes
         if left > LEAK_BYTES:
             reply["leaked_bytes"] = left
         # A CUDA error sticks to its process, and so does what leaked: the parent starts another one.

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from halobench import terminal
 from halobench.train.checkpoint import CheckpointError
 from halobench.train.data import DataError
 from halobench.train.processes import Processes
@@ -11,7 +12,7 @@ from halobench.train.repeatable import NotRepeatable
 from halobench.train.run import Diverged, Run
 from halobench.train.settings import parse
 
-REFUSED, STOPPED = 2, 1
+STOPPED = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,8 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CheckpointError, DataError, NotRepeatable) as error:
         # A worker's exception arrives with its traceback in front of it.
         said = str(error).strip().splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
-        print(f"halobench.train: {said}", file=sys.stderr)
-        return REFUSED
+        return terminal.refuse("halobench.train", said)
     except Diverged as error:
         print(f"halobench.train: {error}", file=sys.stderr)
         return STOPPED

@@ -43,6 +43,7 @@ class Processes:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         try:
             yield
+            distributed.barrier()  # nobody leaves while another still talks to it
         finally:
             distributed.destroy_process_group()
 

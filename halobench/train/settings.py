@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from halobench import backends, models
+from halobench import backends, models, terminal
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 OPTIMIZERS = ("sgd", "adamw")
@@ -110,9 +110,14 @@ def complete(chosen: dict[str, Any], processes: int) -> Settings:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    command = argparse.ArgumentParser(
-        prog="python -m halobench.train",
-        description="Train a model. Under torchrun, the same command trains on several GPUs and hosts.",
+    command = terminal.parser(
+        "halobench.train",
+        "Train a model. Under torchrun, the same command trains on several GPUs and hosts.",
+        [
+            "--output runs/mini --ema 0.999",
+            "--data IMAGES --output runs/h0 --model halonet_h0",
+            "--output runs/mini --resume",
+        ],
     )
     add = command.add_argument
     add("--data", type=Path, default=FASHION_MNIST, help="folder of train/ and val/ with a folder per class, or of "

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from halobench import models
+from halobench import models, terminal
 from halobench.train.data import DataError
 from halobench.train.processes import Processes
 from halobench.train.run import Diverged, Run
@@ -88,9 +88,10 @@ def write(path: Path, outcomes: list[dict[str, Any]]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    command = argparse.ArgumentParser(
-        prog="python -m halobench.train.time_to_accuracy",
-        description="Train models of like size on Fashion-MNIST until they reach the same test accuracy.",
+    command = terminal.parser(
+        "halobench.train.time_to_accuracy",
+        "Train models of like size on Fashion-MNIST until they reach the same test accuracy.",
+        ["--output runs/times", "--output runs/pair --models halonet_mini convnet_mini --runs 5"],
     )
     add = command.add_argument
     add("--data", type=Path, default=FASHION_MNIST, help="folder of Fashion-MNIST's files (default: %(default)s)")
