@@ -140,7 +140,7 @@ def counted() -> None:
             SMALL,
             replace(SMALL, geometry=Geometry(8, 3), height=11, width=18),
             replace(SMALL, relative=False, geometry=Geometry(4, 1, 2, "zero")),
-            replace(SMALL, geometry=Geometry(4, 31), heads=1),
+            replace(SMALL, dtype="float16"),
         ):
             multiplied.clear()
             inputs = task.inputs(requires_grad=True)

@@ -119,8 +119,9 @@ def attend_backward_queries(
         if RELATIVE and HELD_ROWS > 0:
             gradient = axis_gradients(
                 tl.reshape(row_gradient, (QUERIES, HELD_ROWS)), gradient, queries, rows,
-                row_entry_stride, row_dim_stride, row_partial, top, tile_y, row, TABLES, HELD_ROWS, HELD_SPAN,
-                TILE_HEIGHT, STRIDE, WINDOW, KEY_DIM, PADDED_KEY_DIM, PRECISION,
+                row_entry_stride, row_dim_stride, row_partial,
+                top, tile_y, row, TABLES, HELD_ROWS, HELD_SPAN, TILE_HEIGHT, STRIDE, WINDOW,
+                KEY_DIM, PADDED_KEY_DIM, PRECISION,
             )  # fmt: skip
         pixels = (image * map_size + y * query_width + x) * heads + head
         store_pixels(query_gradient, pixels, gradient * natural_scale, real, KEY_DIM, PADDED_KEY_DIM)

@@ -70,7 +70,7 @@ def tiling(geometry: Geometry, key_dim: int, value_dim: int, itemsize: int) -> T
     walked = key_tile(geometry, height, width, walked_keys(geometry, height, width, keys))
     owned = key_tile(geometry, height, width, owned_keys(geometry, height, width, keys))
     warps, stages = schedule(power_of_two(height * width), max(padded), itemsize)
-    held = held_rows(geometry, height)
+    held = held_rows(geometry, height) if itemsize == 2 else (0, 0)  # float32 does not prefetch, and has no registers
     return Tiling(height, width, walked, owned, *held, *padded, warps, stages)
 
 
