@@ -14,6 +14,7 @@ from types import ModuleType
 from halobench import backends, cost
 from halobench.case import Case
 from halobench.doctor import backend
+from halobench.network import AnyCase
 from halobench.options import TIERS, Options
 from halobench.problem import Unsupported
 from halobench.roofline import Ceilings, floor
@@ -68,14 +69,16 @@ def tiers(found: dict[str, ModuleType], options: Options) -> Iterator[tuple[str,
             yield name, tier, sum(1 for _ in module.cases(replace(options, tier=tier)))
 
 
-def cases(found: dict[str, ModuleType], options: Options) -> Iterator[Case]:
+def cases(found: dict[str, ModuleType], options: Options) -> Iterator[AnyCase]:
     """The cases of all suites in the chosen tier."""
     for module in found.values():
         yield from module.cases(options)
 
 
-def predict(case: Case, ceilings: Ceilings) -> Prediction:
-    """The prediction of a case; unknown where its backend is missing, refuses it or gives no account."""
+def predict(case: AnyCase, ceilings: Ceilings) -> Prediction:
+    """The prediction of a case; unknown for networks, and where a backend is missing, refuses or gives no account."""
+    if not isinstance(case, Case):
+        return Prediction(None, None)
     try:
         loaded = backends.load(case.backend)
         executed = cost.executed(loaded, case.task, case.direction)

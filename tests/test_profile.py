@@ -127,7 +127,8 @@ def test_what_bounds_a_case(changes, executed, bound):
     assert found.sentence.count(".") == len(re.findall(r"\d\.\d", found.sentence)) + 1
 
 
-def test_a_model(tmp_path, capsys):
+def test_a_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # or long names are broken
     arguments = ["resnet50", "--image-side", "32", "--device", "cpu", "--output", str(tmp_path)]
     assert main(arguments) == 0
     said = capsys.readouterr().out
