@@ -11,10 +11,8 @@ from torch import Tensor
 
 from halobench.geometry import Geometry
 from halobench.problem import Execution, Problem, RelativeTables, Unsupported
-from implementations.fused_cuda.operator import forward
+from implementations.fused_cuda.operator import TABLE_ROWS, forward
 from implementations.fused_cuda.shapes import scored_pairs
-
-ENTRIES = 32  # of a table, padded, with which each query is multiplied
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
@@ -41,7 +39,7 @@ def execution(problem: Problem) -> Execution:
     geometry = problem.geometry
     pairs = problem.batch * problem.heads * scored_pairs(geometry, problem.height, problem.width)
     scores, sums = 2 * problem.key_dim * pairs, 2 * problem.value_dim * pairs
-    bias_flops = 2 * problem.queries * 2 * ENTRIES * problem.key_dim if problem.relative else 0
+    bias_flops = 2 * problem.queries * 2 * TABLE_ROWS * problem.key_dim if problem.relative else 0
     return Execution(
         forward_flops=scores + sums + bias_flops,
         backward_flops=4 * scores + 3 * sums + 3 * bias_flops,

@@ -49,10 +49,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_forward(const __grid_const
       for (int m = 0; m < TILES_PER_WARP; m++) reference[m][0] = reference[m][1] = HIDDEN;
       for (int a = first; a < last; a++) {
         u32 k[D / 16][4];
-#pragma unroll
-        for (int d = 0; d < D / 16; d++)
-          ldmatrix(k[d], base + AT_KEYS + Pixels<D>::slot(a * WINDOW + ByRows::row(me.lane),
-                                                          chunk_k + 2 * d + ByRows::chunk(me.lane)));
+        load_row<D>(k, base + AT_KEYS, a, chunk_k, me);
 #pragma unroll
         for (int m = 0; m < TILES_PER_WARP; m++) {
           float s[2][4];
@@ -85,14 +82,8 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_forward(const __grid_const
       for (int a = max(first, 8 * half); a < min(last, 8 * half + 8); a++) {
         const u32 pick = one_row(a, me);
         u32 k[D / 16][4], v[E / 16][4];
-#pragma unroll
-        for (int d = 0; d < D / 16; d++)
-          ldmatrix(k[d], base + AT_KEYS + Pixels<D>::slot(a * WINDOW + ByRows::row(me.lane),
-                                                          chunk_k + 2 * d + ByRows::chunk(me.lane)));
-#pragma unroll
-        for (int e = 0; e < E / 16; e++)
-          ldmatrix_transposed(v[e], base + AT_VALUES + Pixels<E>::slot(a * WINDOW + ByColumns::row(me.lane),
-                                                                       chunk_v + 2 * e + ByColumns::chunk(me.lane)));
+        load_row<D>(k, base + AT_KEYS, a, chunk_k, me);
+        load_row_transposed<E>(v, base + AT_VALUES, a, chunk_v, me);
 #pragma unroll
         for (int m = 0; m < TILES_PER_WARP; m++) {
           float s[2][4];

@@ -115,6 +115,21 @@ template <int dim, int threads> DEVICE void load_window(u32 base, const View& vi
   load_box<dim, WINDOW, threads>(base, view, p, y0, x0, first, last, args.height, args.width, me);
   clear_box<dim, threads>(base, view, last * WINDOW, last * WINDOW + 16 - WINDOW, me);
 }
+// One row of the window, a head's part of it from ``chunk`` on, as B operands: of the scores, whose N are its 16 keys, ...
+template <int dim>
+DEVICE void load_row(u32 (&b)[dim / 16][4], u32 base, int a, int chunk, const Lane& me) {
+#pragma unroll
+  for (int d = 0; d < dim / 16; d++)
+    ldmatrix(b[d], base + Pixels<dim>::slot(a * WINDOW + ByRows::row(me.lane), chunk + 2 * d + ByRows::chunk(me.lane)));
+}
+// ... and of the weighted sums, whose K they are.
+template <int dim>
+DEVICE void load_row_transposed(u32 (&b)[dim / 16][4], u32 base, int a, int chunk, const Lane& me) {
+#pragma unroll
+  for (int d = 0; d < dim / 16; d++)
+    ldmatrix_transposed(
+        b[d], base + Pixels<dim>::slot(a * WINDOW + ByColumns::row(me.lane), chunk + 2 * d + ByColumns::chunk(me.lane)));
+}
 template <int dim> constexpr int window_bytes() {  // in whole turns of the swizzle
   return ((WINDOW * WINDOW + 16 - WINDOW) * Pixels<dim>::line + 1023) / 1024 * 1024;
 }

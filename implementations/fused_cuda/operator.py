@@ -11,10 +11,10 @@ from halobench.geometry import Geometry
 from halobench.problem import RelativeTables
 from implementations.fused_cuda import launch
 from implementations.fused_cuda.launch import Args, View
-from implementations.fused_cuda.shapes import Kernel, Shape, layout_of, readable, scored_pairs, shape_of
+from implementations.fused_cuda.shapes import Kernel, Shape, layout_of, padded_queries, readable, scored_pairs, shape_of
 
 LANE_BYTES = 16  # of a lane of 8 queries' biases
-TABLE_ROWS = 32  # a table's gradient, padded
+TABLE_ROWS = 32  # of a table, padded, in products and in its gradient
 
 
 def channels_last(like: Tensor, height: int, width: int, dim: int) -> Tensor:
@@ -27,8 +27,8 @@ def log_sum_exps(query: Tensor, geometry: Geometry) -> Tensor:
     """An empty log-sum-exp for each query: (batch, heads, blocks, blocks, queries of a block up to whole tiles)."""
     batch, heads, height, width = query.shape[:4]
     side = geometry.side
-    padded = -(-(side**2) // 16) * 16
-    return query.new_empty(batch, heads, -(-height // side), -(-width // side), padded, dtype=torch.float32)
+    blocks = -(-height // side), -(-width // side)
+    return query.new_empty(batch, heads, *blocks, padded_queries(geometry), dtype=torch.float32)
 
 
 @torch.library.custom_op("halobench::fused_cuda", mutates_args=())
@@ -92,8 +92,9 @@ def backward(
     query_gradient, key_gradient, value_gradient = (
         channels_last(tensor, *tensor.shape[2:]) for tensor in (query, key, value)
     )
-    tables = query.new_zeros(2 if call.shape.relative else 0, 2 * geometry.window - 1, query.shape[-1])
+    entries = 2 * geometry.window - 1
     if not query.numel():
+        tables = query.new_zeros(2 if call.shape.relative else 0, entries, query.shape[-1])
         return query_gradient, key_gradient, value_gradient, tables
     args = call.args
     args.output, args.output_gradient = View.of(output), View.of(gradient)
@@ -110,7 +111,9 @@ def backward(
         args.biases, args.table_gradients = biases.data_ptr(), partial.data_ptr()
     call.run("query_gradient", ctas)
     if call.shape.relative:
-        tables = partial.sum(0)[:, : 2 * geometry.window - 1].to(query.dtype)
+        tables = partial.sum(0)[:, :entries].to(query.dtype)
+    else:
+        tables = query.new_empty(0, entries, query.shape[-1])
     call.run("key_gradient", call.key_tiles())
     return query_gradient, key_gradient, value_gradient, tables
 

@@ -104,18 +104,9 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
       for (int a = max(first, 8 * half); a < min(last, 8 * half + 8); a++) {
         const u32 pick = one_row(a, me), into = me.g == (a & 7) ? ONE | ONE << 16 : 0u;
         u32 k[D / 16][4], v[E / 16][4], k_columns[D / 16][4];
-#pragma unroll
-        for (int d = 0; d < D / 16; d++) {
-          ldmatrix(k[d], base + AT_KEYS + Pixels<D>::slot(a * WINDOW + ByRows::row(me.lane),
-                                                          chunk_k + 2 * d + ByRows::chunk(me.lane)));
-          ldmatrix_transposed(k_columns[d],
-                              base + AT_KEYS + Pixels<D>::slot(a * WINDOW + ByColumns::row(me.lane),
-                                                               chunk_k + 2 * d + ByColumns::chunk(me.lane)));
-        }
-#pragma unroll
-        for (int e = 0; e < E / 16; e++)
-          ldmatrix(v[e], base + AT_VALUES + Pixels<E>::slot(a * WINDOW + ByRows::row(me.lane),
-                                                            chunk_v + 2 * e + ByRows::chunk(me.lane)));
+        load_row<D>(k, base + AT_KEYS, a, chunk_k, me);
+        load_row_transposed<D>(k_columns, base + AT_KEYS, a, chunk_k, me);
+        load_row<E>(v, base + AT_VALUES, a, chunk_v, me);
 #pragma unroll
         for (int m = 0; m < TILES_PER_WARP; m++) {
           float s[2][4], dp[2][4];

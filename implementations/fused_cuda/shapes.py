@@ -28,14 +28,9 @@ class Shape:
     relative: bool
     dtype: torch.dtype
 
-    @property
-    def padded_queries(self) -> int:
-        """Queries of a block, filled up to whole tiles of 16."""
-        return -(-(self.geometry.side**2) // 16) * 16
-
     def tiles(self, kernel: Kernel) -> int:
         """Tiles of 16 that one head of a CTA works on: queries or, in the pass by keys, keys."""
-        return -(-(self.geometry.block**2) // 16) if kernel == "key_gradient" else self.padded_queries // 16
+        return -(-(self.geometry.block**2) // 16) if kernel == "key_gradient" else padded_queries(self.geometry) // 16
 
     def definitions(self, kernel: Kernel) -> dict[str, int]:
         """The constants that the source of a kernel is compiled with."""
@@ -132,6 +127,11 @@ def readable(tensor: Tensor) -> bool:
     image = sum((size - 1) * stride for size, stride in zip(tensor.shape[1:4], strides[1:], strict=True))
     aligned = not any(stride % 8 for stride in strides) and tensor.data_ptr() % 16 == 0
     return innermost == 1 and aligned and min(strides) >= 0 and image < 2**31 - 2**16
+
+
+def padded_queries(geometry: Geometry) -> int:
+    """Queries of a block, filled up to whole tiles of 16."""
+    return -(-(geometry.side**2) // 16) * 16
 
 
 def scored_pairs(geometry: Geometry, height: int, width: int) -> int:
