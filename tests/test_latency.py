@@ -1,5 +1,6 @@
 """The stopping rule, on a clock whose samples and whose time are invented."""
 
+import math
 from itertools import cycle
 
 import pytest
@@ -12,8 +13,8 @@ from halobench.measure.latency import LEAST, Effort, sample
 class Machine:
     """A clock and the time it tells: a sample of ``ms`` takes ``sample_s`` seconds. Throttles for some attempts."""
 
-    def __init__(self, ms=(1.0,), sample_s=0.001, throttles=()):
-        self.ms, self.sample_s, self.throttles = cycle(ms), sample_s, list(throttles)
+    def __init__(self, ms=(1.0,), sample_s=0.001, throttles=(), probe_ms=math.nan):
+        self.ms, self.sample_s, self.throttles, self.probe_ms = cycle(ms), sample_s, list(throttles), probe_ms
         self.now, self.bursts, self.pauses = 0.0, [], []
         self.moves = []  # after how many bursts the call was moved
 
@@ -31,7 +32,7 @@ class Machine:
         self.now += count * self.sample_s
         probe = count == 1
         reasons = set() if probe or not self.throttles else self.throttles.pop(0)
-        taken = [1e6 if probe else next(self.ms) for _ in range(count)]  # a probe that is kept would show
+        taken = [self.probe_ms if probe else next(self.ms) for _ in range(count)]  # a probe that is kept would show
         return Burst(taken, [2 * ms for ms in taken], [1500], reasons)
 
     def synchronize(self):
@@ -129,24 +130,30 @@ def test_each_place_gets_as_many_samples_and_a_first_one_that_is_not_kept(run):
     samples = run(machine, max_s=0.2, places=4)
     each = len(samples.device_ms) // 4
     assert each == pytest.approx(0.2 / 4 / 0.001, abs=5)
-    assert machine.moves[0] == 0
-    first = machine.moves[1]
-    assert machine.bursts[0] == 1
-    assert sum(machine.bursts[1:first]) == each
+    start, first = machine.moves[:2]
+    assert machine.bursts[: start + 1] == [1, 1]  # how long the call is, and the first in this place
+    assert sum(machine.bursts[start + 1 : first]) == each
     assert machine.bursts[first:] == [1, each] * 3
-    assert machine.moves[1:] == [first, first + 2, first + 4]
-    assert 1e6 not in samples.device_ms
+    assert machine.moves[2:] == [first + 2, first + 4]
+    assert not any(map(math.isnan, samples.device_ms))
+    assert samples.places == 4
 
 
-def test_a_long_call_gets_one_sample_a_place(run):
+def test_a_place_gets_the_fewest_samples_at_least(run):
+    """However quiet the call, and however long its preparation: the first ones after a move are not the best."""
+    machine = Machine(sample_s=0.004)
+    assert len(run(machine, places=5, min_samples=10, least=2).device_ms) >= 5 * 10
     machine = Machine(sample_s=1.0)
-    assert len(run(machine, places=5).device_ms) == 5
-    assert len(machine.moves) == 5
+    assert len(run(machine, places=5, least=7).device_ms) == 5 * 7
 
 
-def test_a_quiet_call_in_many_places_takes_no_more_samples_than_in_one(run):
-    few, many = (len(run(Machine(), places=places).device_ms) for places in (1, 5))
-    assert many <= few + 2 * LEAST
+def test_a_long_call_stays_where_it_is(run):
+    """So do its samples: all the time there is goes to one place."""
+    machine = Machine(ms=[2.5], probe_ms=2.5)
+    samples = run(machine, places=5)
+    assert machine.moves == []
+    assert samples.places == 1
+    assert len(samples.device_ms) == len(run(Machine(ms=[2.5])).device_ms)
 
 
 def test_one_throttled_place_repeats_them_all(run):

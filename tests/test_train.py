@@ -176,7 +176,7 @@ def test_a_loss_that_is_no_number_stops_the_run(fashion, tmp_path, monkeypatch, 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     """A kill in the middle of writing leaves the old one."""
-    path, device = tmp_path / "checkpoint.pt", torch.device("cpu")
+    path = tmp_path / "checkpoint.pt"
     checkpoint.write(path, {"fixed": {}, "number": 1})
 
     def cut_short(content, file):
@@ -186,7 +186,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", cut_short)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.write(path, {"fixed": {}, "number": 2})
-    assert checkpoint.read(path, {}, device)["number"] == 1
+    assert checkpoint.read(path, {})["number"] == 1
 
 
 def test_runs_that_cannot_go_on(fashion, tmp_path, capsys):

@@ -18,7 +18,8 @@ Call = Callable[[], object]
 class Burst:
     """Samples taken in a row. Times in ms; ``host_ms`` is how long the call kept the host, launches included.
 
-    ``exposed`` counts samples in which the device may have waited for the host.
+    ``exposed`` counts samples in which the device may have waited for the host. Samples were taken in one or more
+    ``places`` of memory, as many in each, one place after the other.
     """
 
     device_ms: list[float] = field(default_factory=list)
@@ -26,6 +27,7 @@ class Burst:
     sm_mhz: list[int] = field(default_factory=list)
     throttles: set[str] = field(default_factory=set)
     exposed: int = 0
+    places: int = 1
 
     def extend(self, other: "Burst") -> None:
         """Add another burst's samples and readings."""

@@ -85,7 +85,7 @@ def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Setti
         joules = energy.joules_per_call(call, middle, case.device) if case.energy else None
     return {
         "samples_ms": samples.device_ms,
-        "latency": latency_fields(samples, settings.effort.places),
+        "latency": latency_fields(samples),
         "clock": clock_fields(samples),
         "memory": {"peak_bytes": peak, "closed_form_bytes": needed},
         "energy_joules": joules,
@@ -115,12 +115,9 @@ def verify(backend: Backend, case: Case, workload: Workload, stopwatch: Stopwatc
     return {"errors": outcome.errors, "budgets": outcome.budgets}
 
 
-def latency_fields(samples: Burst, places: int = 1) -> Fields:
-    """Median, interval and noise of the device time, the median of the host time, and samples that waited for it.
-
-    ``places`` is in how many places of memory the samples were taken, as many in each, one place after the other.
-    """
-    summary = summarize(samples.device_ms, places)
+def latency_fields(samples: Burst) -> Fields:
+    """Median, interval and noise of the device time, the median of the host time, and samples that waited for it."""
+    summary = summarize(samples.device_ms, samples.places)
     return {
         "median_ms": summary.median,
         "low_ms": summary.low,
@@ -129,7 +126,7 @@ def latency_fields(samples: Burst, places: int = 1) -> Fields:
         "noise": summary.noise,
         "outliers": summary.outliers,
         "exposed": samples.exposed,
-        "places": places,
+        "places": samples.places,
     }
 
 

@@ -11,13 +11,14 @@ from halobench.measure.clock import Burst, Call, Clock
 from halobench.measure.statistics import quick_noise
 
 LEAST = 5  # samples of a call so long that more would take longer than it may
+LONG_MS = 2.0  # a call this long works on so much memory that its places average out, and moving that much takes long
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a call is sampled, all in all, and in how many places of memory.
+    """How long a call is sampled, in all; a short call in how many places of memory.
 
-    The noise target is the relative half-width of the median's 95 % interval.
+    The noise target is the relative half-width of the median's 95 % interval. The fewest samples are those of a place.
     """
 
     min_samples: int = 10
@@ -33,26 +34,23 @@ class Effort:
         """What falls to one of the places."""
         return replace(
             self,
-            min_samples=math.ceil(self.min_samples / self.places),
             min_s=self.min_s / self.places,
             max_s=self.max_s / self.places,
             noise=self.noise * math.sqrt(self.places),
-            least=math.ceil(self.least / self.places),
             places=1,
         )
 
 
 def effort_for(device: str) -> Effort:
-    """The effort that suits a device: a GPU's times depend on where tensors lie, a CPU is noisier."""
-    return Effort(places=5) if torch.device(device).type == "cuda" else Effort(max_s=0.45)
+    """The effort that suits a device: short calls on a GPU depend on where tensors lie, a CPU is noisier."""
+    return Effort(least=10, places=8) if torch.device(device).type == "cuda" else Effort(max_s=0.45)
 
 
 def sample(call: Call, clock: Clock, effort: Effort, move: Callable[[], None]) -> Burst:
     """Samples of the call's duration, repeated once after a pause if the GPU throttled meanwhile.
 
-    Where the effort asks for several places, ``move`` takes the call to each, and the samples are as many for each,
-    one place after the other. All samples of an attempt are kept. A second attempt that throttles too is kept as it
-    is, with the reasons in it.
+    Where the effort asks for several places, ``move`` takes a short call to each. All samples of an attempt are kept.
+    A second attempt that throttles too is kept as it is, with the reasons in it.
     """
     samples = attempt(call, clock, effort, move)
     if samples.throttles:
@@ -62,8 +60,8 @@ def sample(call: Call, clock: Clock, effort: Effort, move: Callable[[], None]) -
 
 
 def attempt(call: Call, clock: Clock, effort: Effort, move: Callable[[], None]) -> Burst:
-    """Samples of all places; the first decides how many each gets."""
-    if effort.places == 1:
+    """Samples of all places, one after the other; the first decides how many each gets."""
+    if effort.places == 1 or clock.burst(call, 1).device_ms[0] > LONG_MS:
         return settle(call, clock, effort)
     move()
     samples = settle(call, clock, effort.share)
@@ -72,6 +70,7 @@ def attempt(call: Call, clock: Clock, effort: Effort, move: Callable[[], None]) 
         move()
         clock.burst(call, 1)  # not kept, as the first one elsewhere
         samples.extend(clock.burst(call, count))
+    samples.places = effort.places
     return samples
 
 

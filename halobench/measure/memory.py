@@ -5,7 +5,6 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -78,11 +77,7 @@ def release() -> None:
     """Give back the memory of what ended.
 
     What survives are modules and what compilers remember. Frozen, they are not visited by later collections, of which
-    each case needs several; visiting them takes longer than most measurements. The CUDA allocator returns its blocks:
-    where the next tensors lie must not depend on what was measured, or compiled, before.
+    each case needs several; visiting them takes longer than most measurements.
     """
     gc.collect()
     gc.freeze()
-    if torch.cuda.is_initialized():
-        with suppress(RuntimeError):  # the device may be lost: whoever uses it next will say so
-            torch.cuda.empty_cache()

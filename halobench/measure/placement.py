@@ -7,7 +7,7 @@ from torch import Tensor
 
 from halobench.workload import Workload
 
-SPACERS = 16
+SPACERS = 8
 LARGEST_SPACER_BYTES = 5 * 2**20  # the caching allocator packs tensors of up to 10 MiB into segments of 2 and 20 MiB
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -116,6 +117,9 @@ def answer(
         status = "OOM" if out_of_memory(error) else "CRASHED"
         failure = {"status": status, "reason": one_line(error)}
     release()  # after the exception is gone, with the tensors its frames held
+    if torch.cuda.is_initialized():
+        with suppress(RuntimeError):  # the device may be lost: ``healthy`` ends this process then
+            torch.cuda.empty_cache()
     return failure
 
 

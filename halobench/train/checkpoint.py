@@ -24,14 +24,14 @@ def write(path: Path, state: dict[str, Any]) -> None:
     beside.replace(path)
 
 
-def read(path: Path, fixed: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The state, its tensors on the device.
+def read(path: Path, fixed: dict[str, Any]) -> dict[str, Any]:
+    """The state, its tensors on the CPU: whoever loads them knows which belong on the device.
 
     Raises:
         CheckpointError: there is none, it is none, or it belongs to a run with other settings than ``fixed``.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist: there is nothing to resume") from None
     except Exception as error:  # pickle raises whatever a broken file makes it raise

@@ -72,7 +72,7 @@ class Run:
 
     def restore(self) -> None:
         """Go on from the checkpoint."""
-        state = checkpoint.read(self.settings.checkpoint, self.fixed(), self.device)
+        state = checkpoint.read(self.settings.checkpoint, self.fixed())
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
