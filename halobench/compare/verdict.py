@@ -71,11 +71,16 @@ class Judged:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured of a case on both sides: medians, (base, head) runs, head over base in time and in cycles."""
+    """What was measured of a case on both sides: medians, head over base in time and in cycles.
+
+    ``replicates``, (base, head), counts what the rank test ranks: runs, or the samples within them where there are
+    ``few_runs``.
+    """
 
     base_ms: float
     head_ms: float
-    runs: tuple[int, int]
+    replicates: tuple[int, int]
+    few_runs: bool
     time: Estimate
     cycles: Estimate | None
 
@@ -111,6 +116,9 @@ def without_time(name: str, base: Repeated | None, head: Repeated | None) -> Jud
         return Judged(name, Verdict.FAILED, reason)
     if not head.samples_ms:
         return Judged(name, Verdict.AMBIGUOUS, f"fails in some runs of the base too; {reason}")
+    if not head.at_batch(base.batch):
+        verdict = Verdict.FAILED if head.batch < base.batch else Verdict.NEW
+        return Judged(name, verdict, f"fits at batch {head.batch:g}, before at {base.batch:g}")
     return None
 
 
@@ -123,7 +131,8 @@ def weigh(names: Sequence[str], base: Mapping[str, Repeated], head: Mapping[str,
         name: Evidence(
             float(np.median(base[name].medians_ms)),
             float(np.median(head[name].medians_ms)),
-            (len(base[name].samples_ms), len(head[name].samples_ms)),
+            (replicates(base[name], head[name]), replicates(head[name], base[name])),
+            not enough(base[name], head[name]),
             times[name],
             cycles.get(name),
         )
@@ -136,10 +145,10 @@ def conclude(evidence: Mapping[str, Evidence], settings: Settings) -> list[Judge
     corrected = adjusted([each.time.p for each in evidence.values()])
     judged = []
     for (name, each), q in zip(evidence.items(), corrected, strict=True):
-        threshold, hardest_q = settings.threshold(name), least_p(*each.runs) * len(evidence)
+        threshold, hardest_q = settings.threshold(name), least_p(*each.replicates) * len(evidence)
         between = max(threshold, settings.between_runs_percent / 100)
-        if min(each.runs) < ENOUGH_RUNS:
-            threshold, hardest_q = between, 0.0
+        if each.few_runs:
+            threshold = between
         case = Judged(
             name,
             Verdict.SAME,
@@ -161,7 +170,7 @@ def decide(evidence: Evidence, q: float, least: float, hardest_q: float, between
     """Whether a time changed by more than ``least``, and why not if it looks so.
 
     ``hardest_q`` is the corrected p-value that a case can reach if it alone has changed. Where that is not enough,
-    there are too few runs for so many cases, and a change must exceed ``between``, which two runs may differ by.
+    there are too few replicates for so many cases, and a change must exceed ``between``, which two runs may differ by.
     """
     kinds = [evidence.time] if evidence.cycles is None else [evidence.time, evidence.cycles]
     changed = direction(kinds, least)
@@ -214,6 +223,11 @@ def estimates(
 def enough(base: Repeated, head: Repeated) -> bool:
     """Whether there are runs enough to compare run with run."""
     return min(len(base.samples_ms), len(head.samples_ms)) >= ENOUGH_RUNS
+
+
+def replicates(side: Repeated, other: Repeated) -> int:
+    """What the rank test counts of a side: its runs where both have enough, else their samples."""
+    return len(side.samples_ms) if enough(side, other) else sum(map(len, side.samples_ms))
 
 
 def clock_known(case: Repeated) -> bool:
