@@ -271,6 +271,7 @@ def network_row(model, backend=None, direction="training", rival=None, **changes
         "reason": None,
         "latency": {"median_ms": median, "low_ms": 0.98 * median, "high_ms": 1.03 * median, "host_ms": median / 2},
         "samples_ms": [0.99 * median, median, 1.02 * median],
+        "clock": {"sm_mhz": 1755, "throttled": False, "reasons": []},
         "memory": {"peak_bytes": 3e9 * ratio, "resident_bytes": 16 * parameters},
         "energy_joules": median / 2,
         "throughput": {
@@ -347,5 +348,5 @@ def paired(rival, median, ratio):
 
 def failed_network(status, reason, *arguments, **changes):
     """A row about a network of this status: nothing measured."""
-    nothing = dict.fromkeys(("latency", "memory", "energy_joules", "throughput", "paired", "seconds", "samples_ms"))
-    return network_row(*arguments, **changes, status=status, reason=reason, **nothing)
+    nothing = ("latency", "clock", "memory", "energy_joules", "throughput", "paired", "seconds", "samples_ms")
+    return network_row(*arguments, **changes, status=status, reason=reason, **dict.fromkeys(nothing))
