@@ -256,7 +256,9 @@ def network_row(model, backend=None, direction="training", rival=None, **changes
     parameters = round(1e6 * MILLIONS.get(key, 20.0))
     ratio = {None: 1.0, "sdpa": 2.9, "fused": 1.2}.get(backend, 3.9) / (1.3 if network["compiled"] else 1.0)
     median = 0.06 * network["batch"] * parameters**0.5 / 1e3 * ratio * (network["side"] / 256) ** 2
-    name = "-".join(str(value) for value in network.values())
+    parts = [model, str(network["side"]), f"n{network['batch']}", network["dtype"]]
+    parts += ["compiled"] * network["compiled"]
+    name = "-".join([*parts, *(f"{key}={value}" for key, value in network["overrides"].items())])
     filled = {
         "case": f"training/{backend or 'none'}/{direction}/{name}",
         "suite": "training",
