@@ -238,10 +238,11 @@ def contrast(one, other):
     return (high + 0.05) / (low + 0.05)
 
 
-def test_it_prints(browser, report):
+@pytest.mark.parametrize("name", ["operators", "networks"])
+def test_it_prints(browser, pages, name):
     """On paper there are no controls, nothing is cut off, and the page is white whatever the theme."""
     browser.set_window_size(1050, 900)
-    opened(browser, report)
+    opened(browser, pages[name])
     dark = [{"name": "prefers-color-scheme", "value": "dark"}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": dark})
     script = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
@@ -381,6 +382,13 @@ def test_networks_stand_in_the_table_of_all_cases(browser, pages):
     }
     assert {float(row["over rival"]) for row in found} <= {float(f"{ratio:.4g}") for ratio in wanted}
     assert {row["mode"] for row in found} == {"compiled"}
+
+
+def test_rows_with_a_time_and_nothing_else_make_a_page(tmp_path):
+    bare = {"cost": None, "floor": None, "memory": None, "groups": []}
+    rows = [files.row("sdpa", **bare), files.network_row("halonet_h0", "sdpa", memory=None, throughput=None, groups=[])]
+    path = files.write(tmp_path / "mine.json", rows, gpu=files.H100)
+    assert "data-chart=" not in page(read_all(path)).partition("<main>")[2].partition("</main>")[0]
 
 
 def test_networks_without_a_rival_make_a_page(tmp_path):

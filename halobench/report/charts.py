@@ -50,8 +50,9 @@ def draw(results: Results, every: pd.DataFrame) -> Iterator[Figure]:
         yield by_stage(stages)
     if not measured(rows, "intensity").empty:
         yield roofline(results, measured(rows, "intensity"))
-    if not measured(rows).empty:
-        yield models(measured(rows))
+    checked = checkable(measured(rows))
+    if not checked.empty:
+        yield models(checked)
 
 
 def over_axes(rows: pd.DataFrame) -> Figure:
@@ -193,11 +194,15 @@ def ceilings(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(records, columns=["on", "intensity", "useful_tflops"])
 
 
-def models(rows: pd.DataFrame) -> Figure:
-    """What was measured or executed, over what a closed form says it should be: work, memory, time."""
+def checkable(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows once for each closed form that they have, with what it says (x) and what was measured (y)."""
     parts = [rows.assign(what=what, x=rows[x], y=rows[y]) for what, (x, y) in CHECKED.items()]
     both = pd.concat(parts, ignore_index=True)
-    both = both[(both["x"] > 0) & (both["y"] > 0)]
+    return both[(both["x"] > 0) & (both["y"] > 0)]
+
+
+def models(both: pd.DataFrame) -> Figure:
+    """What was measured or executed, over what the closed forms say."""
     made = choices(both)
     made["what"] = choice("what", "what", list(CHECKED))
     colour, shape = looks(both)

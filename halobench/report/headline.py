@@ -7,7 +7,8 @@ import pandas as pd
 from halobench.figures.bars import with_speedup
 from halobench.figures.networks import MODES
 from halobench.figures.selection import Selection, held, in_group, measured, network_selections, selections
-from halobench.figures.summary import memory, network_lines, share, speedup, time
+from halobench.figures.summary import memory, network_lines, number, share, speedup, time
+from halobench.report.points import STEPS
 from halobench.report.tables import Plain
 from halobench.results import DIRECTIONS, Results
 
@@ -19,7 +20,6 @@ PAIRED = (
     "Medians with their 95 % intervals. The steps of a network and of its rival are taken in turn, at the same batch "
     "and in the same mode; the ratio is the median over these pairs, above one where the rival is faster."
 )
-STEPS = {"training": "training step", "forward": "inference"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def standing(best: pd.DataFrame) -> str:
     for way in DIRECTIONS:
         said = [
             f"{row['model']} takes {row['ratio']:.3g} times as long as {row['rival']} ({row['variant']}, "
-            f"{MODES[bool(row['compiled'])]}, batch {row['batch']:g}, side {row['side']})"
+            f"{MODES[bool(row['compiled'])]}, batch {number(row['batch'])}, side {row['side']})"
             for _, row in measured(best[best["direction"] == way], "ratio").iterrows()
         ]
         if said:

@@ -23,8 +23,7 @@ from halobench.report.chart import (
     metric_choice,
     metric_title,
 )
-from halobench.report.headline import STEPS
-from halobench.report.points import intervals
+from halobench.report.points import STEPS, intervals
 
 
 def draw(rows: pd.DataFrame) -> Iterator[Figure]:

@@ -18,6 +18,8 @@ METRICS = {
 """What a chart may draw, with its label. Latency comes first: it is what charts begin with."""
 SHOWN = ("case", "variant", "status", "interval", "environment")
 """What hovering shows beside the values."""
+STEPS = {"training": "training step", "forward": "inference"}
+"""What a direction is called where whole networks are meant."""
 
 
 def points(results: Results) -> pd.DataFrame:
