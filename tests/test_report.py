@@ -384,6 +384,16 @@ def test_networks_stand_in_the_table_of_all_cases(browser, pages):
     assert {row["mode"] for row in found} == {"compiled"}
 
 
+def test_no_chart_begins_empty_where_two_machines_measured_different_things(browser, tmp_path):
+    networks = [files.network_row("halonet_h0", "sdpa", groups=["grid"], overrides={"block": "8", "halo": "1"})]
+    files.write(tmp_path / "gpu.json", files.campaign(**SMALL), gpu=files.H100)
+    files.write(tmp_path / "cpu.json", [{**row, "device": "cpu"} for row in networks])
+    assert main([str(tmp_path), "-o", str(tmp_path / "report.html")]) == 0
+    _, console = opened(browser, tmp_path / "report.html")
+    assert console == []  # Vega warns of charts without data
+    assert "8" in browser.find_element("css selector", "#grid svg.marks").text
+
+
 def test_rows_with_a_time_and_nothing_else_make_a_page(tmp_path):
     bare = {"cost": None, "floor": None, "memory": None, "groups": []}
     rows = [files.row("sdpa", **bare), files.network_row("halonet_h0", "sdpa", memory=None, throughput=None, groups=[])]

@@ -124,14 +124,15 @@ def listed(rows: pd.DataFrame, column: str) -> list[str]:
 
 
 def choices(rows: pd.DataFrame, *, backend: bool = True) -> dict[str, alt.Parameter]:
-    """The drop-down lists that most charts have: direction, suite, machine and backend. Columns by name."""
-    made = {
-        "direction": choice("direction", "direction", listed(rows, "direction")),
-        "suite": choice(
-            "suite", "suite", listed(rows, "suite"), "operator" if "operator" in set(rows["suite"]) else None
-        ),
-        "on": choice("on", "measured on", listed(rows, "on")),
-    }
+    """The drop-down lists that most charts have: direction, suite, machine and backend. Columns by name.
+
+    They begin with what most rows have in common, of the operator if it has any, so that no chart begins empty.
+    """
+    operator = rows[rows["suite"] == "operator"]
+    columns = {"direction": "direction", "suite": "suite", "on": "measured on"}
+    counts = (rows if operator.empty else operator).groupby(list(columns), as_index=False).size()
+    usual = counts.sort_values("size", ascending=False, kind="stable").iloc[0]
+    made = {name: choice(name, label, listed(rows, name), str(usual[name])) for name, label in columns.items()}
     if backend:
         made["variant"] = choice("backend", "backend", [ALL, *listed(rows, "variant")])
     return made
