@@ -373,6 +373,8 @@ def test_networks_stand_in_the_table_of_all_cases(browser, pages):
     opened(browser, pages["both"])
     script = "return [...document.querySelectorAll('#cases .dt-scroll-head th')].map(head => head.textContent)"
     heads = browser.execute_script(script)
+    first = dict(zip(heads, shown(browser)[0], strict=False))
+    assert (first["suite"], first["network"], first["mode"], first["rival"]) == ("operator", "", "", "")
     type_into(browser, "#cases .dt-scroll-foot input[placeholder*='network']", "halonet_h7_conv")
     wait(lambda: len(shown(browser)) == 6)
     found = [dict(zip(heads, row, strict=False)) for row in shown(browser)]

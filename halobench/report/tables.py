@@ -61,7 +61,7 @@ def cases(rows: pd.DataFrame) -> str:
     for name in shown.columns:
         if shown[name].dtype == float:
             shown[name] = shown[name].map(lambda value: float(f"{value:.{DIGITS}g}"))
-        elif shown[name].dtype == object:
+        elif not pd.api.types.is_numeric_dtype(shown[name]):
             shown[name] = shown[name].fillna("")
     with pd.option_context("display.float_format", lambda value: "" if pd.isna(value) else f"{value:.{DIGITS}g}"):
         return itables.to_html_datatable(
