@@ -15,6 +15,7 @@ class Machine:
     def __init__(self, ms=(1.0,), sample_s=0.001, throttles=()):
         self.ms, self.sample_s, self.throttles = cycle(ms), sample_s, list(throttles)
         self.now, self.bursts, self.pauses = 0.0, [], []
+        self.moves = []  # after how many bursts the call was moved
 
     def monotonic(self):
         return self.now
@@ -41,7 +42,7 @@ class Machine:
 def run(monkeypatch):
     def run(machine, **effort):
         monkeypatch.setattr(latency, "time", machine)
-        return sample(lambda: None, machine, Effort(**effort))
+        return sample(lambda: None, machine, Effort(**effort), lambda: machine.moves.append(len(machine.bursts)))
 
     return run
 
@@ -121,3 +122,42 @@ def test_one_throttled_burst_marks_the_attempt(run):
     samples = run(machine, max_s=0.2)
     assert len(machine.pauses) == 1
     assert samples.throttles == {"power cap"}
+
+
+def test_each_place_gets_as_many_samples_and_a_first_one_that_is_not_kept(run):
+    machine = Machine(NOISY)
+    samples = run(machine, max_s=0.2, places=4)
+    each = len(samples.device_ms) // 4
+    assert each == pytest.approx(0.2 / 4 / 0.001, abs=5)
+    assert machine.moves[0] == 0
+    first = machine.moves[1]
+    assert machine.bursts[0] == 1
+    assert sum(machine.bursts[1:first]) == each
+    assert machine.bursts[first:] == [1, each] * 3
+    assert machine.moves[1:] == [first, first + 2, first + 4]
+    assert 1e6 not in samples.device_ms
+
+
+def test_a_long_call_gets_one_sample_a_place(run):
+    machine = Machine(sample_s=1.0)
+    assert len(run(machine, places=5).device_ms) == 5
+    assert len(machine.moves) == 5
+
+
+def test_a_quiet_call_in_many_places_takes_no_more_samples_than_in_one(run):
+    few, many = (len(run(Machine(), places=places).device_ms) for places in (1, 5))
+    assert many <= few + 2 * LEAST
+
+
+def test_one_throttled_place_repeats_them_all(run):
+    machine = Machine(NOISY, throttles=[set(), set(), {"power cap"}])
+    samples = run(machine, places=2)
+    assert len(machine.pauses) == 1
+    assert len(machine.moves) == 4
+    assert samples.throttles == set()
+
+
+def test_one_place_is_the_one_where_the_call_is(run):
+    machine = Machine()
+    run(machine)
+    assert machine.moves == []

@@ -63,3 +63,20 @@ def test_quick_noise_ignores_rare_outliers():
 def test_quick_noise_agrees_with_the_bootstrap():
     samples = np.random.default_rng(4).normal(10, 0.5, 200).tolist()
     assert quick_noise(samples) == pytest.approx(summarize(samples).noise, rel=0.4)
+
+
+def test_places_that_differ_widen_the_interval():
+    """Many samples tell little where they were taken in few places."""
+    draw = np.random.default_rng(4)
+    offsets = np.array([0.0, 0.01, 0.02, 0.03, 0.04])[:, None]
+    samples = (1 + offsets + draw.normal(scale=0.001, size=(5, 100))).ravel().tolist()
+    alone, together = summarize(samples), summarize(samples, 5)
+    assert alone.median == together.median
+    assert together.high - together.low > 3 * (alone.high - alone.low)
+    assert together.low < 1.015
+    assert together.high > 1.025
+
+
+def test_places_that_agree_leave_it_as_it_is():
+    samples = np.random.default_rng(5).normal(1.0, 0.01, size=500).tolist()
+    assert summarize(samples, 5).noise == pytest.approx(summarize(samples).noise, rel=0.8)

@@ -22,6 +22,7 @@ from halobench.environment import fingerprint
 from halobench.geometry import Geometry
 from halobench.measure import latency
 from halobench.measure.clock import Clock, clock_for
+from halobench.measure.placement import Placement
 from halobench.options import Options
 from halobench.problem import Direction, Problem
 from halobench.workload import bind
@@ -74,7 +75,7 @@ def measured(case: Case, clock: Clock, amount: float | None) -> dict[str, Any]:
     call = delayed(workload.call(case.direction), amount, case.device)
     call()
     clock.synchronize()
-    burst = latency.sample(call, clock, latency.effort_for(case.device))
+    burst = latency.sample(call, clock, latency.effort_for(case.device), Placement(workload).move)
     step = -(-len(burst.device_ms) // KEPT_SAMPLES)
     gc.collect()
     return {

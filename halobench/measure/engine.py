@@ -11,6 +11,7 @@ from halobench import accuracy, backends, cost, counters
 from halobench.case import Case
 from halobench.measure import energy, latency, memory
 from halobench.measure.clock import Burst, Clock
+from halobench.measure.placement import Placement
 from halobench.measure.statistics import summarize
 from halobench.problem import Backend
 from halobench.roofline import Ceilings, floor
@@ -79,12 +80,12 @@ def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Setti
         clock.synchronize()
     with stopwatch.phase("measured"):
         peak = memory.peak_bytes(call, case.device)
-        samples = latency.sample(call, clock, settings.effort)
+        samples = latency.sample(call, clock, settings.effort, Placement(workload).move)
         middle = median(samples.device_ms)
         joules = energy.joules_per_call(call, middle, case.device) if case.energy else None
     return {
         "samples_ms": samples.device_ms,
-        "latency": latency_fields(samples),
+        "latency": latency_fields(samples, settings.effort.places),
         "clock": clock_fields(samples),
         "memory": {"peak_bytes": peak, "closed_form_bytes": needed},
         "energy_joules": joules,
@@ -114,9 +115,12 @@ def verify(backend: Backend, case: Case, workload: Workload, stopwatch: Stopwatc
     return {"errors": outcome.errors, "budgets": outcome.budgets}
 
 
-def latency_fields(samples: Burst) -> Fields:
-    """Median, interval and noise of the device time, the median of the host time, and samples that waited for it."""
-    summary = summarize(samples.device_ms)
+def latency_fields(samples: Burst, places: int = 1) -> Fields:
+    """Median, interval and noise of the device time, the median of the host time, and samples that waited for it.
+
+    ``places`` is in how many places of memory the samples were taken, as many in each, one place after the other.
+    """
+    summary = summarize(samples.device_ms, places)
     return {
         "median_ms": summary.median,
         "low_ms": summary.low,
@@ -125,6 +129,7 @@ def latency_fields(samples: Burst) -> Fields:
         "noise": summary.noise,
         "outliers": summary.outliers,
         "exposed": samples.exposed,
+        "places": places,
     }
 
 

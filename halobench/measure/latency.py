@@ -1,7 +1,9 @@
 """Sampling a call until its median is known: when to stop, and what to do about a throttled GPU."""
 
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,33 +15,67 @@ LEAST = 5  # samples of a call so long that more would take longer than it may
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a call is sampled. The noise target is the relative half-width of the median's 95 % interval."""
+    """How long a call is sampled, all in all, and in how many places of memory.
+
+    The noise target is the relative half-width of the median's 95 % interval.
+    """
 
     min_samples: int = 10
     min_s: float = 0.03
     max_s: float = 0.25
     noise: float = 0.002
     pause_s: float = 1.0
+    least: int = LEAST
+    places: int = 1
+
+    @property
+    def share(self) -> "Effort":
+        """What falls to one of the places."""
+        return replace(
+            self,
+            min_samples=math.ceil(self.min_samples / self.places),
+            min_s=self.min_s / self.places,
+            max_s=self.max_s / self.places,
+            noise=self.noise * math.sqrt(self.places),
+            least=math.ceil(self.least / self.places),
+            places=1,
+        )
 
 
 def effort_for(device: str) -> Effort:
-    """The effort that suits a device: a CPU is noisier."""
-    return Effort() if torch.device(device).type == "cuda" else Effort(max_s=0.45)
+    """The effort that suits a device: a GPU's times depend on where tensors lie, a CPU is noisier."""
+    return Effort(places=5) if torch.device(device).type == "cuda" else Effort(max_s=0.45)
 
 
-def sample(call: Call, clock: Clock, effort: Effort) -> Burst:
+def sample(call: Call, clock: Clock, effort: Effort, move: Callable[[], None]) -> Burst:
     """Samples of the call's duration, repeated once after a pause if the GPU throttled meanwhile.
 
-    All samples of an attempt are kept. A second attempt that throttles too is kept as it is, with the reasons in it.
+    Where the effort asks for several places, ``move`` takes the call to each, and the samples are as many for each,
+    one place after the other. All samples of an attempt are kept. A second attempt that throttles too is kept as it
+    is, with the reasons in it.
     """
-    samples = attempt(call, clock, effort)
+    samples = attempt(call, clock, effort, move)
     if samples.throttles:
         time.sleep(effort.pause_s)
-        samples = attempt(call, clock, effort)
+        samples = attempt(call, clock, effort, move)
     return samples
 
 
-def attempt(call: Call, clock: Clock, effort: Effort) -> Burst:
+def attempt(call: Call, clock: Clock, effort: Effort, move: Callable[[], None]) -> Burst:
+    """Samples of all places; the first decides how many each gets."""
+    if effort.places == 1:
+        return settle(call, clock, effort)
+    move()
+    samples = settle(call, clock, effort.share)
+    count = len(samples.device_ms)
+    for _ in range(effort.places - 1):
+        move()
+        clock.burst(call, 1)  # not kept, as the first one elsewhere
+        samples.extend(clock.burst(call, count))
+    return samples
+
+
+def settle(call: Call, clock: Clock, effort: Effort) -> Burst:
     """Bursts until the noise is below the target, or the time is up."""
     started = time.monotonic()
     samples = clock.burst(call, 1)  # how long a sample takes, its preparation included
@@ -53,8 +89,8 @@ def attempt(call: Call, clock: Clock, effort: Effort) -> Burst:
         if enough and quick_noise(samples.device_ms) <= effort.noise:
             return samples
         room = int((effort.max_s - elapsed) / sample_s)
-        if room < 1 and count >= LEAST:
+        if room < 1 and count >= effort.least:
             return samples
         # A burst is at most a quarter of the time, so that the stopping rule gets to speak.
-        wanted = max(LEAST, min(room, int(effort.max_s / 4 / sample_s), 100))
+        wanted = max(effort.least, min(room, int(effort.max_s / 4 / sample_s), 100))
         samples.extend(clock.burst(call, wanted))

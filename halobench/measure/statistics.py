@@ -23,14 +23,29 @@ class Summary:
         return (self.high - self.low) / (2 * self.median)
 
 
-def summarize(samples: Sequence[float]) -> Summary:
-    """Summarize samples; outliers (beyond 3 interquartile ranges above the upper quartile) are counted, not dropped."""
+def summarize(samples: Sequence[float], places: int = 1) -> Summary:
+    """Summarize samples; outliers (beyond 3 interquartile ranges above the upper quartile) are counted, not dropped.
+
+    Where they were taken in several ``places`` of memory, as many in each, places are resampled, not samples: two of
+    one place have more in common.
+    """
     values = np.asarray(samples, dtype=float)
     median = float(np.median(values))
     low, high = median, median
     if values.min() < values.max():  # identical samples have no interval to resample
+        groups = values.reshape(places if places > 1 else len(values), -1)
+
+        def median_of(chosen: np.ndarray, axis: int) -> np.ndarray:
+            assert axis == -1
+            medians: np.ndarray = np.median(groups[chosen], axis=(-2, -1))
+            return medians
+
         interval = stats.bootstrap(
-            (values,), np.median, n_resamples=999, method="percentile", rng=np.random.default_rng(0)
+            (np.arange(len(groups)),),
+            median_of,
+            n_resamples=999,
+            method="percentile",
+            rng=np.random.default_rng(0),
         ).confidence_interval
         low, high = float(interval.low), float(interval.high)
     lower, upper = np.quantile(values, [0.25, 0.75])

@@ -1,0 +1,36 @@
+"""Where a workload lies in a GPU's memory: its time depends on it, and the next process's lies elsewhere."""
+
+from random import Random
+
+import torch
+from torch import Tensor
+
+from halobench.workload import Workload
+
+SPACERS = 16
+LARGEST_SPACER_BYTES = 5 * 2**20  # the caching allocator packs tensors of up to 10 MiB into segments of 2 and 20 MiB
+
+
+class Placement:
+    """Moves a workload's tensors, and with them what its calls allocate, about in the GPU's memory.
+
+    Blocks of random sizes stay allocated, so that the others have to be fitted around them. Every workload is moved
+    to the same sequence of places, as far as the allocator's view goes; pages are the driver's to choose.
+    """
+
+    def __init__(self, workload: Workload) -> None:
+        self._tensors = (*workload.tensors.values(), workload.cotangent)
+        self._random = Random(0)  # noqa: S311 - places, not secrets
+        self._spacers: list[Tensor] = []
+
+    def move(self) -> None:
+        """Move everything to the next place. Nothing may hold on to the addresses of before."""
+        self._spacers.clear()
+        torch.cuda.empty_cache()
+        device = self._tensors[0].device
+        sizes = [self._random.randrange(1, LARGEST_SPACER_BYTES) for _ in range(2 * SPACERS)]
+        blocks = [torch.empty(size, dtype=torch.uint8, device=device) for size in sizes]
+        self._spacers = blocks[::2]  # the others are freed, and leave gaps
+        del blocks
+        for tensor in self._tensors:
+            tensor.data = tensor.data.clone()
