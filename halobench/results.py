@@ -99,6 +99,11 @@ class Results:
     headers: dict[str, Header]
     samples_ms: dict[tuple[str, str], tuple[float, ...]]
 
+    @property
+    def by_age(self) -> list[str]:
+        """The files, the oldest first."""
+        return sorted(self.headers, key=lambda file: (self.headers[file].datetime or "", file))
+
 
 @dataclass(frozen=True)
 class Document:

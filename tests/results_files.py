@@ -256,7 +256,9 @@ def network_row(model, backend=None, direction="training", rival=None, **changes
     parameters = round(1e6 * MILLIONS.get(key, 20.0))
     ratio = {None: 1.0, "sdpa": 2.9, "fused": 1.2}.get(backend, 3.9) / (1.3 if network["compiled"] else 1.0)
     median = 0.06 * network["batch"] * parameters**0.5 / 1e3 * ratio * (network["side"] / 256) ** 2
-    name = "-".join(str(value) for value in network.values())
+    parts = [model, str(network["side"]), f"n{network['batch']}", network["dtype"]]
+    parts += ["compiled"] * network["compiled"]
+    name = "-".join([*parts, *(f"{key}={value}" for key, value in network["overrides"].items())])
     filled = {
         "case": f"training/{backend or 'none'}/{direction}/{name}",
         "suite": "training",
@@ -271,6 +273,7 @@ def network_row(model, backend=None, direction="training", rival=None, **changes
         "reason": None,
         "latency": {"median_ms": median, "low_ms": 0.98 * median, "high_ms": 1.03 * median, "host_ms": median / 2},
         "samples_ms": [0.99 * median, median, 1.02 * median],
+        "clock": {"sm_mhz": 1755, "throttled": False, "reasons": []},
         "memory": {"peak_bytes": 3e9 * ratio, "resident_bytes": 16 * parameters},
         "energy_joules": median / 2,
         "throughput": {
@@ -347,5 +350,5 @@ def paired(rival, median, ratio):
 
 def failed_network(status, reason, *arguments, **changes):
     """A row about a network of this status: nothing measured."""
-    nothing = dict.fromkeys(("latency", "memory", "energy_joules", "throughput", "paired", "seconds", "samples_ms"))
-    return network_row(*arguments, **changes, status=status, reason=reason, **nothing)
+    nothing = ("latency", "clock", "memory", "energy_joules", "throughput", "paired", "seconds", "samples_ms")
+    return network_row(*arguments, **changes, status=status, reason=reason, **dict.fromkeys(nothing))

@@ -86,7 +86,8 @@ def repository(tmp_path):
 @pytest.fixture
 def environment(tmp_path, monkeypatch):
     """Where the suites of the repositories find what they write, and nothing of the user's own options."""
-    rows = [{**results_files.row("sdpa", "forward"), "case": name} for name in CASES]
+    kinds = (results_files.network_row("halonet_h0", "sdpa"), results_files.row("sdpa", "forward"))
+    rows = [{**row, "case": name} for name, row in zip(CASES, kinds, strict=True)]
     document = results_files.document(rows, gpu=results_files.H100)
     for each, name in zip(document["benchmarks"], CASES, strict=True):
         each["fullname"] = f"suites/test_fake.py::test_{name}"

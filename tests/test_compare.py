@@ -21,6 +21,7 @@ from halobench.results import ResultsError
 from tests import results_files
 
 SLOW = "operator/sdpa/forward"
+SLOW_NETWORK = "training/sdpa/training"
 NOISE = 0.002
 
 
@@ -30,15 +31,30 @@ def _nowhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def rows(seed, *, factor=1.0, mhz=1980.0, change=None):
-    """The rows of a run; the times of ``SLOW`` are longer by a factor, and every process is a little off."""
+def operators():
+    return [results_files.row(backend, way) for backend in ("sdpa", "flex") for way in ("forward", "training")]
+
+
+def networks():
+    rows = [results_files.network_row("efficientnet_b0")]
+    return [
+        *rows,
+        *[results_files.network_row("halonet_h0", each, rival="efficientnet_b0") for each in ("sdpa", "fused")],
+    ]
+
+
+def mixed():
+    return [*operators(), *networks()]
+
+
+def rows(seed, *, made=operators, slow=SLOW, factor=1.0, samples=30, mhz=1980.0, change=None):
+    """The rows of a run; the times of ``slow`` are longer by a factor, and every process is a little off."""
     source = random.Random(seed)
-    made = [results_files.row(backend, way) for backend in ("sdpa", "flex") for way in ("forward", "training")]
-    made = copy.deepcopy(made)
+    made = copy.deepcopy(made())
     for row in made:
         middle = row["latency"]["median_ms"] * 10 * source.gauss(1, NOISE)
-        middle *= factor if row["case"].startswith(SLOW) else 1.0
-        row["samples_ms"] = [middle * source.gauss(1, NOISE) for _ in range(30)]
+        middle *= factor if row["case"].startswith(slow) else 1.0
+        row["samples_ms"] = [middle * source.gauss(1, NOISE) for _ in range(samples)]
         row["clock"]["sm_mhz"] = mhz
         if change:
             change(row)
@@ -179,6 +195,71 @@ def test_memory_may_grow_by_its_tolerance(tmp_path, share, grown):
     assert [case.regressed for case in found] == [grown] * len(found)
 
 
+@pytest.mark.parametrize(("made", "count"), [(networks, 3), (mixed, 7)])
+@pytest.mark.parametrize(("factor", "verdict"), [(1.03, Verdict.SLOWER), (0.97, Verdict.FASTER), (1.0, Verdict.SAME)])
+def test_networks_are_cases_like_any_other(tmp_path, made, count, factor, verdict):
+    found = judged(tmp_path, head={"factor": factor}, made=made, slow=SLOW_NETWORK)
+    assert len(found) == count
+    assert case_of(found, SLOW_NETWORK).verdict is verdict
+    assert case_of(found, SLOW_NETWORK).cycles is not None
+    assert all(case.verdict is Verdict.SAME for case in found if not case.case.startswith(SLOW_NETWORK))
+
+
+def test_memory_and_failures_of_networks_are_regressions(tmp_path):
+    def larger():
+        rows = networks()
+        rows[0]["memory"]["peak_bytes"] *= 1.01
+        failed = results_files.failed_network("OOM", "no room", "halonet_h0", "sdpa", rival="efficientnet_b0")
+        return [rows[0], failed, rows[2]]
+
+    base = results_files.write(tmp_path / "base.json", networks(), gpu=results_files.H100)
+    head = results_files.write(tmp_path / "head.json", larger(), gpu=results_files.H100)
+    rival, lost, same = compare(sides.load(base), sides.load(head), Settings()).cases
+    assert rival.grown == ("peak_bytes 3000000000 -> 3030000000 (+1.0%)",)
+    assert (lost.verdict, lost.reason) == (Verdict.FAILED, "OOM: no room")
+    assert [case.regressed for case in (rival, lost, same)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict", "reason"),
+    [
+        ([128] * 4, [64] * 4, Verdict.FAILED, "fits at batch 64, before at 128"),
+        ([64] * 4, [128] * 4, Verdict.NEW, "fits at batch 128, before at 64"),
+        ([64] * 4, [64] * 4, Verdict.SAME, ""),
+        ([128] * 4, [128, 64, 128, 128], Verdict.FAILED, "OOM: fits at batch 128 in one run and at 64 in another"),
+        ([128] * 4, [None] * 4, Verdict.SAME, ""),
+    ],
+)
+def test_steps_at_two_batches_are_not_compared_in_time(tmp_path, before, after, verdict, reason):
+    """The same step, halved because it no longer fits, would look twice as fast."""
+    for name, batches in (("base", before), ("head", after)):
+        (tmp_path / name).mkdir()
+        for number, batch in enumerate(batches):
+            made = rows(f"{name} {number}", made=networks)
+            made[1]["throughput"]["batch"] = batch
+            if batch == 64:
+                made[1]["samples_ms"] = [sample / 2 for sample in made[1]["samples_ms"]]
+                made[1]["memory"]["peak_bytes"] /= 2
+            results_files.write(tmp_path / name / f"{number}.json", made, gpu=results_files.H100)
+    base, head = (sides.load(tmp_path / name) for name in ("base", "head"))
+    case = case_of(judge(base.cases, head.cases, Settings()), SLOW_NETWORK)
+    assert (case.verdict, case.reason) == (verdict, reason)
+    assert case.shrunk == ()
+
+
+def test_a_few_samples_find_what_two_processes_do_not_differ_in(tmp_path):
+    """Long steps have five samples: no rank test over them is significant among many cases."""
+
+    def many():
+        return [results_files.network_row("halonet_h0", f"backend{number}") for number in range(20)]
+
+    for name, factor in (("base", 1.0), ("head", 1.3)):
+        made = rows(name, made=many, slow="training/backend7", factor=factor, samples=5)
+        results_files.write(tmp_path / f"{name}.json", made, gpu=results_files.H100)
+    found = compare(*(sides.load(tmp_path / name) for name in ("base.json", "head.json")), Settings())
+    assert [case.case for case in found.cases if case.regressed] == [case_of(found.cases, "training/backend7/").case]
+
+
 def test_one_more_flop_is_a_regression_and_one_less_is_not(tmp_path):
     def change(row):
         row["cost"]["executed_flops"] += 1e-3 * row["cost"]["executed_flops"] * (1 if "flex" in row["case"] else -1)
@@ -229,25 +310,32 @@ def test_what_matters_comes_first():
     ]  # fmt: skip
 
 
-def test_the_command_says_and_writes_what_it_found(tmp_path, capsys):
-    base, head = folder(tmp_path, "base", 1), folder(tmp_path, "head", 2, factor=1.05)
+@pytest.mark.parametrize(("made", "slow"), [(operators, SLOW), (networks, SLOW_NETWORK)])
+def test_the_command_says_and_writes_what_it_found(tmp_path, capsys, made, slow):
+    same = {"made": made, "slow": slow}
+    base, head = folder(tmp_path, "base", 1, **same), folder(tmp_path, "head", 2, **same, factor=1.05)
+    others = len(made()) - 1
     arguments = [str(base), str(head), "--json", "out.json", "--markdown", "out.md"]
     assert main(arguments) == Exit.REGRESSION
     said = capsys.readouterr().out
-    assert "1 regression (1 SLOWER, 3 SAME)" in said
-    assert re.search(r"sdpa/forward\S* +SLOWER .*\+[45]\.\d%", said)
+    assert f"1 regression (1 SLOWER, {others} SAME)" in said
+    assert re.search(rf"{slow}\S* +SLOWER .*\+[45]\.\d%", said)
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["status"] == "regression"
-    assert [case["regressed"] for case in written["cases"]] == [True, False, False, False]
+    assert [case["regressed"] for case in written["cases"]] == [True] + [False] * others
     assert "SLOWER" in (tmp_path / "out.md").read_text()
     assert main([*arguments[:2], "--threshold", "10%"]) == Exit.FINE
     assert main([str(head), str(base)]) == Exit.FINE  # faster is no regression
 
 
-def test_thresholds_come_from_pyproject(tmp_path):
-    base, head = folder(tmp_path, "base", 1), folder(tmp_path, "head", 2, factor=1.05)
-    (tmp_path / "pyproject.toml").write_text('[tool.halobench.compare.cases]\n"operator/sdpa/*" = 20\n')
-    assert main([str(base), str(head)]) == Exit.FINE
+@pytest.mark.parametrize(("made", "slow"), [(operators, SLOW), (networks, SLOW_NETWORK)])
+@pytest.mark.parametrize("setting", ['cases = {{ "{}*" = 20 }}', 'advisory = ["{}*"]', "gated_from_us = 1e9"])
+def test_thresholds_come_from_pyproject(tmp_path, made, slow, setting):
+    base, head = (folder(tmp_path, *of, made=made, slow=slow) for of in (("base", 1), ("head", 2)))
+    slower = folder(tmp_path, "slower", 3, made=made, slow=slow, factor=1.05)
+    assert [main([str(base), str(each)]) for each in (head, slower)] == [Exit.FINE, Exit.REGRESSION]
+    (tmp_path / "pyproject.toml").write_text(f"[tool.halobench.compare]\n{setting.format(slow)}\n")
+    assert main([str(base), str(slower)]) == Exit.FINE
 
 
 @pytest.mark.parametrize(
@@ -267,10 +355,11 @@ def test_a_bad_setting_is_refused_by_name(tmp_path, content, message):
         settings.load(path)
 
 
-def test_another_machine_is_refused_with_the_differences_unless_asked_for(tmp_path, capsys):
+@pytest.mark.parametrize("made", [operators, networks])
+def test_another_machine_is_refused_with_the_differences_unless_asked_for(tmp_path, capsys, made):
     base, head = tmp_path / "base.json", tmp_path / "head.json"
-    results_files.write(base, rows(1), gpu=results_files.H100)
-    results_files.write(head, rows(2), gpu={**results_files.H100, "driver": "600"}, tier="smoke")
+    results_files.write(base, rows(1, made=made), gpu=results_files.H100)
+    results_files.write(head, rows(2, made=made), gpu={**results_files.H100, "driver": "600"}, tier="smoke")
     assert main([str(base), str(head)]) == Exit.UNUSABLE
     said = capsys.readouterr().err
     assert said.count("\n") == 1

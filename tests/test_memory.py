@@ -76,6 +76,19 @@ def test_garbage_of_earlier_calls_does_not_lower_the_peak(device):
             gc.enable()
 
 
+def test_what_replaces_a_block_of_the_call_before_does_not_count(device):
+    """As the gradients of a training step replace those of the step before."""
+    kept = []
+
+    def call():
+        kept.clear()
+        kept.append(megabytes(8))
+
+    with torch.device(device):
+        call()
+        assert peak_bytes(call, device) == 0
+
+
 def peak(name, problem, direction="forward"):
     return peak_bytes(bind(backends.load(name), problem, "cpu").call(direction), "cpu")
 

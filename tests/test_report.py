@@ -90,22 +90,38 @@ def choose(browser, chart, label, value):
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """The page of one run."""
+def pages(tmp_path_factory):
+    """The pages of runs of operators alone, of networks alone, and of both in one file."""
     folder = tmp_path_factory.mktemp("report")
-    files.write(folder / "mine.json", files.campaign(**SMALL), gpu=files.H100)
-    assert main([str(folder), "-o", str(folder / "report.html")]) == 0
-    return folder / "report.html"
+    operators, networks = files.campaign(**SMALL), files.network_campaign()
+    for name, rows in {"operators": operators, "networks": networks, "both": [*operators, *networks]}.items():
+        (folder / name).mkdir()
+        files.write(folder / name / "mine.json", rows, gpu=files.H100)
+        assert main([str(folder / name), "-o", str(folder / f"{name}.html")]) == 0
+    return {path.stem: path for path in folder.glob("*.html")}
 
 
-def test_it_opens_from_a_file_without_an_error_or_a_request(browser, report):
-    sent, console = opened(browser, report)
+@pytest.fixture(scope="module")
+def report(pages):
+    """The page of operators."""
+    return pages["operators"]
+
+
+OF_OPERATORS = {"axes", "reference", "grid", "stages", "roofline", "models"}
+OF_NETWORKS = {"rivals", "networks", "grid"}
+
+
+@pytest.mark.parametrize(
+    ("name", "figures"),
+    [("operators", OF_OPERATORS), ("networks", OF_NETWORKS), ("both", OF_OPERATORS | OF_NETWORKS)],
+)
+def test_it_opens_from_a_file_without_an_error_or_a_request(browser, pages, name, figures):
+    sent, console = opened(browser, pages[name])
     assert console == []
     assert {url.partition(":")[0] for url in sent} <= {"file", "blob", "data"}
-    assert [url for url in sent if url.startswith("file:")] == [report.as_uri()]
-    assert {element.get_attribute("id") for element in browser.find_elements("css selector", "section.figure")} == {
-        "axes", "reference", "grid", "stages", "roofline", "models"
-    }  # fmt: skip
+    assert [url for url in sent if url.startswith("file:")] == [pages[name].as_uri()]
+    sections = browser.find_elements("css selector", "section.figure")
+    assert {element.get_attribute("id") for element in sections} == figures
 
 
 def test_the_content_security_policy_keeps_requests_in(browser, report):
@@ -166,9 +182,10 @@ def test_hovering_shows_case_interval_and_environment(browser, report):
     assert "torch 2.14.1, commit 0123456+dirty, tier full, mine.json" in said
 
 
-def test_it_is_accessible(browser, report):
+@pytest.mark.parametrize("name", ["operators", "networks"])
+def test_it_is_accessible(browser, pages, name):
     """A language, one main heading, a text for each chart, a label for each control, heads for each table's columns."""
-    opened(browser, report)
+    opened(browser, pages[name])
     find = browser.find_elements
     assert browser.find_element("css selector", "html").get_attribute("lang") == "en"
     assert len(find("css selector", "h1")) == 1
@@ -184,24 +201,29 @@ def test_it_is_accessible(browser, report):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_is_legible_in_both_themes(browser, report, theme):
+@pytest.mark.parametrize(("name", "chart"), [("operators", "axes"), ("networks", "rivals"), ("networks", "networks")])
+def test_text_is_legible_in_both_themes(browser, pages, name, chart, theme):
     """WCAG 2 AA: a contrast of at least 4.5 between text and page, of the table and of the charts too."""
     features = [{"name": "prefers-color-scheme", "value": theme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    opened(browser, report)
-    for selector in ("body", "a", "caption", "#cases td", "#cases th", "#cases .dt-info", "#axes svg.marks text"):
-        ink, paper = browser.execute_script(COLOURS, selector)
-        assert contrast(ink, paper) >= 4.5, (selector, ink, paper)
-        assert (luminance(paper) > 0.5) == (theme == "light")
+    opened(browser, pages[name])
+    for selector in ("body", "a", "caption", "#cases td", "#cases th", "#cases .dt-info", f"#{chart} svg.marks text"):
+        found = browser.execute_script(COLOURS, selector)
+        assert found, selector
+        for ink, paper in found:
+            assert contrast(ink, paper) >= 4.5, (selector, ink, paper)
+            assert (luminance(paper) > 0.5) == (theme == "light")
 
 
 COLOURS = """
-const element = document.querySelector(arguments[0]), style = getComputedStyle(element);
-const ink = element instanceof SVGElement ? style.fill : style.color;
-for (let behind = element; behind; behind = behind.parentElement) {
-  const paper = getComputedStyle(behind).backgroundColor;
-  if (!/, 0\\)$/.test(paper)) return [ink, paper];
-}"""
+const seen = [...document.querySelectorAll(arguments[0])].filter(element => element.checkVisibility());
+return seen.map(element => {
+  const style = getComputedStyle(element), ink = element instanceof SVGElement ? style.fill : style.color;
+  for (let behind = element; behind; behind = behind.parentElement) {
+    const paper = getComputedStyle(behind).backgroundColor;
+    if (!/, 0\\)$/.test(paper)) return [ink, paper];
+  }
+})"""
 
 
 def luminance(colour):
@@ -216,10 +238,11 @@ def contrast(one, other):
     return (high + 0.05) / (low + 0.05)
 
 
-def test_it_prints(browser, report):
+@pytest.mark.parametrize("name", ["operators", "networks"])
+def test_it_prints(browser, pages, name):
     """On paper there are no controls, nothing is cut off, and the page is white whatever the theme."""
     browser.set_window_size(1050, 900)
-    opened(browser, report)
+    opened(browser, pages[name])
     dark = [{"name": "prefers-color-scheme", "value": "dark"}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": dark})
     script = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
@@ -239,6 +262,10 @@ def hostile():
     rows = [*files.campaign(**SMALL), files.failed("CRASHED", HOSTILE, "sdpa", height=256)]
     rows.append(files.row("sdpa", suite=HOSTILE, label=HOSTILE))
     rows.append(files.row(HOSTILE, label=HOSTILE, groups=["side", "block", "halo", "stages"]))
+    groups = [HOSTILE, "pairs", "side", "grid"]
+    networks = [(HOSTILE, HOSTILE, "training", HOSTILE), (HOSTILE, None, "forward", None)]
+    rows += [files.network_row(*network, label=HOSTILE, suite=HOSTILE, groups=groups) for network in networks]
+    rows.append(files.failed_network("CRASHED", HOSTILE, HOSTILE, HOSTILE, rival=HOSTILE, side=99, groups=groups))
     return rows
 
 
@@ -265,27 +292,125 @@ def test_no_name_stands_in_the_page_unescaped(tmp_path):
 
 
 def test_two_runs_are_compared_and_more_have_a_history(browser, tmp_path):
-    slower = [files.row("sdpa"), files.row("conv")]
-    for name in ("median_ms", "low_ms", "high_ms"):
-        slower[0]["latency"][name] *= 2
+    def rows():
+        return [files.row("sdpa"), files.row("conv"), files.network_row("halonet_h0", "fused")]
+
+    slower = [*rows(), files.network_row("halonet_h1", "fused")]
+    for row in slower[0], slower[2]:
+        for name in ("median_ms", "low_ms", "high_ms"):
+            row["latency"][name] *= 2
+    halved = files.network_row("halonet_h1", "fused")
+    halved["throughput"]["batch"] = 64
     paths = [tmp_path / f"{number}.json" for number in range(3)]
     for number, path in enumerate(paths):
-        rows = slower if number == 1 else [files.row("sdpa"), files.row("conv")]
-        files.write(path, rows, gpu=files.H100, datetime=f"2026-11-2{number}T10:00:00", commit=f"{number}" * 40)
+        files.write(
+            path,
+            slower if number == 1 else [*rows(), halved],
+            gpu=files.H100,
+            datetime=f"2026-11-2{number}T10:00:00",
+            commit=f"{number}" * 40,
+        )
     output = tmp_path / "out.html"
     assert main([*map(str, paths[:2]), "-o", str(output)]) == 0
     opened(browser, output)
     ratios = [float(re.search(r"newer / older: ([\d.]+)", label)[1]) for label in marks(browser, "versus") if label]
-    assert sorted(ratios) == pytest.approx([1, 2])
+    assert sorted(ratios) == pytest.approx([1, 2, 2])  # what did not fit at its batch any more is another step
     assert main([*map(str, paths), "-o", str(output)]) == 0
     opened(browser, output)
-    assert len(marks(browser, "history")) == 6
+    choose(browser, "history", "task", "training: halonet_h0-256-n128-bfloat16")
+    choose(browser, "history", "direction", "training")
+    wait(lambda: len(marks(browser, "history")) == 3)
+    choose(browser, "history", "task", history_of("sdpa"))
+    choose(browser, "history", "direction", "forward")
+    wait(lambda: len(marks(browser, "history")) == 6)
     choose(browser, "history", "backend", "sdpa")
     wait(lambda: len(marks(browser, "history")) == 3)
 
 
-def test_results_without_a_time_make_a_page(tmp_path):
-    path = files.write(tmp_path / "mine.json", [files.failed("OOM", "too large", "sdpa")])
+def history_of(backend):
+    """How the history calls the task of a row."""
+    suite, _, _, task = files.row(backend)["case"].split("/", 3)
+    return f"{suite}: {task}"
+
+
+def test_networks_stand_beside_their_rivals(browser, pages):
+    opened(browser, pages["networks"])
+    rows = [row for row in files.network_campaign() if row["status"] == "OK" and row["groups"] == ["pairs"]]
+    (best,) = [row for row in rows if row["case"] == "training/fused/training/halonet_h1-306-n128-bfloat16-compiled"]
+    said = (
+        f"halonet_h1 takes {best['paired']['ratio']:.3g} times as long as efficientnet_b1 (fused, compiled, batch 128"
+    )
+    assert said in browser.find_element("css selector", "#headline").text
+    beside = [label for label in marks(browser, "rivals") if "over the rival" in label]
+    assert len(beside) == len([row for row in rows if row["rival"]])
+    assert "strided_gather: OOM" in browser.find_element("css selector", "#rivals svg.marks").text
+    choose(browser, "rivals", "comparison", "hybrids, training step")
+    wait(lambda: {float(found[1]) for found in map(PUBLISHED.search, marks(browser, "rivals")) if found} == {
+        1.9, 1.4, 1.0, 0.5
+    })  # fmt: skip
+    choose(browser, "rivals", "backend", "fused")
+    wait(lambda: not any("sdpa" in label for label in marks(browser, "rivals")))
+
+
+PUBLISHED = re.compile(r"published: ([\d.]+)")
+
+
+def test_networks_are_drawn_over_their_size(browser, pages):
+    opened(browser, pages["networks"])
+    title = "images a second, training step, eager, over parameters (millions)"
+    assert title in browser.find_element("css selector", "#networks svg.marks").text
+    rows = [row for row in files.pair_rows() if row["status"] == "OK" and row["direction"] == "training"]
+    wanted = [row["throughput"]["images_per_s"] for row in rows if not row["network"]["compiled"]]
+    drawn = [float(re.search(r"value: ([\d.]+)", label)[1]) for label in marks(browser, "networks")]
+    assert sorted(drawn) == pytest.approx(sorted(wanted), rel=1e-6)
+    choose(browser, "networks", "view", "training step, eager, over image side (pixels)")
+    wait(lambda: len(marks(browser, "networks")) == 9)
+    choose(browser, "networks", "metric", "peak memory (MiB)")
+    wait(lambda: "peak memory (MiB)" in browser.find_element("css selector", "#networks svg.marks").text)
+
+
+def test_networks_stand_in_the_table_of_all_cases(browser, pages):
+    opened(browser, pages["both"])
+    script = "return [...document.querySelectorAll('#cases .dt-scroll-head th')].map(head => head.textContent)"
+    heads = browser.execute_script(script)
+    first = dict(zip(heads, shown(browser)[0], strict=False))
+    assert (first["suite"], first["network"], first["mode"], first["rival"]) == ("operator", "", "", "")
+    type_into(browser, "#cases .dt-scroll-foot input[placeholder*='network']", "halonet_h7_conv")
+    wait(lambda: len(shown(browser)) == 6)
+    found = [dict(zip(heads, row, strict=False)) for row in shown(browser)]
+    assert {row["rival"] for row in found} == {"efficientnet_b7"}
+    wanted = {
+        row["paired"]["ratio"] for row in files.table_rows() if "_conv" in row["network"]["model"] and row["paired"]
+    }
+    assert {float(row["over rival"]) for row in found} <= {float(f"{ratio:.4g}") for ratio in wanted}
+    assert {row["mode"] for row in found} == {"compiled"}
+
+
+def test_no_chart_begins_empty_where_two_machines_measured_different_things(browser, tmp_path):
+    networks = [files.network_row("halonet_h0", "sdpa", groups=["grid"], overrides={"block": "8", "halo": "1"})]
+    files.write(tmp_path / "gpu.json", files.campaign(**SMALL), gpu=files.H100)
+    files.write(tmp_path / "cpu.json", [{**row, "device": "cpu"} for row in networks])
+    assert main([str(tmp_path), "-o", str(tmp_path / "report.html")]) == 0
+    _, console = opened(browser, tmp_path / "report.html")
+    assert console == []  # Vega warns of charts without data
+    assert "8" in browser.find_element("css selector", "#grid svg.marks").text
+
+
+def test_rows_with_a_time_and_nothing_else_make_a_page(tmp_path):
+    bare = {"cost": None, "floor": None, "memory": None, "groups": []}
+    rows = [files.row("sdpa", **bare), files.network_row("halonet_h0", "sdpa", memory=None, throughput=None, groups=[])]
+    path = files.write(tmp_path / "mine.json", rows, gpu=files.H100)
+    assert "data-chart=" not in page(read_all(path)).partition("<main>")[2].partition("</main>")[0]
+
+
+def test_networks_without_a_rival_make_a_page(tmp_path):
+    path = files.write(tmp_path / "mine.json", [files.network_row("halonet_h0", "sdpa")], gpu=files.H100)
+    assert "no network was measured in turn with a rival" in page(read_all(path))
+
+
+@pytest.mark.parametrize("failed", [files.failed, files.failed_network])
+def test_results_without_a_time_make_a_page(tmp_path, failed):
+    path = files.write(tmp_path / "mine.json", [failed("OOM", "too large", "sdpa")])
     made = page(read_all(path))
     assert "too large" in made
     assert "data-chart=" not in made.partition("<main>")[2].partition("</main>")[0]

@@ -20,7 +20,10 @@ from halobench.results import ResultsError
 
 NAME = "halobench.ab"
 INTERRUPTED = 130
-INSTRUMENTS = ("halobench/measure", "halobench/roofline.py", "halobench/workload.py", "suites")
+INSTRUMENTS = (
+    "halobench/measure", "halobench/roofline.py", "halobench/workload.py", "halobench/train/step.py",
+    "halobench/train/workload.py", "suites",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

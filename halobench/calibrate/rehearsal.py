@@ -12,9 +12,10 @@ from typing import Any
 
 from halobench.ab.protocol import CONFIRMATION_ROUNDS, SCREENING_ROUNDS, Stage, suspects
 from halobench.calibrate.campaign import PLAIN, Campaign
+from halobench.compare.evidence import Evidence, weigh
 from halobench.compare.settings import Settings
 from halobench.compare.sides import Repeated
-from halobench.compare.verdict import Evidence, Judged, Verdict, conclude, weigh
+from halobench.compare.verdict import Judged, Verdict, conclude
 
 RUNS = CONFIRMATION_ROUNDS
 Json = dict[str, Any]

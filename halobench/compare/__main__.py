@@ -8,10 +8,11 @@ from pathlib import Path
 
 from halobench import terminal
 from halobench.compare import render, settings, sides
+from halobench.compare.evidence import ENOUGH_RUNS
 from halobench.compare.outcome import Outcome
 from halobench.compare.settings import Settings
 from halobench.compare.sides import Side
-from halobench.compare.verdict import ENOUGH_RUNS, judge
+from halobench.compare.verdict import judge
 from halobench.results import ResultsError
 
 NAME = "halobench.compare"

@@ -18,12 +18,16 @@ EXACT = ("peak_bytes", "executed_flops", "fvcore_flops", "torch_flops")
 
 @dataclass
 class Repeated:
-    """A case over the runs of one side, in their order. ``cycles`` is median time x SM clock, where it was read."""
+    """A case over the runs of one side, in their order. ``cycles`` is median time x SM clock, where it was read.
+
+    ``batch`` is the one that was measured: a network's may be smaller than what was asked for.
+    """
 
     samples_ms: list[tuple[float, ...]] = field(default_factory=list)
     cycles: list[float] = field(default_factory=list)
     exact: dict[str, list[float]] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
+    batch: float | None = None
 
     @property
     def medians_ms(self) -> list[float]:
@@ -35,18 +39,27 @@ class Repeated:
         known = self.exact.get(name)
         return median(known) if known else None
 
+    def at_batch(self, batch: float | None) -> bool:
+        """Whether it was measured at this batch, as far as that is known."""
+        return batch is None or self.batch in (None, batch)
+
     def add(self, row: dict[str, Any], samples: tuple[float, ...] | None) -> None:
-        """Add the case's row of one more run."""
+        """Add the case's row of one more run, of an operator, a layer or a network."""
         if row["status"] != OK:
             self.failures.append((row["status"], row["reason"] or ""))
             return
         if samples is None:
             raise ResultsError(f"{row['file']}: case {row['case']!r} is OK and has no samples")
+        batch = None if pd.isna(row["batch"]) else row["batch"]
+        if not self.at_batch(batch):
+            self.failures.append(("OOM", f"fits at batch {self.batch:g} in one run and at {batch:g} in another"))
+            return
+        self.batch = batch or self.batch
         self.samples_ms.append(samples)
         if not pd.isna(row["sm_mhz"]) and row["sm_mhz"] > 0:
             self.cycles.append(median(samples) * row["sm_mhz"] * 1e3)
         for name in EXACT:
-            if not pd.isna(row[name]):
+            if not pd.isna(row.get(name)):  # networks have no FLOPs
                 self.exact.setdefault(name, []).append(row[name])
 
 
@@ -82,7 +95,7 @@ def load(path: Path) -> Side:
     refuse_copies(path, runs)
     cases: dict[str, Repeated] = {}
     for run in runs:
-        for row in run.table.to_dict("records"):
+        for row in (*run.table.to_dict("records"), *run.networks.to_dict("records")):
             key = (str(row["file"]), str(row["case"]))
             cases.setdefault(key[1], Repeated()).add({str(k): v for k, v in row.items()}, run.samples_ms.get(key))
     return Side(str(path), headers, cases)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 SIGNIFICANCE = 0.01  # corrected, it bounds the share of whole runs with a false alarm where nothing has changed
 CONFIDENCE = 0.95
@@ -60,4 +60,4 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
 
 def least_p(base: int, head: int) -> float:
     """The smallest p-value that the rank test can give with so many repetitions: 2 over all ways to deal the ranks."""
-    return float(2 / stats.binom.pmf(base, base + head, 0.5) / 2 ** (base + head)) if base and head else 1.0
+    return float(2 / special.comb(base + head, base)) if base and head else 1.0

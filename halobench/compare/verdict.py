@@ -1,18 +1,14 @@
 """A verdict a case, and what they mean together."""
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-import numpy as np
-
+from halobench.compare.evidence import Evidence, weigh
 from halobench.compare.settings import Settings
 from halobench.compare.sides import EXACT, Repeated
-from halobench.compare.statistics import SIGNIFICANCE, Estimate, adjusted, estimate, least_p
+from halobench.compare.statistics import SIGNIFICANCE, Estimate, adjusted, least_p
 
-ENOUGH_RUNS = 4
-"""With fewer runs on either side an interval over runs means nothing: the samples within them must do."""
 BROKEN = ("INCORRECT", "TIMEOUT", "CRASHED")
 """Failures that are wrong wherever they appear; the others say what a case needs."""
 
@@ -69,17 +65,6 @@ class Judged:
         return self.verdict is Verdict.FAILED or bool(self.grown)
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What was measured of a case on both sides: medians, (base, head) runs, head over base in time and in cycles."""
-
-    base_ms: float
-    head_ms: float
-    runs: tuple[int, int]
-    time: Estimate
-    cycles: Estimate | None
-
-
 def judge(base: Mapping[str, Repeated], head: Mapping[str, Repeated], settings: Settings) -> list[Judged]:
     """The verdicts of all cases of two sides, those of the base first."""
     names = list(dict.fromkeys([*base, *head]))
@@ -111,24 +96,15 @@ def without_time(name: str, base: Repeated | None, head: Repeated | None) -> Jud
         return Judged(name, Verdict.FAILED, reason)
     if not head.samples_ms:
         return Judged(name, Verdict.AMBIGUOUS, f"fails in some runs of the base too; {reason}")
-    return None
+    return refitted(name, base.batch, head.batch)
 
 
-def weigh(names: Sequence[str], base: Mapping[str, Repeated], head: Mapping[str, Repeated]) -> dict[str, Evidence]:
-    """The statistics of the cases that both sides measured."""
-    times = estimates(names, base, head, lambda case: case.medians_ms, lambda case: case.samples_ms)
-    clocked = [name for name in names if clock_known(base[name]) and clock_known(head[name])]
-    cycles = estimates(clocked, base, head, lambda case: case.cycles, cycles_within)
-    return {
-        name: Evidence(
-            float(np.median(base[name].medians_ms)),
-            float(np.median(head[name].medians_ms)),
-            (len(base[name].samples_ms), len(head[name].samples_ms)),
-            times[name],
-            cycles.get(name),
-        )
-        for name in names
-    }
+def refitted(name: str, before: float | None, after: float | None) -> Judged | None:
+    """The verdict of a network whose batch was halved until it fitted, and is another one now; else ``None``."""
+    if before is None or after is None or before == after:
+        return None
+    verdict = Verdict.FAILED if after < before else Verdict.NEW
+    return Judged(name, verdict, f"fits at batch {after:g}, before at {before:g}")
 
 
 def conclude(evidence: Mapping[str, Evidence], settings: Settings) -> list[Judged]:
@@ -136,10 +112,10 @@ def conclude(evidence: Mapping[str, Evidence], settings: Settings) -> list[Judge
     corrected = adjusted([each.time.p for each in evidence.values()])
     judged = []
     for (name, each), q in zip(evidence.items(), corrected, strict=True):
-        threshold, hardest_q = settings.threshold(name), least_p(*each.runs) * len(evidence)
+        threshold, hardest_q = settings.threshold(name), least_p(*each.replicates) * len(evidence)
         between = max(threshold, settings.between_runs_percent / 100)
-        if min(each.runs) < ENOUGH_RUNS:
-            threshold, hardest_q = between, 0.0
+        if each.few_runs:
+            threshold = between
         case = Judged(
             name,
             Verdict.SAME,
@@ -161,7 +137,7 @@ def decide(evidence: Evidence, q: float, least: float, hardest_q: float, between
     """Whether a time changed by more than ``least``, and why not if it looks so.
 
     ``hardest_q`` is the corrected p-value that a case can reach if it alone has changed. Where that is not enough,
-    there are too few runs for so many cases, and a change must exceed ``between``, which two runs may differ by.
+    there are too few replicates for so many cases, and a change must exceed ``between``, which two runs may differ by.
     """
     kinds = [evidence.time] if evidence.cycles is None else [evidence.time, evidence.cycles]
     changed = direction(kinds, least)
@@ -186,51 +162,10 @@ def direction(kinds: Sequence[Estimate], least: float) -> Verdict | None:
     return Verdict.FASTER if all(kind.high < 1 / (1 + least) for kind in kinds) else None
 
 
-def estimates(
-    names: Sequence[str],
-    base: Mapping[str, Repeated],
-    head: Mapping[str, Repeated],
-    between: Callable[[Repeated], Sequence[float]],
-    within: Callable[[Repeated], Sequence[Sequence[float]]],
-) -> dict[str, Estimate]:
-    """Estimates over runs where there are enough of them, else over the samples within them; equal shapes together."""
-    shapes: dict[tuple[int, int], list[str]] = defaultdict(list)
-    values: dict[str, tuple[list[float], list[float]]] = {}
-    for name in names:
-        sides = (base[name], head[name])
-        if enough(*sides):
-            one, other = ([*between(side)] for side in sides)
-        else:
-            one, other = ([value for run in within(side) for value in run] for side in sides)
-        values[name] = one, other
-        shapes[len(one), len(other)].append(name)
-    found: dict[str, Estimate] = {}
-    for alike in shapes.values():
-        first, second = (np.array([values[name][side] for name in alike], dtype=float) for side in (0, 1))
-        found |= dict(zip(alike, estimate(first, second), strict=True))
-    return found
-
-
-def enough(base: Repeated, head: Repeated) -> bool:
-    """Whether there are runs enough to compare run with run."""
-    return min(len(base.samples_ms), len(head.samples_ms)) >= ENOUGH_RUNS
-
-
-def clock_known(case: Repeated) -> bool:
-    """Whether the clock was read in every run."""
-    return len(case.cycles) == len(case.samples_ms)
-
-
-def cycles_within(case: Repeated) -> list[list[float]]:
-    """Samples in cycles: each run's samples times its clock."""
-    return [
-        [sample * cycles / middle for sample in samples]
-        for samples, cycles, middle in zip(case.samples_ms, case.cycles, case.medians_ms, strict=True)
-    ]
-
-
 def with_exact(judged: Judged, base: Repeated | None, head: Repeated | None, settings: Settings) -> Judged:
-    """The verdict with what changed in memory and FLOPs."""
+    """The verdict with what changed in memory and FLOPs, of the same work."""
+    if base and head and not head.at_batch(base.batch):
+        return judged
     grown, shrunk = [], []
     for name in EXACT:
         before, after = (side.value(name) if side else None for side in (base, head))

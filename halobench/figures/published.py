@@ -30,6 +30,7 @@ TRANSFER = {  # pre-training step in ms; images a second and core at 384 and at 
     "halonet_h4_128_conv12": ("H4 (128, conv in 1-2)", 213.0, 257.6, 120.2),
 }
 VIT = (445.0, 74.6, 27.4)
+TRANSFER_AT = (("training", 256), ("forward", 384), ("forward", 512))  # direction and side of each figure
 COMPONENTS = (
     "baseline",
     "LS",
@@ -49,6 +50,19 @@ class Group:
     label: str
     published: float | None
     rows: pd.DataFrame
+
+
+def ratio(model: str, rival: str, direction: str, side: int) -> float | None:
+    """The published time over the rival's: of a hybrid's training, of a transfer model's step or inference."""
+    if model in HYBRIDS and (rival, direction) == ("efficientnet_b7", "training"):
+        return HYBRIDS[model][1]
+    if model not in TRANSFER or rival != "vit_large_patch16" or (direction, side) not in TRANSFER_AT:
+        return None
+    column = TRANSFER_AT.index((direction, side))
+    _, *figures = TRANSFER[model]
+    own, vit = figures[column], VIT[column]
+    # A step's ratio is that of times; a speed's ratio is the other way round.
+    return own / vit if direction == "training" else vit / own
 
 
 def draw(selection: Selection) -> Drawn:
@@ -80,16 +94,14 @@ def transfer(selection: Selection) -> Figure | str:
     rows = selection.rows(SUITE, "transfer")
     if measured(rows, "ratio").empty:
         return "no transfer model was taken in turn with ViT-L/16"
-    panels = [("training", 256, "pre-training step", 0), ("forward", 384, "inference at 384", 1)]
-    panels.append(("forward", 512, "inference at 512", 2))
+    titles = ("pre-training step", "inference at 384", "inference at 512")
     figure = canvas(12, 4.2, "H4 (128) over ViT-L/16, time an image", conditions(rows), selection.footer)
-    for number, (direction, side, title, column) in enumerate(panels):
+    for number, ((direction, side), title) in enumerate(zip(TRANSFER_AT, titles, strict=True)):
         part = rows[(rows["direction"] == direction) & (rows["side"] == side)]
-        groups = []
-        for model, (label, *values) in TRANSFER.items():
-            # A step's ratio is that of times; a speed's ratio is the other way round.
-            published = values[0] / VIT[0] if column == 0 else VIT[column] / values[column]
-            groups.append(Group(label, published, part[part["model"] == model]))
+        groups = [
+            Group(label, ratio(model, "vit_large_patch16", direction, side), part[part["model"] == model])
+            for model, (label, *_) in TRANSFER.items()
+        ]
         axes = figure.add_subplot(1, 3, number + 1)
         bars(axes, selection, groups, "time over ViT-L/16's" if number == 0 else "")
         axes.set_title(title, fontsize=9)

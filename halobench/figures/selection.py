@@ -29,8 +29,8 @@ Drawn = Iterator[tuple[str, Figure | str]]  # the name of a figure, and the figu
 class Selection:
     """The rows of one machine and dtype, from one or more files.
 
-    ``table`` has the columns of the results and ``side``, the side of a square map of as many pixels, and
-    ``variant``, the backend's name in legends. ``headers`` has the newest file last.
+    ``table`` has the columns of the results and ``variant``, a name in legends; of operators and layers also ``side``,
+    the side of a square map of as many pixels. ``headers`` has the newest file last.
     """
 
     table: pd.DataFrame
@@ -84,30 +84,42 @@ class Selection:
 
 def selections(results: Results) -> list[Selection]:
     """One selection per machine and dtype. Of a case measured more than once the newest file counts."""
-    table = results.table.copy()
-    table["side"] = (table["height"] * table["width"]) ** 0.5
-    table["variant"] = [variant(*of) for of in zip(table["backend"], table["border"], table["stride"], strict=True)]
-    return by_machine(table, results)
+    return by_machine(operators(results), results)
 
 
 def network_selections(results: Results) -> list[Selection]:
-    """As ``selections``, of the rows about whole networks. A variant is a backend, or a model that has none."""
-    table = results.networks.copy()
-    table["variant"] = table["backend"].where(table["backend"] != NO_BACKEND, table["model"].map(family))
-    return by_machine(table, results)
+    """As ``selections``, of the rows about whole networks."""
+    return by_machine(networks(results), results)
+
+
+def operators(results: Results) -> pd.DataFrame:
+    """All rows about operators and layers. A variant is a backend and what it does differently."""
+    table = results.table
+    names = [variant(*of) for of in zip(table["backend"], table["border"], table["stride"], strict=True)]
+    return table.assign(side=(table["height"] * table["width"]) ** 0.5, variant=names)
+
+
+def networks(results: Results) -> pd.DataFrame:
+    """All rows about whole networks. A variant is a backend, or a family of models that have none."""
+    table = results.networks
+    return table.assign(variant=table["backend"].where(table["backend"] != NO_BACKEND, table["model"].map(family)))
+
+
+def newest(table: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """Of a case measured more than once on a machine in a dtype, the row of the newest file; by case."""
+    aged = table.assign(age=table["file"].map(results.by_age.index)).sort_values(["age", "case"])
+    latest = aged.drop_duplicates(["machine", "dtype", "case"], keep="last")
+    return latest.drop(columns="age").sort_values("case").reset_index(drop=True)
 
 
 def by_machine(table: pd.DataFrame, results: Results) -> list[Selection]:
     """The selections of a table, in order of machine and dtype."""
     look = styles(table["backend"])
-    age = sorted(results.headers, key=lambda file: (results.headers[file].datetime or "", file))
     found = []
-    for (machine, dtype), rows in table.groupby(["machine", "dtype"], sort=True):
-        aged = rows.assign(age=rows["file"].map(age.index)).sort_values(["age", "case"])
-        newest = aged.drop_duplicates("case", keep="last").drop(columns="age").sort_values("case")
-        used = set(newest["file"])
-        headers = [results.headers[file] for file in age if file in used]
-        found.append(Selection(newest.reset_index(drop=True), headers, str(machine), str(dtype), look))
+    for (machine, dtype), rows in newest(table, results).groupby(["machine", "dtype"], sort=True):
+        used = set(rows["file"])
+        headers = [results.headers[file] for file in results.by_age if file in used]
+        found.append(Selection(rows.reset_index(drop=True), headers, str(machine), str(dtype), look))
     return found
 
 

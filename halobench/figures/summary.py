@@ -23,7 +23,8 @@ def write(results: Results, chosen: list[Selection], of_networks: list[Selection
         parts += [*reference(selection), *failures(selection)]
     for selection in of_networks:
         parts += [f"## Networks: {selection.machine}, {selection.dtype}", selection.footer]
-        parts += [*network_table(selection), *failures(selection)]
+        rows = selection.table[selection.table["status"] == OK]
+        parts += [*([markdown(*network_lines(rows))] if len(rows) else []), *failures(selection)]
     (output / "summary.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -45,12 +46,11 @@ def reference(selection: Selection) -> list[str]:
     return [f"### Reference point: {held(rows)}", markdown([*head, "status"], lines)]
 
 
-def network_table(selection: Selection) -> list[str]:
-    """The networks that were measured, a line each."""
+def network_lines(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The head and the lines of a table of networks that were measured."""
     head = ["network", "backend", "direction", "batch", "ms [95 %]", "images/s", "peak GiB", "J/image"]
     head += ["first step s", "over its rival [95 %]", "rival"]
     lines = []
-    rows = selection.table[selection.table["status"] == OK]
     for _, row in rows.sort_values(["direction", "side", "model", "compiled", "case"]).iterrows():
         ratio = "-"
         if pd.notna(row["ratio"]):
@@ -70,7 +70,7 @@ def network_table(selection: Selection) -> list[str]:
                 str(row["rival"]) if pd.notna(row["rival"]) else "-",
             ]
         )
-    return [markdown(head, lines)] if lines else []
+    return head, lines
 
 
 def number(value: float, digits: int = 4) -> str:

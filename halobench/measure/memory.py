@@ -48,7 +48,13 @@ def cuda_peak(call: Callable[[], object]) -> int:
 
 
 def cpu_peak(call: Callable[[], object]) -> int | None:
-    """Peak of the running sum of allocations and frees during the call, read from a profiler trace."""
+    """Peak of the running sum of allocations and frees during the call, read from a profiler trace.
+
+    The call runs twice: of what it frees (a training step: the gradients of the step before), only what was allocated
+    under a profiler has a size that is known, and right.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True):
+        call()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         result = call()
     del result

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return terminal.refuse(NAME, f"{options.output} cannot be written: {error.strerror}")
     size = options.output.stat().st_size / 2**20
-    counted = f"{len(results.table)} cases of {len(results.headers)} files"
+    counted = f"{len(results.table) + len(results.networks)} cases of {len(results.headers)} files"
     terminal.console().print(f"{options.output}: {counted}, {size:.1f} MiB", markup=False, soft_wrap=True)
     return 0
 

@@ -11,6 +11,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from halobench.figures.networks import RIVAL_LOOKS
+from halobench.figures.selection import NO_BACKEND
 from halobench.figures.style import INK, styles
 from halobench.report.points import METRICS, SHOWN
 
@@ -53,6 +55,7 @@ def look() -> dict[str, Any]:
         "view": {"stroke": None},
         "text": {"color": INHERIT},
         "rule": {"color": INHERIT},
+        "point": {"stroke": INHERIT, "strokeWidth": 0.5},  # an outline, where a dark colour lies on a dark page
     }
 
 
@@ -70,28 +73,33 @@ def chosen(column: str, parameter: alt.Parameter) -> Any:
     return (parameter == alt.datum[column]) | (parameter == ALL)
 
 
-def metric_choice() -> alt.Parameter:
+def metric_choice(value: str = next(iter(METRICS))) -> alt.Parameter:
     """The drop-down list of metrics."""
     return alt.param(
         name="metric",
-        value=next(iter(METRICS)),
+        value=value,
         bind=alt.binding_select(options=list(METRICS), labels=list(METRICS.values()), name="metric "),
     )
 
 
-def metric_title(parameter: alt.Parameter, prefix: str) -> alt.Title:
-    """A title that names the chosen metric."""
+def metric_title(parameter: alt.Parameter, prefix: str, view: str | None = None) -> alt.Title:
+    """A title that names the chosen metric, and behind it the value of the parameter named ``view``."""
     words = "".join(f"{parameter.name} == '{name}' ? '{label}' : " for name, label in METRICS.items())
-    return alt.Title(text=alt.ExprRef(expr=f"{json.dumps(prefix)} + ({words}'')"))
+    suffix = f" + ', ' + {view}" if view else ""
+    return alt.Title(text=alt.ExprRef(expr=f"{json.dumps(prefix)} + ({words}''){suffix}"))
 
 
 def looks(rows: pd.DataFrame) -> tuple[alt.Color, alt.Shape]:
-    """A colour and a shape for each variant: those of its backend in the drawn figures."""
-    pairs = rows[["variant", "backend"]].drop_duplicates().sort_values("variant")
-    look_of = styles(rows["backend"])
+    """A colour and a shape for each variant: those it has in the drawn figures."""
+    pairs = rows[["variant", "backend"]].drop_duplicates("variant").sort_values("variant")
+    of_backends = styles(rows["backend"])
     domain = list(pairs["variant"])
-    colours = [INHERIT if look_of[name].colour == INK else look_of[name].colour for name in pairs["backend"]]
-    shapes = [SHAPES[look_of[name].marker] for name in pairs["backend"]]
+    looks_of = [
+        RIVAL_LOOKS.get(name, of_backends[backend]) if backend == NO_BACKEND else of_backends[backend]
+        for name, backend in zip(domain, pairs["backend"], strict=True)
+    ]
+    colours = [INHERIT if each.colour == INK else each.colour for each in looks_of]
+    shapes = [SHAPES[each.marker] for each in looks_of]
     return (
         alt.Color("variant:N", title="backend", scale=alt.Scale(domain=domain, range=colours)),
         alt.Shape("variant:N", title="backend", scale=alt.Scale(domain=domain, range=shapes)),
@@ -113,3 +121,33 @@ def data(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
 def listed(rows: pd.DataFrame, column: str) -> list[str]:
     """The values of a column, for a drop-down list."""
     return sorted(str(value) for value in rows[column].dropna().unique())
+
+
+def choices(rows: pd.DataFrame, *, backend: bool = True) -> dict[str, alt.Parameter]:
+    """The drop-down lists that most charts have: direction, suite, machine and backend. Columns by name.
+
+    They begin with what most rows have in common, of the operator if it has any, so that no chart begins empty.
+    """
+    operator = rows[rows["suite"] == "operator"]
+    columns = {"direction": "direction", "suite": "suite", "on": "measured on"}
+    counts = (rows if operator.empty else operator).groupby(list(columns), as_index=False).size()
+    usual = counts.sort_values("size", ascending=False, kind="stable").iloc[0]
+    made = {name: choice(name, label, listed(rows, name), str(usual[name])) for name, label in columns.items()}
+    if backend:
+        made["variant"] = choice("backend", "backend", [ALL, *listed(rows, "variant")])
+    return made
+
+
+def filtered(rows: pd.DataFrame, made: dict[str, alt.Parameter], *columns: str) -> Any:
+    """A chart of the rows that the lists choose."""
+    chart = alt.Chart(data(rows, *columns))
+    for column, parameter in made.items():
+        chart = chart.transform_filter(chosen(column, parameter))
+    return chart
+
+
+def by_metric(chart: Any, metric: alt.Parameter) -> Any:
+    """The chart with the chosen metric as ``value``, cases without it left out."""
+    return chart.transform_calculate(value=alt.datum[metric]).transform_filter(
+        alt.expr.isValid(alt.datum.value) & (alt.datum.value > 0)
+    )

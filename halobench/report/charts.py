@@ -9,13 +9,14 @@ import pandas as pd
 from halobench.figures.scaling import LABELS
 from halobench.figures.selection import AXES, in_group, measured, selections
 from halobench.report.chart import (
-    ALL,
     HEIGHT,
     WIDTH,
     Figure,
+    by_metric,
     choice,
+    choices,
     chosen,
-    data,
+    filtered,
     hover,
     listed,
     looks,
@@ -31,8 +32,9 @@ CHECKED = {
 }
 
 
-def draw(results: Results, rows: pd.DataFrame) -> Iterator[Figure]:
-    """Every chart that these rows have data for."""
+def draw(results: Results, every: pd.DataFrame) -> Iterator[Figure]:
+    """Every chart of operators and layers that these rows have data for, and the grid, which networks have too."""
+    rows = every[every["model"].isna()]
     axes = [(axis, rows[in_group(rows, axis)]) for axis in AXES]
     along = [part.assign(axis=LABELS[axis], at=part[axis]) for axis, part in axes if not measured(part).empty]
     if along:
@@ -40,7 +42,7 @@ def draw(results: Results, rows: pd.DataFrame) -> Iterator[Figure]:
     reference = at_reference(results, rows)
     if not measured(reference).empty:
         yield bars(reference)
-    grid = rows[in_group(rows, "grid")]
+    grid = every[in_group(every, "grid") & every["block"].notna() & every["halo"].notna()]
     if not measured(grid).empty:
         yield block_by_halo(grid)
     stages = rows[in_group(rows, "stages") & rows["label"].notna()]
@@ -48,37 +50,9 @@ def draw(results: Results, rows: pd.DataFrame) -> Iterator[Figure]:
         yield by_stage(stages)
     if not measured(rows, "intensity").empty:
         yield roofline(results, measured(rows, "intensity"))
-    if not measured(rows).empty:
-        yield models(measured(rows))
-
-
-def choices(rows: pd.DataFrame, *, backend: bool = True) -> dict[str, alt.Parameter]:
-    """The drop-down lists that most charts have: direction, suite, machine and backend. Columns by name."""
-    made = {
-        "direction": choice("direction", "direction", listed(rows, "direction")),
-        "suite": choice(
-            "suite", "suite", listed(rows, "suite"), "operator" if "operator" in set(rows["suite"]) else None
-        ),
-        "on": choice("on", "measured on", listed(rows, "on")),
-    }
-    if backend:
-        made["variant"] = choice("backend", "backend", [ALL, *listed(rows, "variant")])
-    return made
-
-
-def filtered(rows: pd.DataFrame, made: dict[str, alt.Parameter], *columns: str) -> Any:
-    """A chart of the rows that the lists choose."""
-    chart = alt.Chart(data(rows, *columns))
-    for column, parameter in made.items():
-        chart = chart.transform_filter(chosen(column, parameter))
-    return chart
-
-
-def by_metric(chart: Any, metric: alt.Parameter) -> Any:
-    """The chart with the chosen metric as ``value``, cases without it left out."""
-    return chart.transform_calculate(value=alt.datum[metric]).transform_filter(
-        alt.expr.isValid(alt.datum.value) & (alt.datum.value > 0)
-    )
+    checked = checkable(measured(rows))
+    if not checked.empty:
+        yield models(checked)
 
 
 def over_axes(rows: pd.DataFrame) -> Figure:
@@ -114,7 +88,7 @@ def at_reference(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows at the reference point of each machine and dtype."""
     cases = {(one.machine, one.dtype): set(one.reference["case"]) for one in selections(results)}
     keys = zip(rows["machine"], rows["dtype"], rows["case"], strict=True)
-    return rows[[case in cases[machine, dtype] for machine, dtype, case in keys]]
+    return rows[pd.Series([case in cases[machine, dtype] for machine, dtype, case in keys], rows.index, dtype=bool)]
 
 
 def bars(rows: pd.DataFrame) -> Figure:
@@ -220,11 +194,15 @@ def ceilings(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(records, columns=["on", "intensity", "useful_tflops"])
 
 
-def models(rows: pd.DataFrame) -> Figure:
-    """What was measured or executed, over what a closed form says it should be: work, memory, time."""
+def checkable(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows once for each closed form that they have, with what it says (x) and what was measured (y)."""
     parts = [rows.assign(what=what, x=rows[x], y=rows[y]) for what, (x, y) in CHECKED.items()]
     both = pd.concat(parts, ignore_index=True)
-    both = both[(both["x"] > 0) & (both["y"] > 0)]
+    return both[(both["x"] > 0) & (both["y"] > 0)]
+
+
+def models(both: pd.DataFrame) -> Figure:
+    """What was measured or executed, over what the closed forms say."""
     made = choices(both)
     made["what"] = choice("what", "what", list(CHECKED))
     colour, shape = looks(both)

@@ -4,7 +4,7 @@ import vl_convert
 from altair import SCHEMA_VERSION
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from halobench.report import charts, runs, tables
+from halobench.report import charts, headline, network_charts, runs, tables
 from halobench.report.points import every, points
 from halobench.results import OK, Results
 
@@ -17,8 +17,8 @@ def page(results: Results) -> str:
         files=sorted(results.headers),
         measured=int((rows["status"] == OK).sum()),
         failed=int((rows["status"] != OK).sum()),
-        headlines=tables.headlines(results),
-        figures=[*runs.draw(results, rows), *charts.draw(results, newest)],
+        headlines=headline.headlines(results),
+        figures=[*runs.draw(results, rows), *charts.draw(results, newest), *network_charts.draw(newest)],
         failures=tables.failures(newest),
         environments=tables.environments(results),
         cases=tables.cases(rows),

@@ -2,12 +2,14 @@
 
 import pandas as pd
 
-from halobench.figures.selection import commit_of, selections, variant
+from halobench.figures.networks import MODES
+from halobench.figures.selection import commit_of, networks, newest, operators
 from halobench.results import Header, Results
 
 METRICS = {
     "median_ms": "latency (ms)",
     "host_ms": "host time (ms)",
+    "images_per_s": "images a second",
     "peak_mib": "peak memory (MiB)",
     "floor_percent": "share of the floor (%)",
     "useful_tflops": "useful TFLOP/s",
@@ -16,31 +18,44 @@ METRICS = {
 """What a chart may draw, with its label. Latency comes first: it is what charts begin with."""
 SHOWN = ("case", "variant", "status", "interval", "environment")
 """What hovering shows beside the values."""
+STEPS = {"training": "training step", "forward": "inference"}
+"""What a direction is called where whole networks are meant."""
 
 
 def points(results: Results) -> pd.DataFrame:
     """The newest row of each case, machine and dtype: what charts draw."""
-    return pd.concat(
-        [converted(selection.table, results) for selection in selections(results)] or [every(results).head(0)],
-        ignore_index=True,
-    )
+    return newest(every(results), results)
 
 
 def every(results: Results) -> pd.DataFrame:
-    """All rows of all files."""
-    return converted(results.table, results)
+    """All rows of all files, those about networks after the others; ``model`` is null where there is no network."""
+    kinds = [operators(results), of_networks(results)]
+    columns = list(dict.fromkeys(name for kind in kinds for name in kind.columns))
+    rows = pd.concat([kind for kind in kinds if len(kind)] or kinds[:1], ignore_index=True)
+    return converted(rows.reindex(columns=columns), results)
+
+
+def of_networks(results: Results) -> pd.DataFrame:
+    """The rows about networks, with numbers where the rows about operators have numbers."""
+    rows = networks(results)
+    return rows.assign(
+        network=[case.rpartition("/")[2] for case in rows["case"]],
+        mode=[MODES[bool(compiled)] for compiled in rows["compiled"]],
+        height=rows["side"],
+        width=rows["side"],
+        block=pd.to_numeric(rows["block"], errors="coerce"),
+        halo=pd.to_numeric(rows["halo"], errors="coerce"),
+    )
 
 
 def converted(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     """Rows in readable units, with what hovering shows of them."""
     described = {file: environment(header) for file, header in results.headers.items()}
-    intervals = zip(table["low_ms"], table["high_ms"], strict=True)
     task = table["case"].str.split("/", n=3)
     return table.assign(
-        variant=[variant(*of) for of in zip(table["backend"], table["border"], table["stride"], strict=True)],
         task=[f"{parts[0]}: {parts[-1]}" for parts in task],
         on=table["machine"] + ", " + table["dtype"],
-        side=(table["height"] * table["width"]) ** 0.5,
+        images_per_s=table["batch"] / table["median_ms"] * 1e3,
         peak_mib=table["peak_bytes"] / 2**20,
         closed_form_mib=table["closed_form_bytes"] / 2**20,
         floor_percent=100 * table["floor_share"],
@@ -48,9 +63,15 @@ def converted(table: pd.DataFrame, results: Results) -> pd.DataFrame:
         useful_gflop=table["useful_flops"] * 1e-9,
         executed_gflop=table["executed_flops"] * 1e-9,
         intensity=table["useful_flops"] / table["useful_bytes"].where(table["useful_bytes"] > 0),
-        interval=[f"{low:.4g} to {high:.4g} ms" if pd.notna(low) else "none" for low, high in intervals],
+        interval=intervals(table, "low_ms", "high_ms", " ms"),
         environment=table["file"].map(described),
     )
+
+
+def intervals(table: pd.DataFrame, low: str, high: str, unit: str = "") -> list[str]:
+    """The intervals of two columns as text."""
+    ends = zip(table[low], table[high], strict=True)
+    return [f"{least:.4g} to {most:.4g}{unit}" if pd.notna(least) else "none" for least, most in ends]
 
 
 def environment(header: Header) -> str:

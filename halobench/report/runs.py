@@ -10,13 +10,13 @@ from halobench.report.points import environment
 from halobench.results import Results
 
 MANY = 3
-COMPARED = ["case", "variant", "backend", "direction", "suite", "on"]
+COMPARED = ["case", "variant", "backend", "direction", "suite", "on", "batch"]
 DESCRIBED = ["interval", "environment"]
 
 
 def draw(results: Results, rows: pd.DataFrame) -> Iterator[Figure]:
     """The comparison of two files, or the history of more, where they have cases in common."""
-    order = by_age(results)
+    order = results.by_age
     if len(order) == 2:
         both = ratios(rows, *order)
         if not both.empty:
@@ -28,13 +28,8 @@ def draw(results: Results, rows: pd.DataFrame) -> Iterator[Figure]:
             yield history(results, often.assign(run=often["file"].map(order.index)))
 
 
-def by_age(results: Results) -> list[str]:
-    """The files, the oldest first."""
-    return sorted(results.headers, key=lambda file: (results.headers[file].datetime or "", file))
-
-
 def ratios(rows: pd.DataFrame, base: str, head: str) -> pd.DataFrame:
-    """The cases that both files timed on the same machine: head over base, and the interval at its widest."""
+    """The cases that both files timed on one machine at one batch: head over base, and the interval at its widest."""
     timed = rows.loc[rows["median_ms"].notna(), [*COMPARED, "file", "median_ms", "low_ms", "high_ms", *DESCRIBED]]
     sides = [timed[timed["file"] == file] for file in (base, head)]
     both = sides[0].merge(sides[1], on=COMPARED, suffixes=("_base", "_head"))
@@ -82,14 +77,14 @@ def history(results: Results, rows: pd.DataFrame) -> Figure:
     }
     colour, shape = looks(rows)
     # Thousands of rows: what is the same for a whole run stands in a table of its own.
-    base = alt.Chart(rows[[*made, "run", "median_ms", "low_ms", "high_ms"]])
+    base = alt.Chart(rows[[*made, "run", "batch", "median_ms", "low_ms", "high_ms"]])
     for column, parameter in made.items():
         base = base.transform_filter(chosen(column, parameter))
     base = base.transform_lookup("run", alt.LookupData(described(results), "run", ["date", "environment"])).encode(
         x=alt.X("run:O", title="run, the oldest first", axis=alt.Axis(labelAngle=0, labelOverlap=True)), color=colour
     )
     y = alt.Y("median_ms:Q", title="latency (ms)", scale=alt.Scale(zero=False))
-    times = [alt.Tooltip(f"{name}:Q", format=".4~g") for name in ("median_ms", "low_ms", "high_ms")]
+    times = [alt.Tooltip(f"{name}:Q", format=".4~g") for name in ("batch", "median_ms", "low_ms", "high_ms")]
     tips = [*(alt.Tooltip(f"{name}:N") for name in ("variant", "task", "direction", "date", "environment")), *times]
     chart = alt.layer(
         base.mark_line().encode(y=y),
@@ -103,7 +98,7 @@ def history(results: Results, rows: pd.DataFrame) -> Figure:
 
 def described(results: Results) -> pd.DataFrame:
     """What belongs to each run as a whole."""
-    headers = [results.headers[file] for file in by_age(results)]
+    headers = [results.headers[file] for file in results.by_age]
     return pd.DataFrame(
         {
             "run": range(len(headers)),

@@ -1,4 +1,4 @@
-"""The page's tables: all cases (sortable, a filter a column), the headline, failures, and the environment."""
+"""The page's tables: all cases (sortable, a filter a column), failures, and the environment."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ import pandas as pd
 from itables.javascript import generate_init_offline_itables_html
 from itables.options import dt_bundle
 
-from halobench.figures.bars import with_speedup
-from halobench.figures.selection import commit_of, held, measured, selections
-from halobench.figures.summary import memory, share, speedup, time
-from halobench.results import DIRECTIONS, OK, Header, Results
+from halobench.figures.selection import commit_of
+from halobench.results import OK, Header, Results
 
 CASES = {
     "suite": "suite",
     "variant": "backend",
     "direction": "direction",
     "label": "stage",
+    "model": "network",
+    "mode": "mode",
     "block": "block",
     "halo": "halo",
     "height": "height",
@@ -33,6 +33,9 @@ CASES = {
     "peak_mib": "peak MiB",
     "floor_percent": "floor %",
     "energy_joules": "joules",
+    "images_per_s": "images/s",
+    "rival": "rival",
+    "ratio": "over rival",
     "on": "measured on",
     "commit": "commit",
     "file": "file",
@@ -53,12 +56,12 @@ class Plain:
 
 def cases(rows: pd.DataFrame) -> str:
     """All rows as a table that sorts, searches and filters by column. The text in it is escaped by itables."""
-    shown = rows[list(CASES)].rename(columns=CASES)
+    shown = rows[[name for name in CASES if rows[name].notna().any()]].rename(columns=CASES)
     shown["commit"] = shown["commit"].str.slice(0, 7)
     for name in shown.columns:
         if shown[name].dtype == float:
             shown[name] = shown[name].map(lambda value: float(f"{value:.{DIGITS}g}"))
-        elif shown[name].dtype == object:
+        elif not pd.api.types.is_numeric_dtype(shown[name]):
             shown[name] = shown[name].fillna("")
     with pd.option_context("display.float_format", lambda value: "" if pd.isna(value) else f"{value:.{DIGITS}g}"):
         return itables.to_html_datatable(
@@ -86,40 +89,6 @@ def cases(rows: pd.DataFrame) -> str:
 def library() -> str:
     """The table's JavaScript and style, inlined once a page."""
     return generate_init_offline_itables_html(dt_bundle)
-
-
-def headlines(results: Results) -> list[tuple[str, Plain]]:
-    """For each machine and dtype: what its reference point says in a sentence, and its table."""
-    found = []
-    for one in selections(results):
-        rows = with_speedup(one.reference)
-        if rows.empty:
-            continue
-        head = [
-            "backend",
-            *(f"{way} {what}" for what in ("ms", "speed-up", "peak MiB", "% of floor") for way in DIRECTIONS),
-        ]
-        lines = []
-        for name, of in rows.groupby("variant", sort=True):
-            both = [next((row for _, row in of[of["direction"] == way].iterrows()), None) for way in DIRECTIONS]
-            lines.append([str(name), *(column(row) for column in (time, speedup, memory, share) for row in both)])
-        caption = f"{one.machine}, {one.dtype}: {held(rows)}"
-        found.append((sentence(rows), Plain(caption, head, lines)))
-    return found
-
-
-def sentence(rows: pd.DataFrame) -> str:
-    """The fastest attention of each direction at the reference point, in words."""
-    parts = []
-    for way in DIRECTIONS:
-        timed = measured(rows[(rows["direction"] == way) & (rows["backend"] != "conv")])
-        if timed.empty:
-            continue
-        best = timed.sort_values("median_ms").iloc[0]
-        than = f", {best['speedup']:.3g} x the speed of naive_unfold" if pd.notna(best["speedup"]) else ""
-        of = f", {100 * best['floor_share']:.2g} % of what the machine allows" if pd.notna(best["floor_share"]) else ""
-        parts.append(f"{way}: {best['variant']} is fastest with {time(best)} ms{than}{of}")
-    return "; ".join(parts) or "no case of the reference point has a time"
 
 
 def failures(rows: pd.DataFrame) -> Plain:
