@@ -35,13 +35,15 @@ class Style:
 BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, PINK, GREY, _, SKY = (
     mpl.colors.to_hex(colour) for colour in sns.color_palette("colorblind", 10)
 )
+DARK_RED = mpl.colors.to_hex([0.6 * part for part in mpl.colors.to_rgb(RED)])
 KNOWN = {
     "naive_unfold": Style(GREY, "o"),
     "strided_gather": Style(BROWN, "s"),
     "compiled": Style(PINK, "v"),
     "sdpa": Style(ORANGE, "D"),
     "flex": Style(GREEN, "^"),
-    "fused": Style(RED, "*"),
+    "fused_cuda": Style(RED, "*"),
+    "fused": Style(DARK_RED, "H"),
     "timm_halo": Style(PURPLE, "X"),
     "lucidrains": Style(SKY, "P"),
     "global_sa": Style(INK, "<"),
@@ -51,7 +53,7 @@ KNOWN = {
 # Strangers get the same hues darkened, and markers that no known backend has.
 DARK = [
     mpl.colors.to_hex((0.6 * red, 0.6 * green, 0.6 * blue))
-    for red, green, blue in map(mpl.colors.to_rgb, (BLUE, RED, GREEN, PURPLE, SKY, GREY))
+    for red, green, blue in map(mpl.colors.to_rgb, (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY))
 ]
 SPARE = [Style(*pair) for pair in product(DARK, ("p", "h", "d", "8"))]
 FAILURES = {"OOM": "X", "UNSUPPORTED": "s", "MISSING": "o", "INCORRECT": "D", "TIMEOUT": "v", "CRASHED": "*"}
