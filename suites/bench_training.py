@@ -1,13 +1,15 @@
 """Whole networks: training steps and inference of HaloNet in turn with EfficientNet's, and what explains the ratio.
 
 - ``pairs``: H0 to H7 against B0 to B7, at the published image sizes and one batch for both, eager and compiled;
+- ``accelerate``: timm's halonet50ts and halonet_h1 with our layers, in turn with timm's own;
 - ``hybrids``: H7 with convolution in stages -, 1, 1-2, 1-2-3, against B7 (the paper's table 4);
 - ``transfer``: the three H4 of base width 128 against ViT-L/16 (the paper's table 6);
 - ``components``: squeeze-and-excitation, SiLU, label smoothing and RandAugment, one after the other;
 - ``side``, ``grid``: the step over the image side, and over block and halo;
 - ``inference``: the pairs' forward passes at batch 1 and at the training batch.
 
-Tiers: ``smoke`` has reduced networks, ``default`` the pairs up to H2, ``full`` everything.
+Tiers: ``smoke`` has reduced networks, ``default`` the pairs up to H2 and, eager, what is accelerated; ``full``
+everything.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +36,7 @@ TRANSFER_SIDES: dict[Direction, tuple[tuple[int, int], ...]] = {
     "training": ((256, 224),),
     "forward": ((384, 384), (512, 512)),
 }
+ACCELERATED = ("halonet50ts", "halonet_h1")
 SIDES = (128, 192, 256, 320, 384, 512)
 BLOCKS, HALOS = (4, 8, 16), (1, 2, 3, 4)
 
@@ -109,8 +112,10 @@ def real(options: Options) -> Iterator[NetworkCase]:
     for number in PAIRS[options.tier]:
         for compiled in (False, True):
             yield from pair(options, number, "training", compiled=compiled)
+    yield from accelerated(options, compiled=False)
     if options.tier != "full":
         return
+    yield from accelerated(options, compiled=True)
     for name, stages in HYBRIDS.items():
         rival = network(options, "efficientnet_b7", compiled=True)
         for own in filled(options, network(options, name, compiled=True)):
@@ -137,6 +142,15 @@ def pair(
     yield case(options, rival, None, group, direction, label=f"B{number}")
     for contestant in (*contestants, *others):
         yield case(options, contestant, rival, group, direction, label=f"H{number}")
+
+
+def accelerated(options: Options, *, compiled: bool) -> Iterator[NetworkCase]:
+    """Training steps of timm's models: timm's own, then with our layers and each backend, in turn with it."""
+    for name in ACCELERATED:
+        rival = network(options, f"timm_{name}", compiled=compiled)
+        yield case(options, rival, None, "accelerate")
+        for own in filled(options, network(options, f"accelerated_{name}", compiled=compiled)):
+            yield case(options, own, rival, "accelerate")
 
 
 def transfer(options: Options) -> Iterator[NetworkCase]:

@@ -12,7 +12,7 @@ import torch
 from timm.layers.halo_attn import HaloAttn
 from torch import nn
 
-from halobench import HaloAttention, Unsupported
+from halobench import HaloAttention, Unsupported, models
 from halobench.models import accelerate
 
 # All models of timm that have a HaloAttn layer, and the layers whose queries are strided.
@@ -156,3 +156,16 @@ def test_backends_that_cannot_stand_in_are_refused_before_anything_changes():
     with pytest.raises(TypeError, match="HaloAttn itself"):
         accelerate(model[1])
     assert isinstance(model[1], HaloAttn)
+
+
+@pytest.mark.parametrize("name", ["halonet50ts", "halonet_h1"])
+def test_the_suite_has_names_for_it(name):
+    """Ours beside timm's own: the same parameters, and our layers wherever a table of ours can say the same."""
+    with torch.device("meta"):
+        ours, theirs = models.create(f"accelerated_{name}", "sdpa"), models.create(f"timm_{name}")
+    kept = [path for path, module in ours.named_modules() if isinstance(module, HaloAttn)]
+    assert kept == STRIDED[name]
+    before = sum(isinstance(module, HaloAttn) for module in theirs.modules())
+    assert sum(isinstance(module, HaloAttention) for module in ours.modules()) == before - len(kept) > 0
+    counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (ours, theirs)]
+    assert counts[0] == counts[1]

@@ -155,7 +155,7 @@ def test_groups_are_disjoint():
 def test_too_few_processes_are_refused_before_anything_is_measured(tmp_path, capsys):
     path = tmp_path / "run.jsonl"
     assert main(["measure", str(path), "--backends", "conv", "--device", "cpu", "--plain", "5"]) == 2
-    assert "needed are 36 plain processes and 12" in capsys.readouterr().err
+    assert "needed are 48 plain processes and 16" in capsys.readouterr().err
     assert not path.exists()
 
 

@@ -15,7 +15,7 @@ from halobench import backends, models
 from halobench.figures import published
 from halobench.options import TIERS, Options
 
-GROUPS = {"pairs", "hybrids", "transfer", "components", "side", "grid", "inference"}
+GROUPS = {"pairs", "hybrids", "transfer", "components", "side", "grid", "inference", "accelerate"}
 
 
 def options(tier, names=None, **changes):
@@ -74,8 +74,12 @@ def test_cases_of_one_scope_follow_one_another():
 
 def test_no_group_is_empty():
     assert {group for case in cases("full") for group in case.groups} == GROUPS
-    assert {group for case in cases("default") for group in case.groups} == {"pairs"}
-    assert {group for case in cases("smoke") for group in case.groups} == GROUPS - {"transfer", "components"}
+    assert {group for case in cases("default") for group in case.groups} == {"pairs", "accelerate"}
+    assert {group for case in cases("smoke") for group in case.groups} == GROUPS - {
+        "transfer",
+        "components",
+        "accelerate",
+    }
 
 
 def test_the_figures_know_what_the_suite_measures():

@@ -65,8 +65,8 @@ def ab(base: Checkout, head: Checkout, measure: protocol.Measure, output: Path, 
     confirmation = None
     if found:
         say(f"{len(found)} suspects are measured again")
-        known = test_ids(output / "screening" / BASE / "00.json")
-        ids = [known[name] for name in found if name in known]
+        known = test_ids((output / "screening" / BASE).glob("*.json"))
+        ids = [known[name] for name in found]
         confirmed = protocol.measure_stage(
             measure, folders, output / "confirmation", protocol.CONFIRMATION_ROUNDS, say, ids
         )

@@ -18,7 +18,7 @@ from halobench.compare.verdict import Judged, Verdict, judge
 BASE, HEAD, CONTROL = "base", "head", "control"
 STREAMS = (BASE, HEAD, CONTROL)
 SCREENING_ROUNDS = 4
-CONFIRMATION_ROUNDS = 8
+CONFIRMATION_ROUNDS = 12
 
 
 class Measure(Protocol):

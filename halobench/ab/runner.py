@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,10 @@ def last_line(log: Path) -> str:
     return next((line for line in reversed(lines) if line), "it said nothing")
 
 
-def test_ids(output: Path) -> dict[str, str]:
-    """The id under which pytest finds each measured case of a results file, by the case's name."""
-    benchmarks: list[Any] = json.loads(output.read_text(encoding="utf-8"))["benchmarks"]
-    return {each["extra_info"]["halobench"]["case"]: each["fullname"] for each in benchmarks}
+def test_ids(outputs: Iterable[Path]) -> dict[str, str]:
+    """The id under which pytest finds each case that any of the results files measured, by the case's name."""
+    found: dict[str, str] = {}
+    for output in outputs:
+        benchmarks: list[Any] = json.loads(output.read_text(encoding="utf-8"))["benchmarks"]
+        found |= {each["extra_info"]["halobench"]["case"]: each["fullname"] for each in benchmarks}
+    return found

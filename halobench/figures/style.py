@@ -31,11 +31,16 @@ class Style:
     marker: str
 
 
+def darker(colour: str) -> str:
+    """The same hue with less light."""
+    red, green, blue = mpl.colors.to_rgb(colour)
+    return mpl.colors.to_hex((0.6 * red, 0.6 * green, 0.6 * blue))
+
+
 # Seaborn's colour-blind safe palette; its yellow is too pale for lines on white and is left out.
 BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, PINK, GREY, _, SKY = (
     mpl.colors.to_hex(colour) for colour in sns.color_palette("colorblind", 10)
 )
-DARK_RED = mpl.colors.to_hex([0.6 * part for part in mpl.colors.to_rgb(RED)])
 KNOWN = {
     "naive_unfold": Style(GREY, "o"),
     "strided_gather": Style(BROWN, "s"),
@@ -43,7 +48,7 @@ KNOWN = {
     "sdpa": Style(ORANGE, "D"),
     "flex": Style(GREEN, "^"),
     "fused_cuda": Style(RED, "*"),
-    "fused": Style(DARK_RED, "H"),
+    "fused": Style(darker(RED), "H"),
     "timm_halo": Style(PURPLE, "X"),
     "lucidrains": Style(SKY, "P"),
     "global_sa": Style(INK, "<"),
@@ -51,10 +56,7 @@ KNOWN = {
     "none": Style(INK, "o"),  # models without attention slots
 }
 # Strangers get the same hues darkened, and markers that no known backend has.
-DARK = [
-    mpl.colors.to_hex((0.6 * red, 0.6 * green, 0.6 * blue))
-    for red, green, blue in map(mpl.colors.to_rgb, (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY))
-]
+DARK = [darker(colour) for colour in (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY)]
 SPARE = [Style(*pair) for pair in product(DARK, ("p", "h", "d", "8"))]
 FAILURES = {"OOM": "X", "UNSUPPORTED": "s", "MISSING": "o", "INCORRECT": "D", "TIMEOUT": "v", "CRASHED": "*"}
 HOLLOW = ("UNSUPPORTED", "MISSING")  # nothing went wrong: nothing ran

@@ -16,6 +16,13 @@ class FromTimm:
 
 
 @dataclass(frozen=True)
+class Accelerated:
+    """timm's model of this name with our layers in place of its ``HaloAttn`` (``halobench.models.accelerate``)."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class HaloResNet:
     """timm's ResNet of this name, its last three 3x3 convolutions replaced by halo layers of ``heads`` heads."""
 
@@ -30,7 +37,7 @@ class Entry:
     """A model: how it is made, its published image side in pixels and its published parameters in millions."""
 
     name: str
-    recipe: Architecture | HaloResNet | FromTimm
+    recipe: Architecture | HaloResNet | Accelerated | FromTimm
     image_size: int
     published_millions: float | None = None
 
@@ -109,8 +116,11 @@ EFFICIENTNETS = [
 ]
 OTHERS = [
     Entry("vit_large_patch16", FromTimm("vit_large_patch16_224"), 224, 300.0),
-    # timm's own HaloNet: another network than ours, with its own attention.
+    # timm's own HaloNets: other networks than ours, with timm's attention and with ours.
     Entry("timm_halonet_h1", FromTimm("halonet_h1"), 256),
+    Entry("timm_halonet50ts", FromTimm("halonet50ts"), 256),
+    Entry("accelerated_halonet_h1", Accelerated("halonet_h1"), 256),
+    Entry("accelerated_halonet50ts", Accelerated("halonet50ts"), 256),
     # About the size of ``halonet_mini``: timm's smallest ResNet, and EfficientNet-B0 as the TinyNets scale it down.
     Entry("resnet_mini", FromTimm("test_resnet"), 64),
     Entry("efficientnet_mini", FromTimm("tinynet_e"), 64),

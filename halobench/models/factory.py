@@ -9,8 +9,9 @@ from torch import nn
 
 from halobench import backends
 from halobench.geometry import Geometry
+from halobench.models.accelerate import accelerate
 from halobench.models.architecture import Architecture
-from halobench.models.catalogue import FromTimm, HaloResNet, entry
+from halobench.models.catalogue import Accelerated, FromTimm, HaloResNet, entry
 from halobench.models.halonet import HaloNet
 from halobench.problem import LayerSpec
 
@@ -29,12 +30,17 @@ def create(name: str, backend: str | None = None, num_classes: int = 1000, **ove
 
     Raises:
         ValueError: an unknown name, backend or override, or a backend for a model without attention slots.
+        Unsupported: the backend is not what the model's slots need.
     """
     model = entry(name)
     if isinstance(model.recipe, FromTimm):
         if backend is not None:
             raise ValueError(f"{name} has no attention slots to fill with a backend, got {backend!r}")
         return timm.create_model(model.recipe.name, num_classes=num_classes, **overrides)
+    if isinstance(model.recipe, Accelerated):
+        network = timm.create_model(model.recipe.name, num_classes=num_classes, **overrides)
+        accelerate(network, backend or DEFAULT_BACKEND)
+        return network
     if isinstance(model.recipe, HaloResNet):
         return halo_resnet(model.recipe, backend or DEFAULT_BACKEND, num_classes, **overrides)
     known = [field.name for field in fields(Architecture)]
