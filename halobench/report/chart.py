@@ -20,10 +20,11 @@ INHERIT = "currentColor"
 ALL = "all"
 WIDTH, HEIGHT = 660, 330
 STAR = "M0-1 .22-.31.95-.31.36.12.59.81 0 .38-.59.81-.36.12-.95-.31-.22-.31Z"
+HEXAGON = "M0-1 .87-.5 .87.5 0 1-.87.5-.87-.5Z"
 SHAPES = {
     "o": "circle", "s": "square", "v": "triangle-down", "D": "diamond", "^": "triangle-up", "*": STAR, "X": "cross",
-    "P": "cross", "<": "triangle-left", ">": "triangle-right", "p": "arrow", "h": "diamond", "d": "triangle-up",
-    "8": "circle",
+    "P": "cross", "<": "triangle-left", ">": "triangle-right", "H": HEXAGON, "p": "arrow", "h": "diamond",
+    "d": "triangle-up", "8": "circle",
 }  # fmt: skip
 
 
