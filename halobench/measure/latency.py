@@ -77,10 +77,9 @@ def attempt(call: Call, clock: Clock, effort: Effort, move: Callable[[], None]) 
 def settle(call: Call, clock: Clock, effort: Effort) -> Burst:
     """Bursts until the noise is below the target, or the time is up."""
     started = time.monotonic()
-    samples = clock.burst(call, 1)  # how long a sample takes, its preparation included
-    sample_s = time.monotonic() - started
-    samples = Burst()  # the first one is not representative: caches of the allocator and of the host
-    started = time.monotonic()
+    clock.burst(call, 1)  # not kept: the caches of the allocator and of the host are not yet what they will be
+    sample_s = time.monotonic() - started  # its preparation included
+    samples, started = Burst(), time.monotonic()
     while True:
         elapsed = time.monotonic() - started
         count = len(samples.device_ms)
