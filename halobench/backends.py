@@ -1,8 +1,9 @@
 """The registry of backends: the folder ``implementations/``, and the entry points of other packages.
 
 A backend is a module that defines ``attend`` (a halo attention operator) or, if it mixes pixels in another way,
-``build`` (a layer). It may also define ``execution`` (``layer_execution`` beside ``build``), ``meaning``, ``borders``
-and ``compiles``; see ``halobench.problem.Backend``.
+``build`` (a layer). Beside ``attend``, ``build`` gives a ``HaloAttention`` that suits it better. It may also define
+``execution`` (``layer_execution`` where there is no ``attend``), ``meaning``, ``borders`` and ``compiles``; see
+``halobench.problem.Backend``.
 """
 
 import importlib
@@ -41,13 +42,16 @@ def load(name: str) -> Backend:
     extra = others().get(name)
     module: ModuleType = extra.load() if extra else importlib.import_module(f"{PACKAGE}.{name}")
     attend = checked(module.attend) if hasattr(module, "attend") else None
-    if attend is None and not hasattr(module, "build"):
-        raise TypeError(f"backend {name!r} ({module.__name__}) defines neither attend nor build")
+    build = getattr(module, "build", None)
+    if build is None:
+        if attend is None:
+            raise TypeError(f"backend {name!r} ({module.__name__}) defines neither attend nor build")
+        build = partial(HaloAttention, attend=attend)
     return Backend(
         name,
         summary=(module.__doc__ or "").strip().partition("\n")[0],
         attend=attend,
-        build=module.build if attend is None else partial(HaloAttention, attend=attend),
+        build=build,
         execution=getattr(module, "execution", None),
         layer_execution=getattr(module, "layer_execution", None),
         meaning=getattr(module, "meaning", as_given),

@@ -56,7 +56,11 @@ class HaloAttention(nn.Module):
         query, key, value = (self.heads(project(pixels)) for project in (self.query, self.key, self.value))
         relative = None if self.relative is None else self.relative(query.dtype)
         output = self.attend(query, key, value, relative, self.spec.geometry)
-        return output.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
+        return self.channels(output)
+
+    def channels(self, heads: Tensor) -> Tensor:
+        """(batch, heads, H, W, dim) -> (batch, heads * dim, H, W), a view where the memory is channels-last."""
+        return heads.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
 
     def heads(self, channels: Tensor) -> Tensor:
         """(batch, heads * dim, H, W) -> (batch, heads, H, W, dim), a view."""

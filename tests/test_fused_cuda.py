@@ -6,17 +6,21 @@ Every thread is a fiber there, and shared memory starts as NaN, so that what is 
 import ctypes
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from halobench import Geometry, HaloAttention, LayerSpec, Problem, RelativeTables, Unsupported, accuracy, backends
 from halobench.geometry import Border
-from implementations.fused_cuda import launch, operator, shapes
+from halobench.workload import Slot
+from implementations import fused_cuda
+from implementations.fused_cuda import launch, operator, packed, shapes
 from implementations.fused_cuda.launch import Args
 from implementations.fused_cuda.shapes import Kernel, Shape
 from tests.cases import CASES
@@ -51,15 +55,8 @@ def emulated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         built(kernel, shape).emulate(ctypes.byref(args), ctas)
 
     monkeypatch.setattr(launch, "run", run)
+    monkeypatch.setattr(launch, "demand_gpu", lambda _: None)
     monkeypatch.setattr(launch, "resident", lambda *_: 3)  # so that a CTA walks over several blocks
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
-    """The backend's ``attend`` without its demand for a GPU."""
-    rows, columns = (None, None) if relative is None else relative
-    spelled = geometry.block, geometry.halo, geometry.stride, geometry.border
-    output: Tensor = operator.forward(query, key, value, rows, columns, *spelled)[0]
-    return output
 
 
 EMULATED = {
@@ -87,7 +84,7 @@ ALL = {
 def test_kernels_on_a_cpu(case: str) -> None:
     """Output and all gradients within the budget of every backend."""
     problem = ALL[case]
-    backend = replace(backends.load("strided_gather"), name="emulated", attend=attend)
+    backend = replace(backends.load("strided_gather"), name="emulated", attend=fused_cuda.attend)
     assert accuracy.check(backend, problem, "cpu", "training").fault is None
 
 
@@ -100,7 +97,7 @@ def test_tables_may_lie_anywhere() -> None:
         *(torch.cat([table.new_zeros(1), table.flatten()])[1:].view_as(table) for table in relative)
     )
     assert shifted.rows.data_ptr() % 16
-    expected, found = (attend(query, key, value, tables, Geometry(8, 3)) for tables in (relative, shifted))
+    expected, found = (fused_cuda.attend(query, key, value, tables, Geometry(8, 3)) for tables in (relative, shifted))
     assert torch.equal(expected, found)
 
 
@@ -110,7 +107,7 @@ def test_logits_beyond_the_fast_path(factor: float) -> None:
     """Sums of exponentials that would overflow or vanish are computed again with their maximum."""
     inputs = Problem(Geometry(8, 3), 8, 8, dtype="bfloat16", relative=False).inputs(seed=1)
     query, key = torch.full_like(inputs.query, 8), inputs.key.abs() + 1
-    output = attend(query * factor, key, inputs.value, None, Geometry(8, 3))
+    output = fused_cuda.attend(query * factor, key, inputs.value, None, Geometry(8, 3))
     best = (factor * key.float().sum(-1)).flatten(2).argmax(-1)  # so steep that the best key takes it all
     expected = inputs.value.flatten(2, 3)[0, 0, best[0, 0]]
     assert torch.allclose(output[0, 0, 0, 0].float(), expected.float(), atol=1e-2)
@@ -155,6 +152,7 @@ def test_needs_a_gpu() -> None:
 def test_operator_registration(border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the compiler is told of the results matches what the operator returns."""
     monkeypatch.setattr(launch, "run", lambda *_: None)
+    monkeypatch.setattr(launch, "demand_gpu", lambda _: None)
     query, key, value, relative = Problem(Geometry(8, 3), 9, 8, heads=2, dtype="bfloat16").inputs()
     assert relative is not None
     torch.library.opcheck(
@@ -165,10 +163,11 @@ def test_operator_registration(border: Border, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("emulated")
-def test_whole_graph_compiles_on_a_cpu() -> None:
+@pytest.mark.parametrize("build", [fused_cuda.build, partial(HaloAttention, attend=fused_cuda.attend)])
+def test_whole_graph_compiles_on_a_cpu(build: Callable[[LayerSpec], HaloAttention]) -> None:
     """The compiler takes layers of two geometries without a graph break, forward and backward."""
     pixels = torch.randn(1, 16, 8, 8, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
-    layers = [HaloAttention(LayerSpec(16, 1, 16, 16, Geometry(8, halo)), attend).bfloat16() for halo in (0, 1)]
+    layers = [build(LayerSpec(16, 1, 16, 16, Geometry(8, halo))).bfloat16() for halo in (0, 1)]
 
     @torch.compile(fullgraph=True, backend="aot_eager")
     def both(pixels: Tensor) -> Tensor:
@@ -177,6 +176,76 @@ def test_whole_graph_compiles_on_a_cpu() -> None:
     torch.testing.assert_close(both(pixels), layers[1](layers[0](pixels)))
     both(pixels).float().sum().backward()
     assert all(parameter.grad is not None for layer in layers for parameter in layer.parameters())
+
+
+PACKED = {
+    "masked": LayerSpec(24, 2, 16, 32, Geometry(8, 3)),
+    "zero": LayerSpec(24, 1, 32, 16, Geometry(4, 2, border="zero"), positions="sum"),
+    "no positions": LayerSpec(24, 2, 16, 16, Geometry(8, 3), positions=None),
+    "strided": LayerSpec(24, 2, 16, 16, Geometry(8, 3, stride=2)),
+}
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_layer_on_a_cpu(name: str) -> None:
+    """One projection for all three computes what three compute: output and all gradients of the layer."""
+    backend = backends.load("fused_cuda")
+    assert accuracy.check(backend, Slot(PACKED[name], 9, 14, 2, "bfloat16"), "cpu", "training").fault is None
+
+
+@pytest.mark.usefixtures("emulated")
+def test_packed_layer_takes_biases() -> None:
+    """A layer that has timm's biases, or is frozen in part, is projected like any other."""
+    spec = PACKED["zero"]
+    joint, plain = fused_cuda.build(spec), HaloAttention(spec, fused_cuda.attend)
+    for layer in (joint, plain):
+        for number, projection in enumerate((layer.query, layer.key, layer.value)):
+            torch.manual_seed(number)
+            projection.bias = nn.Parameter(torch.randn(projection.out_channels))
+        layer.bfloat16()
+    plain.load_state_dict(joint.state_dict())
+    joint.key.weight.requires_grad_(False)
+    pixels = torch.randn(2, 24, 9, 5, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    outputs = [layer(pixels) for layer in (joint, plain)]
+    torch.testing.assert_close(*outputs, rtol=2e-2, atol=2e-2)
+    for output in outputs:
+        output.float().square().sum().backward()
+    for name, parameter in plain.named_parameters():
+        found = joint.get_parameter(name).grad
+        if name == "key.weight":
+            assert found is None
+        else:
+            assert found is not None
+            assert parameter.grad is not None
+            assert (found - parameter.grad).norm() < 0.03 * parameter.grad.norm()
+
+
+@pytest.mark.parametrize("border", ["masked", "zero"])
+def test_packed_operator_registration(border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the compiler and the counter are told of the packed operator is what they are told of the other."""
+    monkeypatch.setattr(launch, "run", lambda *_: None)
+    monkeypatch.setattr(launch, "demand_gpu", lambda _: None)
+    monkeypatch.setattr(launch, "resident", lambda *_: 3)
+    problem = Problem(Geometry(8, 3, border=border), 9, 8, batch=2, heads=2, value_dim=32, dtype="bfloat16")
+    query, key, value, relative = problem.inputs()
+    assert relative is not None
+    maps = [tensor.movedim(-1, 2).flatten(1, 2) for tensor in (query, key, value)]
+    joined = torch.cat(maps, 1).to(memory_format=torch.channels_last)
+    arguments = (joined, *relative, 2, 16, 8, 3, border)
+    torch.library.opcheck(packed.packed_forward, arguments, test_utils=("test_schema", "test_faketensor"))
+    for part, tensor in zip(packed.parts(joined, 2, 16), (query, key, value), strict=True):
+        assert torch.equal(part, tensor)
+    counts = []
+    for forward, inputs in (
+        (packed.packed_forward, arguments),
+        (operator.forward, (query, key, value, *relative, 8, 3, 1, border)),
+    ):
+        leaves = [one.clone().requires_grad_() if isinstance(one, Tensor) else one for one in inputs]
+        with FlopCounterMode(display=False) as counter:
+            forward(*leaves)[0].sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
 
 
 @pytest.mark.gpu

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from halobench.geometry import Geometry
-from halobench.problem import Execution, Problem, RelativeTables, Unsupported
+from halobench.problem import Execution, LayerSpec, Problem, RelativeTables
 from implementations.fused_cuda.operator import TABLE_ROWS, forward
+from implementations.fused_cuda.packed import PackedHaloAttention
 from implementations.fused_cuda.shapes import scored_pairs
 
 
@@ -21,8 +22,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
     Raises:
         Unsupported: no GPU of compute capability 8.0, or a call outside the class that ``shapes.shape_of`` describes.
     """
-    if not query.is_cuda:
-        raise Unsupported("fused_cuda needs a CUDA device")
     if torch.is_autocast_enabled("cuda"):
         dtype = torch.get_autocast_dtype("cuda")
         query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
@@ -32,6 +31,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
         query, key, value, rows, columns, geometry.block, geometry.halo, geometry.stride, geometry.border
     )[0]
     return output
+
+
+def build(spec: LayerSpec) -> PackedHaloAttention:
+    """The layer that projects queries, keys and values at once."""
+    return PackedHaloAttention(spec, attend)
 
 
 def execution(problem: Problem) -> Execution:

@@ -72,6 +72,16 @@ class Loaded:
     resident: int
 
 
+def demand_gpu(device: torch.device) -> None:
+    """Refuse any other device.
+
+    Raises:
+        Unsupported: it is no GPU.
+    """
+    if device.type != "cuda":
+        raise Unsupported("fused_cuda needs a CUDA device")
+
+
 def run(kernel: Kernel, shape: Shape, args: Args, ctas: int, device: torch.device) -> None:
     """Launch a kernel on the device's current stream."""
     index = torch.cuda.current_device()

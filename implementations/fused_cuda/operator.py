@@ -44,13 +44,7 @@ def forward(
     border: str,
 ) -> tuple[Tensor, Tensor]:
     """The output, and the log-sum-exps (in powers of two) that the backward pass needs."""
-    call = Call(query, key, value, rows, columns, geometry_of(block, halo, stride, border))
-    output = channels_last(query, query.shape[2], query.shape[3], value.shape[-1])
-    log_sum_exp = log_sum_exps(query, call.shape.geometry)
-    if output.numel():
-        call.args.output, call.args.log_sum_exp = View.of(output), log_sum_exp.data_ptr()
-        call.run("forward", call.blocks("forward"))
-    return output, log_sum_exp
+    return attended(Call(query, key, value, rows, columns, geometry_of(block, halo, stride, border)))
 
 
 @forward.register_fake
@@ -85,37 +79,12 @@ def backward(
     border: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of query, key, value and of both tables (2, 2 * window - 1, key_dim); always deterministic."""
-    geometry = geometry_of(block, halo, stride, border)
-    call = Call(query, key, value, rows, columns, geometry)
-    if not readable(gradient):
-        gradient = channels_last(gradient, *gradient.shape[2:]).copy_(gradient)
+    call = Call(query, key, value, rows, columns, geometry_of(block, halo, stride, border))
     query_gradient, key_gradient, value_gradient = (
         channels_last(tensor, *tensor.shape[2:]) for tensor in (query, key, value)
     )
-    entries = 2 * geometry.window - 1
-    if not query.numel():
-        tables = query.new_zeros(2 if call.shape.relative else 0, entries, query.shape[-1])
-        return query_gradient, key_gradient, value_gradient, tables
-    args = call.args
-    args.output, args.output_gradient = View.of(output), View.of(gradient)
-    args.query_gradient, args.key_gradient, args.value_gradient = map(
-        View.of, (query_gradient, key_gradient, value_gradient)
-    )
-    statistics = log_sum_exp.new_empty(*log_sum_exp.shape, 2)
-    args.log_sum_exp, args.statistics = log_sum_exp.data_ptr(), statistics.data_ptr()
-    args.count = call.blocks("query_gradient")
-    ctas = min(args.count, launch.resident("query_gradient", call.shape, query.device))
-    if call.shape.relative:
-        biases = statistics.new_empty(log_sum_exp.numel() // 8, 32, LANE_BYTES // 4)
-        partial = statistics.new_empty(ctas, 2, TABLE_ROWS, query.shape[-1])
-        args.biases, args.table_gradients = biases.data_ptr(), partial.data_ptr()
-    call.run("query_gradient", ctas)
-    if call.shape.relative:
-        tables = partial.sum(0)[:, :entries].to(query.dtype)
-    else:
-        tables = query.new_empty(0, entries, query.shape[-1])
-    call.run("key_gradient", call.key_tiles())
-    return query_gradient, key_gradient, value_gradient, tables
+    gradients = query_gradient, key_gradient, value_gradient
+    return (*gradients, differentiated(call, gradient, output, log_sum_exp, gradients))
 
 
 @backward.register_fake
@@ -133,9 +102,8 @@ def _(
     stride: int,
     border: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    window = geometry_of(block, halo, stride, border).window
-    tables = query.new_empty(0 if rows is None else 2, 2 * window - 1, query.shape[-1])
-    return (*(channels_last(tensor, *tensor.shape[2:]) for tensor in (query, key, value)), tables)
+    gradients = (channels_last(tensor, *tensor.shape[2:]) for tensor in (query, key, value))
+    return (*gradients, empty_tables(query, rows, geometry_of(block, halo, stride, border)))
 
 
 def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -181,9 +149,10 @@ class Call:
         columns: Tensor | None,
         geometry: Geometry,
     ) -> None:
+        launch.demand_gpu(query.device)
         relative = None if rows is None or columns is None else RelativeTables(copyable(rows), copyable(columns))
         self.shape: Shape = shape_of(query, key, value, relative, geometry)
-        self.device = query.device
+        self.query, self.value = query, value
         self.relative = relative  # kept alive until the kernels are launched
         self.batch, heads, height, width = key.shape[:4]
         self.args = args = Args(query=View.of(query), key=View.of(key), value=View.of(value))
@@ -209,7 +178,50 @@ class Call:
 
     def run(self, kernel: Kernel, ctas: int) -> None:
         """Launch a kernel."""
-        launch.run(kernel, self.shape, self.args, ctas, self.device)
+        launch.run(kernel, self.shape, self.args, ctas, self.query.device)
+
+
+def attended(call: Call) -> tuple[Tensor, Tensor]:
+    """The forward pass: the output, laid out channels-last, and the log-sum-exps."""
+    query, value = call.query, call.value
+    output = channels_last(query, query.shape[2], query.shape[3], value.shape[-1])
+    log_sum_exp = log_sum_exps(query, call.shape.geometry)
+    if output.numel():
+        call.args.output, call.args.log_sum_exp = View.of(output), log_sum_exp.data_ptr()
+        call.run("forward", call.blocks("forward"))
+    return output, log_sum_exp
+
+
+def differentiated(
+    call: Call, gradient: Tensor, output: Tensor, log_sum_exp: Tensor, into: tuple[Tensor, Tensor, Tensor]
+) -> Tensor:
+    """The backward pass: fills the gradients of query, key and value, and returns those of both tables."""
+    args, query, shape = call.args, call.query, call.shape
+    tables = empty_tables(query, args.rows, shape.geometry)
+    if not query.numel():
+        return tables.zero_()
+    if not readable(gradient):
+        gradient = channels_last(gradient, *gradient.shape[2:]).copy_(gradient)
+    args.output, args.output_gradient = View.of(output), View.of(gradient)
+    args.query_gradient, args.key_gradient, args.value_gradient = map(View.of, into)
+    statistics = log_sum_exp.new_empty(*log_sum_exp.shape, 2)
+    args.log_sum_exp, args.statistics = log_sum_exp.data_ptr(), statistics.data_ptr()
+    args.count = call.blocks("query_gradient")
+    ctas = min(args.count, launch.resident("query_gradient", shape, query.device))
+    if shape.relative:
+        biases = statistics.new_empty(log_sum_exp.numel() // 8, 32, LANE_BYTES // 4)
+        partial = statistics.new_empty(ctas, 2, TABLE_ROWS, query.shape[-1])
+        args.biases, args.table_gradients = biases.data_ptr(), partial.data_ptr()
+    call.run("query_gradient", ctas)
+    if shape.relative:
+        tables = partial.sum(0)[:, : tables.shape[1]].to(query.dtype)
+    call.run("key_gradient", call.key_tiles())
+    return tables
+
+
+def empty_tables(query: Tensor, rows: object, geometry: Geometry) -> Tensor:
+    """Room for the gradients of both tables: (2, 2 * window - 1, key_dim), or (0, ...) where there are no tables."""
+    return query.new_empty(0 if rows is None else 2, 2 * geometry.window - 1, query.shape[-1])
 
 
 @register_flop_formula(torch.ops.halobench.fused_cuda)

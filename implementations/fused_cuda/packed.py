@@ -1,0 +1,174 @@
+"""One projection for queries, keys and values: the layer of this backend, and the operators that read and fill one map.
+
+Three projections read the same pixels three times, and three times again backward, where three gradients of the pixels
+are then added up. Here the weights are laid side by side, so that each of these happens once. The kernels read their
+heads out of the one map through strides, and leave the three gradients in one map likewise, because that is what the
+gradient of the projection wants: nothing is joined or split in memory.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from halobench.layer import HaloAttention
+from implementations.fused_cuda.operator import (
+    Call,
+    attended,
+    backward_flops,
+    channels_last,
+    differentiated,
+    empty_tables,
+    forward_flops,
+    geometry_of,
+    log_sum_exps,
+)
+
+
+class PackedHaloAttention(HaloAttention):
+    """``HaloAttention`` with the same parameters, projected at once; strided queries are projected apart, as there."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Mix the pixels of a map; sizes as in ``HaloAttention``.
+
+        Raises:
+            Unsupported: as ``attend``.
+        """
+        spec = self.spec
+        if spec.geometry.stride > 1:
+            return super().forward(pixels)
+        projections = (self.query, self.key, self.value)
+        biases = [projection.bias for projection in projections if projection.bias is not None]
+        weight = torch.cat([projection.weight for projection in projections])
+        packed = F.conv2d(pixels, weight, torch.cat(biases) if biases else None)
+        rows, columns = (None, None) if self.relative is None else self.relative(packed.dtype)
+        geometry = spec.geometry
+        output: Tensor = packed_forward(
+            packed, rows, columns, spec.heads, spec.key_dim, geometry.block, geometry.halo, geometry.border
+        )[0]
+        return self.channels(output)
+
+
+def parts(packed: Tensor, heads: int, key_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (b h H W d) of a map (b c H W) that holds them side by side: three views."""
+    keys = heads * key_dim
+    sides = packed.split([keys, keys, packed.shape[1] - 2 * keys], 1)
+    query, key, value = (side.unflatten(1, (heads, -1)).movedim(2, -1) for side in sides)
+    return query, key, value
+
+
+@torch.library.custom_op("halobench::fused_cuda_packed", mutates_args=())
+def packed_forward(
+    packed: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    heads: int,
+    key_dim: int,
+    block: int,
+    halo: int,
+    border: str,
+) -> tuple[Tensor, Tensor]:
+    """``operator.forward`` on one map (b c H W), of stride 1."""
+    return attended(Call(*parts(packed, heads, key_dim), rows, columns, geometry_of(block, halo, 1, border)))
+
+
+@packed_forward.register_fake
+def _(
+    packed: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    heads: int,
+    key_dim: int,
+    block: int,
+    halo: int,
+    border: str,
+) -> tuple[Tensor, Tensor]:
+    query, _, value = parts(packed, heads, key_dim)
+    output = channels_last(query, *value.shape[2:])
+    return output, log_sum_exps(query, geometry_of(block, halo, 1, border))
+
+
+@torch.library.custom_op("halobench::fused_cuda_packed_backward", mutates_args=())
+def packed_backward(
+    gradient: Tensor,
+    packed: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    output: Tensor,
+    log_sum_exp: Tensor,
+    heads: int,
+    key_dim: int,
+    block: int,
+    halo: int,
+    border: str,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the map, laid out channels-last, and of both tables; always deterministic."""
+    call = Call(*parts(packed, heads, key_dim), rows, columns, geometry_of(block, halo, 1, border))
+    packed_gradient = empty_map(packed)
+    into = parts(packed_gradient, heads, key_dim)
+    return packed_gradient, differentiated(call, gradient, output, log_sum_exp, into)
+
+
+@packed_backward.register_fake
+def _(
+    gradient: Tensor,
+    packed: Tensor,
+    rows: Tensor | None,
+    columns: Tensor | None,
+    output: Tensor,
+    log_sum_exp: Tensor,
+    heads: int,
+    key_dim: int,
+    block: int,
+    halo: int,
+    border: str,
+) -> tuple[Tensor, Tensor]:
+    query = parts(packed, heads, key_dim)[0]
+    return empty_map(packed), empty_tables(query, rows, geometry_of(block, halo, 1, border))
+
+
+def empty_map(like: Tensor) -> Tensor:
+    """An empty (b c H W), channels-last in memory."""
+    batch, channels, height, width = like.shape
+    return like.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Keep what the backward operator takes."""
+    ctx.save_for_backward(*inputs[:3], *output)
+    ctx.shape = inputs[3:]
+
+
+def differentiate(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of the forward operator's arguments."""
+    packed, rows, columns, output, log_sum_exp = ctx.saved_tensors
+    packed_gradient, tables = packed_backward(gradient, packed, rows, columns, output, log_sum_exp, *ctx.shape)
+    return (packed_gradient, *((None, None) if rows is None else tables.unbind()), *[None] * 5)
+
+
+packed_forward.register_autograd(differentiate, setup_context=save_for_backward)
+
+
+def shapes_of(packed: Any, heads: int, key_dim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of the keys and of the values in a map of this shape."""
+    batch, channels, *size = packed
+    return (batch, heads, *size, key_dim), (batch, heads, *size, channels // heads - 2 * key_dim)
+
+
+@register_flop_formula(torch.ops.halobench.fused_cuda_packed)
+def _(
+    packed: Any, rows: Any, columns: Any, heads: int, key_dim: int, block: int, halo: int, border: str, **_: Any
+) -> int:
+    key, value = shapes_of(packed, heads, key_dim)
+    return forward_flops(key, key, value, rows, columns, block, halo, 1, border)
+
+
+@register_flop_formula(torch.ops.halobench.fused_cuda_packed_backward)
+def _(
+    gradient: Any, packed: Any, rows: Any, columns: Any, output: Any, log_sum_exp: Any,
+    heads: int, key_dim: int, block: int, halo: int, border: str, **_: Any,
+) -> int:  # fmt: skip
+    key, value = shapes_of(packed, heads, key_dim)
+    return backward_flops(gradient, key, key, value, rows, columns, output, log_sum_exp, block, halo, 1, border)
