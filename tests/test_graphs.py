@@ -9,7 +9,7 @@ import torch
 
 from halobench.measure import graphs, memory, networks
 from halobench.measure.clock import CpuClock, clock_for
-from halobench.measure.engine import Settings
+from halobench.measure.engine import Incorrect, Settings
 from halobench.measure.latency import LEAST, Effort
 from halobench.network import Network, NetworkCase
 from halobench.problem import Unsupported
@@ -58,6 +58,17 @@ def test_what_is_eager_is_not_captured(captured):
     fields = networks.measure(case, CpuClock(), SETTINGS, networks.Rivals())
     assert captured == ["peak"]
     assert fields["latency"]["replayed"] is False
+
+
+def test_a_replay_whose_outcome_is_not_finite_is_incorrect(captured, monkeypatch):
+    """Whatever the call itself computed before."""
+    replay = graphs.Replay(
+        lambda: None, SimpleNamespace(replay=lambda: captured.append("replay")), torch.tensor(torch.nan)
+    )
+    monkeypatch.setattr(graphs, "capture", lambda *_: replay)
+    with pytest.raises(Incorrect, match="the loss of resnet_mini is not finite"):
+        networks.Contestant.prepare(COMPILED, "training", "cpu", CpuClock())
+    assert captured[-1] == "replay"
 
 
 def test_a_replay_keeps_what_its_graph_refers_to(captured):
