@@ -101,6 +101,7 @@ NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {
     "parameters": Field("throughput.parameters", "count"),
     "images_per_s": Field("throughput.images_per_s", "positive"),
     "joules_per_image": Field("throughput.joules_per_image", "number"),
+    "replayed": Field("latency.replayed", "flag"),
     "first_step_s": Field("throughput.first_step_s", "number"),
     "resident_bytes": Field("memory.resident_bytes", "number"),
     "rival_ms": Field("paired.rival_median_ms", "positive"),

@@ -8,6 +8,8 @@
 - ``side``, ``grid``: the step over the image side, and over block and halo;
 - ``inference``: the pairs' forward passes at batch 1 and at the training batch.
 
+On a GPU the compiled ones are replayed as CUDA graphs, so that their times are the device's.
+
 Tiers: ``smoke`` has reduced networks, ``default`` the pairs up to H2 and, eager, what is accelerated; ``full``
 everything.
 """

@@ -33,6 +33,19 @@ BACKENDS = {
     "refuses": f"{ATTEND}    raise Unsupported('only on Sundays')\n",
     "greedy": f"{ATTEND}    if key.shape[0] > 5: raise MemoryError\n    return {RIGHT}\n",
     "missing": "import a_package_that_nobody_has\n",
+    "uncapturable": f"""
+from halobench.measure.graphs import Uncapturable
+{ATTEND}    raise Uncapturable('halonet_mini cannot be captured')
+""",
+    # Waits for the device in the middle of a step, where the compiler cannot see it.
+    "waits": f"""
+import torch
+@torch.compiler.disable
+def wait(tensor):
+    tensor.flatten()[0].item()
+{ATTEND}    wait(value)
+    return {RIGHT}
+""",
 }
 RIVAL = Network("resnet_mini", 32, 2, "float32")
 OWN = Network("halonet_mini", 32, 2, "float32", "good")
@@ -93,6 +106,16 @@ def test_a_failure_is_a_row(session, backend):
     row = measure(session, replace(OWN, backend=backend, batch=8), rival=replace(RIVAL, batch=8))
     assert row["status"] == status
     assert said in row["reason"]
+
+
+def test_a_process_whose_capture_failed_is_replaced(session):
+    """Whatever state the failed capture left, the next case has nothing to do with it."""
+    measure(session, RIVAL)
+    worker = session._process
+    row = measure(session, replace(OWN, backend="uncapturable"))
+    assert (row["status"], row["reason"]) == ("CRASHED", "halonet_mini cannot be captured")
+    assert not worker.is_alive()
+    assert measure(session, RIVAL)["status"] == "OK"
 
 
 def test_a_wrong_gradient_fails_in_training_only(session):
@@ -204,6 +227,7 @@ def test_rows_of_networks_are_a_table_of_their_own(tmp_path):
     assert (len(read.table), len(read.networks)) == (1, 1)
     assert read.networks["model"].tolist() == ["halonet_h1"]
     assert read.networks["ratio"].notna().all()
+    assert read.networks["replayed"].tolist() == [False]
     assert len(read.samples_ms) == 2
 
 
@@ -228,5 +252,27 @@ def test_a_network_on_a_gpu(compiled):
     assert row["paired"]["ratio"] > 0
     assert row["memory"]["peak_bytes"] > row["memory"]["resident_bytes"] + own.batch * 3 * 64 * 64 * 2
     assert checked_row(row)["images_per_s"] > 0
+    assert row["latency"]["replayed"] is compiled
     if compiled:
         assert row["throughput"]["first_step_s"] > 10 * row["latency"]["median_ms"] / 1e3
+
+
+@pytest.mark.gpu
+@pytest.mark.fault
+def test_a_call_that_waits_for_the_device_cannot_be_captured(tmp_path, monkeypatch):
+    """It is a row with the reason, and another network is measured after it."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    third_party.install(tmp_path, BACKENDS)
+    monkeypatch.setenv("PYTHONPATH", third_party.python_path(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    waits = Network("halonet_mini", 64, 8, "bfloat16", "waits", compiled=True)
+    with Session(Settings("cuda", effort=Effort(LEAST, 0.0, 0.02)), timeout_s=180) as session:
+        row = session.measure(NetworkCase("training", waits, "forward", "cuda"))
+        assert row["status"] == "CRASHED"
+        assert "halonet_mini cannot be captured as a CUDA graph" in row["reason"]
+        eager = session.measure(NetworkCase("training", replace(waits, compiled=False), "forward", "cuda"))
+        assert (eager["status"], eager["reason"]) == ("OK", None)
+        convolutions = Network("convnet_mini", 64, 8, "bfloat16", compiled=True)
+        after = session.measure(NetworkCase("training", convolutions, "forward", "cuda"))
+    assert (after["status"], after["reason"], after["latency"]["replayed"]) == ("OK", None, True)

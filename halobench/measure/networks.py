@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from halobench.measure import conformance, energy, memory, steps
+from halobench.measure import conformance, energy, graphs, memory, steps
 from halobench.measure.clock import Burst, Clock
 from halobench.measure.engine import Incorrect, Settings, Stopwatch, clock_fields, latency_fields
 from halobench.measure.statistics import summarize
@@ -25,34 +26,64 @@ RECOMPILATIONS = 64  # a network has a layer a shape, and the compiler would giv
 
 @dataclass
 class Contestant:
-    """A network on the device, warm. ``call`` is one step; ``first_s`` is how long the first one took."""
+    """A network on the device, warm. ``call`` is one step; ``first_s`` is how long the first one took.
+
+    ``peak_bytes`` is that of a step whose kernels the host launches, above ``resident_bytes``: what ``call`` replays
+    allocates nothing.
+    """
 
     network: Network
     model: nn.Module
     call: Callable[[], Tensor]
     resident_bytes: int
+    peak_bytes: int | None
     first_s: float
+
+    @property
+    def replayed(self) -> bool:
+        """Whether a step is the replay of a CUDA graph."""
+        return isinstance(self.call, graphs.Replay)
 
     @classmethod
     def prepare(cls, network: Network, direction: Direction, device: str, clock: Clock) -> "Contestant":
-        """Build the network, compile it and take the first steps.
+        """Build the network, compile it, take the first steps, and capture one where steps are replayed.
 
         Raises:
             Incorrect: the loss, or the output, is not finite.
+            Unsupported: its steps cannot be replayed.
+            Uncapturable: a step could not be captured.
         """
+        with graphs.side_stream() if graphs.replayed(network, device) else nullcontext():
+            warm = cls.warm(network, direction, device, clock)
+            if graphs.replayed(network, device):
+                warm.call = graphs.capture(warm.call, network.model)
+        if warm.replayed:
+            warm.repeat(direction)
+        return warm
+
+    @classmethod
+    def warm(cls, network: Network, direction: Direction, device: str, clock: Clock) -> "Contestant":
+        """Build the network, compile it and take the first steps, launched by the host."""
         model = network_model(network, device)
         call, tensors = (training_step if direction == "training" else inference)(model, network, device)
         clock.synchronize()
         started = time.monotonic()
-        outcome = call()
+        call()
         clock.synchronize()
         first_s = time.monotonic() - started
-        for _ in range(WARM_UP_STEPS):
-            outcome = call()
-        if not bool(outcome.isfinite().all()):
-            raise Incorrect(f"the {'loss' if direction == 'training' else 'output'} of {network.model} is not finite")
         resident = sum(tensor.numel() * tensor.element_size() for tensor in tensors())
-        return cls(network, model, call, resident, first_s)
+        warm = cls(network, model, call, resident, None, first_s)
+        warm.repeat(direction)
+        warm.peak_bytes = memory.peak_bytes(call, device)
+        return warm
+
+    def repeat(self, direction: Direction) -> None:
+        """Call a few times, and look at the last outcome."""
+        for _ in range(WARM_UP_STEPS):
+            outcome = self.call()
+        if not bool(outcome.isfinite().all()):
+            what = "loss" if direction == "training" else "output"
+            raise Incorrect(f"the {what} of {self.network.model} is not finite")
 
 
 class Rivals:
@@ -85,8 +116,9 @@ def measure(case: NetworkCase, clock: Clock, settings: Settings, rivals: Rivals)
 
     Raises:
         ModuleNotFoundError: the backend needs a package that is not installed.
-        Unsupported: the backend refuses a layer, or the dtype cannot train.
+        Unsupported: the backend refuses a layer, the dtype cannot train, or the steps cannot be replayed.
         Incorrect: the backend is wrong in a layer of the network; nothing was timed.
+        Uncapturable: the call of the network, or of its rival, could not be captured as a CUDA graph.
         MemoryError, torch.OutOfMemoryError: the network, or its rival, does not fit.
     """
     if case.direction == "training" and case.network.dtype == "float16":
@@ -125,7 +157,6 @@ def at_batch(
         else:
             own = Contestant.prepare(network, case.direction, case.device, clock)
     with stopwatch.phase("measured"):
-        peak = memory.peak_bytes(own.call, case.device)
         calls = [own.call] if rival is None else [own.call, rival.call]
         single = case.direction == "forward" and batch == 1
         samples, *others = steps.alternate(calls, clock, settings.effort, single=single)
@@ -133,10 +164,10 @@ def at_batch(
         joules = energy.joules_per_call(own.call, middle, case.device) if case.energy else None
     return {
         "samples_ms": samples.device_ms,
-        "latency": latency_fields(samples),
+        "latency": latency_fields(samples) | {"replayed": own.replayed},
         "clock": clock_fields(samples),
         "memory": {
-            "peak_bytes": None if peak is None else peak + own.resident_bytes,
+            "peak_bytes": None if own.peak_bytes is None else own.peak_bytes + own.resident_bytes,
             "resident_bytes": own.resident_bytes,
         },
         "energy_joules": joules,

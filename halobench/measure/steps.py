@@ -12,8 +12,8 @@ from halobench.measure.statistics import quick_noise
 def alternate(calls: Sequence[Call], clock: Clock, effort: Effort, *, single: bool = False) -> list[Burst]:
     """Samples of each call, taken in turn: A B, B A, A B, ..., so that the n-th samples are pairs.
 
-    A sample is the mean over a stretch of a fifth of the time that the effort allows, or over one call where calls
-    are longer or ``single`` asks for it. At least five rounds; more until the noise of every call is below the target
+    A sample is the mean over a stretch of at least a fifth of the time that the effort allows, or over one call where
+    ``single`` asks for it. At least five rounds; more until the noise of every call is below the target
     or twice the effort's time is up.
     """
     counts = [1 if single else steps_in(effort.max_s / 5, call, clock) for call in calls]
@@ -33,5 +33,5 @@ def alternate(calls: Sequence[Call], clock: Clock, effort: Effort, *, single: bo
 
 
 def steps_in(seconds: float, call: Call, clock: Clock) -> int:
-    """How many calls last that long, one at least."""
-    return max(1, math.floor(seconds * 1e3 / clock.stretch(call, 1).device_ms[0]))
+    """How many calls last at least that long."""
+    return math.ceil(seconds * 1e3 / clock.stretch(call, 1).device_ms[0])

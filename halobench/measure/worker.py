@@ -24,6 +24,7 @@ from halobench.environment import fingerprint
 from halobench.measure import engine, networks
 from halobench.measure.clock import Clock, clock_for
 from halobench.measure.engine import Incorrect, Settings
+from halobench.measure.graphs import Uncapturable
 from halobench.measure.memory import out_of_memory, release
 from halobench.network import AnyCase, NetworkCase
 from halobench.problem import Unsupported
@@ -55,7 +56,7 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
             started = time.monotonic()
             ceilings = asdict(roofline.measure(settings.device, request[1])) if settings.timed else None
             measured_s = time.monotonic() - started
-            reply = {"fingerprint": fingerprint(settings.device), "ceilings": ceilings, "measured_s": measured_s}
+            reply: Reply = {"fingerprint": fingerprint(settings.device), "ceilings": ceilings, "measured_s": measured_s}
             pipe.send((reply, False))
             continue
         _, case, ceilings = request
@@ -66,13 +67,17 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
                 torch.compiler.reset()  # the compiler keeps eight shapes of a function, then gives up
                 compiled = False
             release()
-        reply = answer(case, clock, ceilings, settings, rivals)
+        stuck = False
+        try:
+            reply = answer(case, clock, ceilings, settings, rivals)
+        except Uncapturable as error:
+            reply, stuck = {"status": "CRASHED", "reason": str(error)}, True
         compiled = compiled or case.compiles or compiles(case.backend)
         left = held_bytes(settings.device) - held - rivals.held_bytes
         if left > LEAK_BYTES:
             reply["leaked_bytes"] = left
-        # A CUDA error sticks to its process, and so does what leaked: the parent starts another one.
-        last = left > LEAK_BYTES or not healthy(settings.device)
+        # A CUDA error sticks to its process, and so do a broken capture and what leaked: the parent starts another one.
+        last = stuck or left > LEAK_BYTES or not healthy(settings.device)
         pipe.send((reply, last))
         if last:
             return
@@ -96,7 +101,11 @@ def compiles(name: str) -> bool:
 def answer(
     case: AnyCase, clock: Clock, ceilings: Ceilings | None, settings: Settings, rivals: networks.Rivals
 ) -> Reply:
-    """The measured fields of a case's row with its status and, where it failed, the reason."""
+    """The measured fields of a case's row with its status and, where it failed, the reason.
+
+    Raises:
+        Uncapturable: a call could not be captured as a CUDA graph, and this process is worth nothing any more.
+    """
     try:
         return {
             "status": "OK",
@@ -107,6 +116,8 @@ def answer(
                 else engine.measure(case, clock, ceilings, settings)
             ),
         }
+    except Uncapturable:
+        raise
     except ModuleNotFoundError as error:
         return {"status": "MISSING", "reason": f"needs the package {error.name}, which is not installed"}
     except Unsupported as error:

@@ -1,0 +1,107 @@
+"""A call captured as one CUDA graph: the device does its work again without the host launching kernel after kernel."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from halobench.measure import memory
+from halobench.measure.clock import no_collection
+from halobench.network import Network
+from halobench.problem import Unsupported
+
+
+class Uncapturable(Exception):
+    """A call cannot be captured; the message is one line.
+
+    PyTorch may believe that the capture goes on, so this process is not to measure anything else.
+    """
+
+
+@dataclass
+class Replay:
+    """A captured call. Calling it repeats the work and returns ``output``, which each replay overwrites.
+
+    ``call`` is never called again. It holds the tensors whose addresses are in the graph.
+    """
+
+    call: Callable[[], Tensor]
+    graph: torch.cuda.CUDAGraph
+    output: Tensor
+
+    def __call__(self) -> Tensor:
+        """Launch the graph on the current stream."""
+        self.graph.replay()
+        return self.output
+
+
+def replayed(network: Network, device: str) -> bool:
+    """Whether this network is measured by replaying its call: a compiled one on a GPU.
+
+    Raises:
+        Unsupported: each of its steps draws on the host, and a graph would repeat one draw.
+    """
+    if not network.compiled or torch.device(device).type != "cuda":
+        return False
+    if network.magnitude is not None:
+        raise Unsupported(
+            f"RandAugment draws anew on the host in each step, a CUDA graph would repeat one draw: "
+            f"on a GPU, not compiled only, got magnitude {network.magnitude}"
+        )
+    return True
+
+
+@cache
+def stream() -> torch.cuda.Stream:
+    """The stream of all captures. cuBLAS keeps a workspace for each stream, so that one for each call would leak."""
+    return torch.cuda.Stream()
+
+
+@contextmanager
+def side_stream() -> Iterator[None]:
+    """Work on the stream of the captures, from the first call on.
+
+    The default stream cannot be captured. What a first call leaves behind (workspaces, nodes that accumulate
+    gradients) belongs to the stream it was made on, and a capture that meets another stream fails.
+    """
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream()):
+        yield
+        torch.cuda.synchronize()
+
+
+def capture(call: Callable[[], Tensor], name: str) -> Replay:
+    """The call, as a graph; ``name`` says in messages whose call it is.
+
+    It must be warm: everything that compiles, benchmarks or allocates for good has happened. The graph has memory of
+    its own, as much as the call needs, until it is freed.
+
+    Raises:
+        Uncapturable: the call synchronizes, for example.
+        MemoryError, torch.OutOfMemoryError: the graph's memory does not fit.
+    """
+    graph = torch.cuda.CUDAGraph()
+    output: Tensor | None = None
+    fault: Exception | None = None
+    try:
+        with no_collection(), torch.cuda.graph(graph, stream=stream()):  # a collection might free another graph
+            try:
+                output = call()
+            except Exception as error:  # noqa: BLE001 - the end of the capture would raise an error that hides it
+                fault = error
+    except RuntimeError as error:
+        raise Uncapturable(reason(name, fault or error)) from (fault or error)
+    if fault is not None and memory.out_of_memory(fault):
+        raise fault
+    if output is None:
+        raise Uncapturable(reason(name, fault)) from fault
+    return Replay(call, graph, output)
+
+
+def reason(name: str, error: Exception | None) -> str:
+    """Why a call could not be captured, in one line."""
+    said = " ".join(str(error).split())
+    return f"{name} cannot be captured as a CUDA graph: {type(error).__name__}: {said[:300]}"
