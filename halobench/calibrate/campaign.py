@@ -5,12 +5,12 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
 from halobench.calibrate.planted import Delay
 from halobench.calibrate.process import READY, Plan
@@ -83,18 +83,28 @@ def measure(path: Path, plan: Plan, order: list[float], said: Callable[[str], No
         raise CampaignError(f"{path} holds a calibration of another plan: give another file")
     path.write_text("".join(json.dumps(line) + "\n" for line in (done.header, *done.processes)), encoding="utf-8")
     size = max(1, (os.cpu_count() or 1) // 2)
-    for start in range(len(done.processes), len(order), size):
-        batch = order[start : start + size]
-        said(f"processes {start + 1} to {start + len(batch)} of {len(order)}")
-        requests = [{"amounts": done.header["amounts"].get(str(level), {})} for level in batch]
-        with path.open("a", encoding="utf-8") as file:
-            for level, answer in zip(batch, together(plan, requests), strict=True):
-                file.write(json.dumps({"level": level, "cases": answer["cases"]}) + "\n")
+    left = list(range(len(done.processes), len(order), size))
+    with ExitStack() as stack:
+        waiting = stack.enter_context(Batch(plan, order[left[0] : left[0] + size])) if left else None
+        for start in left:
+            current = waiting or stack.enter_context(Batch(plan, order[start : start + size]))
+            current.wait()
+            following = order[start + size : start + 2 * size]
+            # While a GPU is measured, a CPU may import; while a CPU is, nothing else may run.
+            waiting = stack.enter_context(Batch(plan, following)) if following and plan.device != "cpu" else None
+            said(f"processes {start + 1} to {start + len(current.levels)} of {len(order)}")
+            requests = [{"amounts": done.header["amounts"].get(str(level), {})} for level in current.levels]
+            with path.open("a", encoding="utf-8") as file:
+                for level, answer in zip(current.levels, current.answers(requests), strict=True):
+                    file.write(json.dumps({"level": level, "cases": answer["cases"]}) + "\n")
+                    file.flush()
 
 
 def begun(plan: Plan, order: list[float]) -> Json:
     """The header of a calibration: how much each case must be delayed for each level, after a few pilot processes."""
-    pilots = [together(plan, [{"pilot": True, "amounts": {}}])[0] for _ in range(PILOTS)]
+    with Batch(plan, [PLAIN] * PILOTS) as batch:
+        batch.wait()
+        pilots = list(batch.answers([{"pilot": True, "amounts": {}}] * PILOTS))
     delay = Delay(*(median(pilot["delay"][name] for pilot in pilots) for name in ("least_ms", "per_ms")))
     times = {name: median(pilot["cases"][name]["ms"] for pilot in pilots) for name in pilots[0]["cases"]}
     return {
@@ -105,30 +115,48 @@ def begun(plan: Plan, order: list[float]) -> Json:
     }
 
 
-def together(plan: Plan, requests: list[Json]) -> list[Json]:
-    """The answers of fresh processes that are started together and then measure one by one.
+class Batch:
+    """Fresh processes, one for each level, that are started together and then measure one by one.
 
-    Raises:
-        CampaignError: one ended without an answer.
+    As a context manager, it ends by killing those that still run.
     """
-    command = [sys.executable, "-m", "halobench.calibrate.process", *plan.backends]
-    answers = []
-    with ExitStack() as stack:
-        children = []
-        for _ in requests:
-            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            stack.enter_context(child)
-            stack.callback(child.kill)
-            children.append(child)
-        for child in children:
-            expect(child, READY)
-        for child, request in zip(children, requests, strict=True):
-            assert child.stdin is not None
-            child.stdin.write(json.dumps({"plan": asdict(plan), **request}) + "\n")
-            child.stdin.flush()
-            answers.append(json.loads(expect(child)))
+
+    def __init__(self, plan: Plan, levels: list[float]) -> None:
+        self.plan, self.levels = plan, levels
+        command = [sys.executable, "-m", "halobench.calibrate.process", *plan.backends]
+        self._children = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in levels
+        ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in self._children:
+            child.kill()
             child.communicate()
-    return answers
+
+    def wait(self) -> None:
+        """Until all have imported what they need.
+
+        Raises:
+            CampaignError: one ended before.
+        """
+        for child in self._children:
+            expect(child, READY)
+
+    def answers(self, requests: list[Json]) -> Iterator[Json]:
+        """What each answers to its request, one after the other.
+
+        Raises:
+            CampaignError: one ended without an answer.
+        """
+        for child, request in zip(self._children, requests, strict=True):
+            assert child.stdin is not None
+            child.stdin.write(json.dumps({"plan": asdict(self.plan), **request}) + "\n")
+            child.stdin.flush()
+            yield json.loads(expect(child))
+            child.communicate()
 
 
 def expect(child: "subprocess.Popen[str]", word: str | None = None) -> str:
