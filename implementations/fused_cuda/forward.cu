@@ -19,20 +19,23 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_forward(const __grid_const
   const int first = ZERO_BORDER ? 0 : max(0, -y0), last = ZERO_BORDER ? WINDOW : min(WINDOW, args.height - y0);
   load_tables(base + AT_TABLES, args, THREADS, me);
   copies_commit();
-  load_window<D, THREADS>(base + AT_KEYS, args.key, args, p, y0, x0, first, last, me);
-  load_window<E, THREADS>(base + AT_VALUES, args.value, args, p, y0, x0, first, last, me);
-  copies_commit();
-
   const int local_head = me.warp / WARPS_A_HEAD, head = p.head + local_head;
   const int tile0 = me.warp % WARPS_A_HEAD * TILES_PER_WARP;
   u32 q[TILES_PER_WARP][D / 16][4];
+#pragma unroll
+  for (int m = 0; m < TILES_PER_WARP; m++) {  // on their way before anything is waited for
+    const Pair pair = queries_of(args, p, tile0 + m, me);
+    load_rows<D>(q[m], args.query, p, head, pair.y, pair.x, pair.valid, me);
+  }
+  load_window<D, THREADS>(base + AT_KEYS, args.key, args, p, y0, x0, first, last, me);
+  load_window<E, THREADS>(base + AT_VALUES, args.value, args, p, y0, x0, first, last, me);
+  copies_commit();
   Biases bias[TILES_PER_WARP];
   copies_wait<1>();
   block_sync();
 #pragma unroll
   for (int m = 0; m < TILES_PER_WARP; m++) {
     const Pair pair = queries_of(args, p, tile0 + m, me);
-    load_rows<D>(q[m], args.query, p, head, pair.y, pair.x, pair.valid, me);
     if (RELATIVE) compute(bias[m], q[m], base, AT_TABLES, AT_STAGES + me.warp * STAGE_BYTES, pair, me);
     hide_columns(bias[m], args, x0, me);
   }

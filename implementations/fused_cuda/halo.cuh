@@ -178,7 +178,7 @@ template <int dim> DEVICE void load_rows(u32 (&a)[dim / 16][4], const View& view
 #pragma unroll
     for (int s = 0; s < dim / 16; s++)
 #pragma unroll
-      for (int c = 0; c < 2; c++) a[s][h + 2 * c] = valid[h] ? load<u32>(source + s * 16 + c * 8) : 0u;
+      for (int c = 0; c < 2; c++) a[s][h + 2 * c] = valid[h] ? load(source + s * 16 + c * 8) : 0u;
   }
 }
 // The accumulators of a tile's rows to global memory, times ``factor``, 8 bytes a lane.
