@@ -75,6 +75,9 @@ DRAWN = {
     "wide": Problem(Geometry(4, 2), 7, 9, heads=2, key_dim=32, value_dim=48, dtype="bfloat16"),
     "ten": Problem(Geometry(10, 3), 13, 11, heads=1, dtype="bfloat16"),
     "exact": Problem(Geometry(8, 4), 9, 9, heads=1, key_dim=64, value_dim=64, dtype="bfloat16"),
+    "one_block": Problem(Geometry(8, 5), 8, 7, batch=2, heads=2, key_dim=32, dtype="bfloat16"),
+    "one_strided_block": Problem(Geometry(12, 2, stride=2), 11, 12, heads=2, dtype="bfloat16"),
+    "narrow": Problem(Geometry(8, 0), 13, 9, heads=2, value_dim=32, dtype="bfloat16"),
 }
 ALL = {
     name: replace(CASES[name], dtype=dtype, geometry=replace(CASES[name].geometry, border=border))
@@ -130,7 +133,7 @@ def refused(problem: Problem, change: str | None = None) -> str:
     ("problem", "change", "reason"),
     [
         (Problem(Geometry(8, 3), 8, 8), None, "computes in bfloat16 and float16, got torch.float32"),
-        (Problem(Geometry(14, 2), 8, 8, dtype="bfloat16"), None, "windows of up to 16 pixels, got 18"),
+        (Problem(Geometry(14, 2), 15, 8, dtype="bfloat16"), None, "windows of up to 16 pixels, got 18"),
         (Problem(Geometry(8, 3, 3), 9, 9, dtype="bfloat16"), None, "stride that divides the block, got 3, 8"),
         (Problem(Geometry(8, 3), 8, 8, key_dim=8, dtype="bfloat16"), None, "key heads of 16, 32, 48, 64, got 8"),
         (Problem(Geometry(8, 3), 8, 8, value_dim=20, dtype="bfloat16"), None, "multiples of 16 up to 128, got 20"),

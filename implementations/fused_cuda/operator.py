@@ -107,14 +107,12 @@ def backward(
     ctas = min(args.count, launch.resident("query_gradient", call.shape, query.device))
     if call.shape.relative:
         biases = statistics.new_empty(log_sum_exp.numel() // 8, 32, LANE_BYTES // 4)
-        partial = statistics.new_empty(ctas, 2, TABLE_ROWS, query.shape[-1])
-        args.biases, args.table_gradients = biases.data_ptr(), partial.data_ptr()
+        partials = statistics.new_empty(ctas, 2, TABLE_ROWS, query.shape[-1])
+        args.biases, args.partials, args.partial_count = biases.data_ptr(), partials.data_ptr(), ctas
+    tables = query.new_empty(2 if call.shape.relative else 0, entries, query.shape[-1])
+    args.tables, args.entries, args.entry_rows = tables.data_ptr(), entries, len(tables) * entries
     call.run("query_gradient", ctas)
-    if call.shape.relative:
-        tables = partial.sum(0)[:, :entries].to(query.dtype)
-    else:
-        tables = query.new_empty(0, entries, query.shape[-1])
-    call.run("key_gradient", call.key_tiles())
+    call.run("key_gradient", args.entry_rows + call.key_tiles())
     return query_gradient, key_gradient, value_gradient, tables
 
 
@@ -191,10 +189,14 @@ class Call:
         args.query_height, args.query_width = query.shape[2:4]
         args.blocks_y, args.blocks_x = geometry.blocks(height), geometry.blocks(width)
         # Tiles of keys begin a halo before the blocks.
-        args.tiles_y, args.tiles_x = ((size - 1 + geometry.halo) // geometry.block + 1 for size in (height, width))
+        halo = self.shape.geometry.halo
+        args.tiles_y, args.tiles_x = ((size - 1 + halo) // geometry.block + 1 for size in (height, width))
         args.scale = query.shape[-1] ** -0.5
         if relative is not None:
-            args.rows, args.columns = relative.rows.data_ptr(), relative.columns.data_ptr()
+            seen = self.shape.geometry
+            args.first_entry = geometry.window - (seen.halo + seen.block)
+            skipped = args.first_entry * query.shape[-1] * query.element_size()
+            args.rows, args.columns = relative.rows.data_ptr() + skipped, relative.columns.data_ptr() + skipped
 
     def blocks(self, kernel: Kernel) -> int:
         """Blocks of queries, for all groups of heads of a kernel."""

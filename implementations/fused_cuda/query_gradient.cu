@@ -142,7 +142,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
     block_sync();
 
 #pragma unroll
-    for (int half = 0; half < 2; half++)
+    for (int half = 0; half < HALVES; half++)
       for (int a = max(first, 8 * half); a < min(last, 8 * half + 8); a++) {
         const u32 pick = one_row(a, me), into = me.g == (a & 7) ? ONE | ONE << 16 : 0u;
         u32 k[D / 16][4], v[E / 16][4], k_columns[D / 16][4];
@@ -154,23 +154,24 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
           float s[2][4], dp[2][4];
           score(s, q[m], k, bias[m], half, pick);
 #pragma unroll
-          for (int n = 0; n < 2; n++)
+          for (int n = 0; n < HALVES; n++)
 #pragma unroll
             for (int e = 0; e < E / 16; e++) {
               if (e == 0) mma(dp[n], gradient[m][e], v[e][2 * n], v[e][2 * n + 1], minus_delta[m]);
               else mma(dp[n], gradient[m][e], v[e][2 * n], v[e][2 * n + 1], dp[n]);
             }
 #pragma unroll
-          for (int i = 0; i < 8; i++) {
+          for (int i = 0; i < 4 * HALVES; i++) {
             float& x = s[i >> 2][i & 3];
             x = exp2_fast(fmaf(x, scale, -reference[m][(i >> 1) & 1])) * dp[i >> 2][i & 3];
             if (RELATIVE) column_sums[m][i >> 2][i & 3] += x;
           }
-          const u32 ds[4] = {pack(s[0][0], s[0][1]), pack(s[0][2], s[0][3]), pack(s[1][0], s[1][1]), pack(s[1][2], s[1][3])};
+          u32 ds[4];
+          pack_keys(ds, s);
 #pragma unroll
           for (int d = 0; d < D / 8; d++)
-            mma(dq[m][d], ds, k_columns[d / 2][2 * (d & 1)], k_columns[d / 2][2 * (d & 1) + 1], dq[m][d]);
-          if (RELATIVE) mma(row_sums[m][half], ds, into, into, row_sums[m][half]);
+            mma_keys(dq[m][d], ds, k_columns[d / 2][2 * (d & 1)], k_columns[d / 2][2 * (d & 1) + 1]);
+          if (RELATIVE) mma_keys(row_sums[m][half], ds, into, into);
         }
       }
 
@@ -211,9 +212,9 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
     }
   }
 
-  if (RELATIVE) {  // by CTA, table, entry, dim: the sum over the CTA's heads
+  if (RELATIVE) {  // by CTA, table, used entry, dim: the sum over the CTA's heads
     block_sync();
-    float* target = args.table_gradients + (long long)cta() * 2 * 32 * D;
+    float* target = args.partials + (long long)cta() * 2 * 32 * D;
     for (int i = me.thread; i < 4 * (D / 8) * 32; i += THREADS) {
       int lane = i & 31, d = (i >> 5) % (D / 8), part = (i >> 5) / (D / 8);
       float c[4] = {};
@@ -224,7 +225,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         int entry = (part & 1) * 16 + (lane >> 2) + (j >> 1) * 8, dim = d * 8 + 2 * (lane & 3) + (j & 1);
-        target[((part >> 1) * 32 + (entry + HALO) % 32) * D + dim] = c[j] * args.scale;
+        target[((part >> 1) * 32 + entry) * D + dim] = c[j] * args.scale;
       }
     }
   }
