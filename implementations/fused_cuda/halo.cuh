@@ -25,7 +25,7 @@ struct View {  // (batch, heads, height, width, dim); strides in elements, that 
 struct Args {
   View query, key, value, output, output_gradient, query_gradient, key_gradient, value_gradient;
   float *log_sum_exp, *partials;                 // by image, head, block, padded query; tables' gradients by CTA
-  float2* statistics;                            // log-sum-exp and delta, as the former
+  float* statistics;                             // by image, head, block: log-sum-exps, then minus deltas
   uint4* biases;                                 // by image, head, block, 8 queries, lane: B operands of the key pass
   const void *rows, *columns;                    // the tables, from the first entry that a query can use on
   void* tables;                                  // gradients: (2, entries, D)

@@ -120,8 +120,10 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
           }
         delta += shuffle_xor(delta, 1), delta += shuffle_xor(delta, 2);
         minus_delta[m][2 * h] = -delta, minus_delta[m][2 * h + 1] = as_float(zero(args)) - delta;
-        if (pair.number[h] < PADDED && me.t == 0)
-          args.statistics[at_block * PADDED + pair.number[h]] = make_float2(reference[m][h], delta);
+        if (pair.number[h] < PADDED && me.t == 0) {
+          float* target = args.statistics + at_block * 2 * PADDED + pair.number[h];
+          target[0] = reference[m][h], target[PADDED] = -delta;
+        }
       }
       if (RELATIVE) {
         compute(bias[m], q[m], base, AT_TABLES, scratch, pair, me);
