@@ -19,20 +19,23 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_forward(const __grid_const
   const int first = ZERO_BORDER ? 0 : max(0, -y0), last = ZERO_BORDER ? WINDOW : min(WINDOW, args.height - y0);
   load_tables(base + AT_TABLES, args, THREADS, me);
   copies_commit();
-  load_window<D, THREADS>(base + AT_KEYS, args.key, args, p, y0, x0, first, last, me);
-  load_window<E, THREADS>(base + AT_VALUES, args.value, args, p, y0, x0, first, last, me);
-  copies_commit();
-
   const int local_head = me.warp / WARPS_A_HEAD, head = p.head + local_head;
   const int tile0 = me.warp % WARPS_A_HEAD * TILES_PER_WARP;
   u32 q[TILES_PER_WARP][D / 16][4];
+#pragma unroll
+  for (int m = 0; m < TILES_PER_WARP; m++) {  // on their way before anything is waited for
+    const Pair pair = queries_of(args, p, tile0 + m, me);
+    load_rows<D>(q[m], args.query, p, head, pair.y, pair.x, pair.valid, me);
+  }
+  load_window<D, THREADS>(base + AT_KEYS, args.key, args, p, y0, x0, first, last, me);
+  load_window<E, THREADS>(base + AT_VALUES, args.value, args, p, y0, x0, first, last, me);
+  copies_commit();
   Biases bias[TILES_PER_WARP];
   copies_wait<1>();
   block_sync();
 #pragma unroll
   for (int m = 0; m < TILES_PER_WARP; m++) {
     const Pair pair = queries_of(args, p, tile0 + m, me);
-    load_rows<D>(q[m], args.query, p, head, pair.y, pair.x, pair.valid, me);
     if (RELATIVE) compute(bias[m], q[m], base, AT_TABLES, AT_STAGES + me.warp * STAGE_BYTES, pair, me);
     hide_columns(bias[m], args, x0, me);
   }
@@ -53,10 +56,10 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_forward(const __grid_const
 #pragma unroll
         for (int m = 0; m < TILES_PER_WARP; m++) {
           float s[2][4];
-          if (a < 8) score(s, q[m], k, bias[m], 0, one_row(a, me));
+          if (a < 8 || HALVES == 1) score(s, q[m], k, bias[m], 0, one_row(a, me));
           else score(s, q[m], k, bias[m], 1, one_row(a, me));
 #pragma unroll
-          for (int i = 0; i < 8; i++)
+          for (int i = 0; i < 4 * HALVES; i++)
             reference[m][(i >> 1) & 1] = fmaxf(reference[m][(i >> 1) & 1], s[i >> 2][i & 3] * scale);
         }
       }
@@ -78,7 +81,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_forward(const __grid_const
       }
     }
 #pragma unroll
-    for (int half = 0; half < 2; half++)
+    for (int half = 0; half < HALVES; half++)
       for (int a = max(first, 8 * half); a < min(last, 8 * half + 8); a++) {
         const u32 pick = one_row(a, me);
         u32 k[D / 16][4], v[E / 16][4];
@@ -89,14 +92,14 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_forward(const __grid_const
           float s[2][4];
           score(s, q[m], k, bias[m], half, pick);
 #pragma unroll
-          for (int i = 0; i < 8; i++)
+          for (int i = 0; i < 4 * HALVES; i++)
             s[i >> 2][i & 3] = exp2_fast(fmaf(s[i >> 2][i & 3], scale, -reference[m][(i >> 1) & 1]));
-          const u32 weights[4] = {pack(s[0][0], s[0][1]), pack(s[0][2], s[0][3]), pack(s[1][0], s[1][1]),
-                                  pack(s[1][2], s[1][3])};
-          mma(sum[m], weights, ONE | ONE << 16, ONE | ONE << 16, sum[m]);
+          u32 weights[4];
+          pack_keys(weights, s);
+          mma_keys(sum[m], weights, ONE | ONE << 16, ONE | ONE << 16);
 #pragma unroll
           for (int e = 0; e < E / 8; e++)
-            mma(output[m][e], weights, v[e / 2][2 * (e & 1)], v[e / 2][2 * (e & 1) + 1], output[m][e]);
+            mma_keys(output[m][e], weights, v[e / 2][2 * (e & 1)], v[e / 2][2 * (e & 1) + 1]);
         }
       }
     if (exact) break;

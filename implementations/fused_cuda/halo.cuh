@@ -9,6 +9,7 @@
 constexpr int D = KEY_DIM, E = VALUE_DIM, WINDOW = BLOCK + 2 * HALO, SIDE = BLOCK / STRIDE, QUERIES = SIDE * SIDE;
 constexpr int QUERY_TILES = (QUERIES + 15) / 16, PADDED = 16 * QUERY_TILES;
 constexpr int KEY_TILES = (BLOCK * BLOCK + 15) / 16;
+constexpr int HALVES = WINDOW > 8 ? 2 : 1;  // of 8 pixels, along either axis of a window
 static_assert(WINDOW <= 16 && BLOCK % STRIDE == 0 && D % 16 == 0 && E % 16 == 0, "outside this kernel's class");
 
 constexpr int warps_a_head(int tiles) { return (tiles + TILES_PER_WARP - 1) / TILES_PER_WARP; }
@@ -23,11 +24,13 @@ struct View {  // (batch, heads, height, width, dim); strides in elements, that 
 };
 struct Args {
   View query, key, value, output, output_gradient, query_gradient, key_gradient, value_gradient;
-  float *log_sum_exp, *table_gradients;          // by image, head, block, padded query; by CTA
-  float2* statistics;                            // log-sum-exp and delta, as the former
+  float *log_sum_exp, *partials;                 // by image, head, block, padded query; tables' gradients by CTA
+  float* statistics;                             // by image, head, block: log-sum-exps, then minus deltas
   uint4* biases;                                 // by image, head, block, 8 queries, lane: B operands of the key pass
-  const void *rows, *columns;                    // (2 window - 1, D)
+  const void *rows, *columns;                    // the tables, from the first entry that a query can use on
+  void* tables;                                  // gradients: (2, entries, D)
   int heads, height, width, query_height, query_width, blocks_y, blocks_x, tiles_y, tiles_x, count;
+  int entries, first_entry, entry_rows, partial_count;  // of tables: of each, the first used one, of both; CTAs that left a part
   float scale;
 };
 DEVICE u16* image_of(const View& view, int image) { return static_cast<u16*>(view.data) + image * view.batch; }
@@ -142,7 +145,7 @@ DEVICE void load_tables(u32 base, const Args& args, int threads, const Lane& me)
   if (!RELATIVE) return;
   for (int i = me.thread; i < 2 * 32 * (D / 8); i += threads) {
     int chunk = i % (D / 8), row = i / (D / 8) % 32, table = i / (D / 8) / 32;
-    const u16* source = static_cast<const u16*>(table ? args.columns : args.rows) + HALO * D;
+    const u16* source = static_cast<const u16*>(table ? args.columns : args.rows);
     copy_async(base + table * TABLE_BYTES + row * TABLE_LINE + chunk * 16, source + row * D + chunk * 8, row < ENTRIES);
   }
 }
@@ -178,7 +181,7 @@ template <int dim> DEVICE void load_rows(u32 (&a)[dim / 16][4], const View& view
 #pragma unroll
     for (int s = 0; s < dim / 16; s++)
 #pragma unroll
-      for (int c = 0; c < 2; c++) a[s][h + 2 * c] = valid[h] ? load<u32>(source + s * 16 + c * 8) : 0u;
+      for (int c = 0; c < 2; c++) a[s][h + 2 * c] = valid[h] ? load(source + s * 16 + c * 8) : 0u;
   }
 }
 // The accumulators of a tile's rows to global memory, times ``factor``, 8 bytes a lane.
@@ -261,11 +264,21 @@ DEVICE void hide_columns(Biases& bias, const Args& args, int x0, const Lane& me)
 // The B operand [8 window rows, 8] whose row ``a`` is one: it picks a row's bias for all keys.
 DEVICE u32 one_row(int a, const Lane& me) { return me.t == (a & 7) >> 1 ? ONE << (16 * (a & 1)) : 0u; }
 
+// d = a b + d, summed over the keys of a window's row.
+DEVICE void mma_keys(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  if (HALVES == 2) mma(d, a, b0, b1, d);
+  else mma8(d, a[0], a[1], b0, d);
+}
+// What a lane has of [16 queries, 16 keys], as an A operand.
+DEVICE void pack_keys(u32 (&a)[4], const float (&s)[2][4]) {
+#pragma unroll
+  for (int n = 0; n < HALVES; n++) a[2 * n] = pack(s[n][0], s[n][1]), a[2 * n + 1] = pack(s[n][2], s[n][3]);
+}
 // Logits of a tile against window row ``a``: [16 queries, 16 keys], without the scale.
 DEVICE void score(float (&s)[2][4], const u32 (&q)[D / 16][4], const u32 (&k)[D / 16][4], const Biases& bias, int half,
                   u32 pick) {
 #pragma unroll
-  for (int n = 0; n < 2; n++) {
+  for (int n = 0; n < HALVES; n++) {
     if (RELATIVE) mma8(s[n], bias.rows[2 * half], bias.rows[2 * half + 1], pick, bias.columns[n]);
 #pragma unroll
     for (int d = 0; d < D / 16; d++) {

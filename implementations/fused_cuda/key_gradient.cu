@@ -2,7 +2,8 @@
 //
 // Tiles of BLOCK x BLOCK keys begin HALO pixels before the blocks: the queries that see one belong to its own block and to
 // the blocks above and to the left. Probabilities are made again from the log-sum-exps; both biases are one-hot products
-// with what the pass by queries left in memory. Logits are transposed here, [16 keys, 8 queries].
+// with what the pass by queries left in memory. Logits are transposed here, [16 keys, 8 queries]. The first CTAs finish
+// the tables' gradients.
 #include "halo.cuh"
 
 constexpr int WARPS_A_HEAD = warps_a_head(KEY_TILES), THREADS = 32 * HEADS * WARPS_A_HEAD;
@@ -26,7 +27,7 @@ DEVICE void load_block(u32 base, const Args& args, const Place& p, int y, int x,
   for (int head = 0; head < HEADS; head++) {
     const long long first = block_index(args, p.image, p.head + head, y, x) * PADDED;
     const uint4* biases = args.biases + first * 4;
-    const float4* statistics = reinterpret_cast<const float4*>(args.statistics + first);
+    const float4* statistics = reinterpret_cast<const float4*>(args.statistics + first * 2);
     if (RELATIVE)
       for (int i = me.thread; i < PADDED * 4; i += THREADS)
         copy_async(base + AT_BIASES + head * PADDED * 64 + i * 16, biases + i, true);
@@ -34,19 +35,45 @@ DEVICE void load_block(u32 base, const Args& args, const Place& p, int y, int x,
       copy_async(base + AT_STATISTICS + head * PADDED * 8 + i * 16, statistics + i, true);
   }
 }
-// The A operand [16 keys, 16 window positions] that picks the bias of two keys' positions.
+// The A operand [16 keys, 16 window positions] that picks the bias of two keys' positions. The compiler would make it again
+// for each product, at more than a product's cost; what comes from a shuffle it keeps.
 DEVICE void pick_bias(u32 (&a)[4], int position, int position8, const Lane& me) {
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     int wanted = (i & 1 ? position8 : position) - (i & 2 ? 8 : 0);
-    a[i] = wanted >> 1 == me.t ? ONE << (16 * (wanted & 1)) : 0u;
+    a[i] = shuffle_xor(wanted >> 1 == me.t ? ONE << (16 * (wanted & 1)) : 0u, 0);
   }
+}
+
+// One entry of a table's gradient: what the CTAs of the pass by queries left of it, added in one order.
+DEVICE void sum_table_gradients(const Args& args, const Lane& me) {
+  constexpr int columns = D / 4, turns = THREADS / columns;
+  const int table = cta() / args.entries, entry = cta() % args.entries - args.first_entry;
+  const int column = me.thread % columns, turn = me.thread / columns;
+  float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+  if (turn < turns && (unsigned)entry < (unsigned)ENTRIES) {
+    const float4* source = reinterpret_cast<const float4*>(args.partials) + (table * 32 + entry) * columns + column;
+#pragma unroll 8
+    for (int i = turn; i < args.partial_count; i += turns) {
+      float4 part = source[(long long)i * 2 * 32 * columns];
+      sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
+    }
+  }
+  at<float4>(me.thread * 16) = sum;
+  block_sync();
+  if (turn) return;
+  for (int i = 1; i < turns; i++) {
+    float4 part = at<float4>((i * columns + column) * 16);
+    sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
+  }
+  store(static_cast<u16*>(args.tables) + cta() * D + column * 4, make_uint2(pack(sum.x, sum.y), pack(sum.z, sum.w)));
 }
 
 KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_constant__ Args args) {
   const Lane me = who();
   const u32 base = shared_base();
-  const Place p = place(args, cta(), args.tiles_y, args.tiles_x);
+  if (RELATIVE && cta() < args.entry_rows) return sum_table_gradients(args, me);
+  const Place p = place(args, cta() - args.entry_rows, args.tiles_y, args.tiles_x);
   const int local_head = me.warp / WARPS_A_HEAD, head = p.head + local_head;
   const int tile0 = me.warp % WARPS_A_HEAD * TILES_PER_WARP;
   const int chunk_q = local_head * (D / 8), chunk_g = local_head * (E / 8);
@@ -110,7 +137,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         bool visible = valid[m][h] && row[m][h] + down < WINDOW && column[m][h] + right < WINDOW;
-        start[m][2 * h] = start[m][2 * h + 1] = visible ? 0.f : HIDDEN;
+        start[m][2 * h] = visible ? 0.f : HIDDEN, start[m][2 * h + 1] = start[m][2 * h] + as_float(zero(args));
         any = any || visible;
       }
       seen[m] = warp_any(any);
@@ -134,12 +161,20 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
                                                                           chunk_g + 2 * e + ByColumns::chunk(me.lane)));
       }
       uint4 bias[2];
-      float4 statistics[2];  // log-sum-exp and delta of two queries
+      float2 log_sum_exp[2];     // of two queries
+      float minus_delta[2][4];  // of the same, as products start from it: loaded twice, not copied
 #pragma unroll
       for (int n = 0; n < 2; n++) {
         if (RELATIVE)
           bias[n] = at<uint4>(buffer + AT_BIASES + (local_head * PADDED * 4 + (2 * pair + n) * 32 + me.lane) * 16);
-        statistics[n] = at<float4>(buffer + AT_STATISTICS + (local_head * PADDED + pair * 16 + n * 8 + 2 * me.t) * 8);
+        if (TWO_ROWS) bias[n].x = down ? bias[n].y : bias[n].x, bias[n].z = right ? bias[n].w : bias[n].z;
+        const u32 statistics = buffer + AT_STATISTICS + (local_head * 2 * PADDED + pair * 16 + n * 8 + 2 * me.t) * 4;
+        log_sum_exp[n] = at<float2>(statistics);
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+          const float2 x = at<float2>(statistics + PADDED * 4 + (h ? zero(args) : 0));
+          minus_delta[n][2 * h] = x.x, minus_delta[n][2 * h + 1] = x.y;
+        }
       }
 #pragma unroll
       for (int m = 0; m < TILES_PER_WARP; m++) {
@@ -147,25 +182,28 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
         u32 weights[4], ds[4];
 #pragma unroll
         for (int n = 0; n < 2; n++) {
-          float s[4] = {}, dp[4] = {-statistics[n].y, -statistics[n].w, -statistics[n].y, -statistics[n].w};
+          float s[4] = {}, dp[4];
           if (RELATIVE && TWO_ROWS) {  // what is hidden here is hidden by its biases
-            mma8(s, pick_row[m][0], pick_row[m][1], down + row[m][0] < 8 ? bias[n].x : bias[n].y, s);
-            mma8(s, own_column, own_column, right ? bias[n].w : bias[n].z, s);
+            mma8(s, pick_row[m][0], pick_row[m][1], bias[n].x, s);
+            mma8(s, own_column, own_column, bias[n].z, s);
           } else {
 #pragma unroll
             for (int i = 0; i < 4; i++) s[i] = start[m][i];
             if (RELATIVE) {
-              mma(s, pick_row[m], bias[n].x, bias[n].y, s);
+              mma(s, pick_row[m], bias[n].x, bias[n].y, start[m]);
               mma(s, pick_column[m], bias[n].z, bias[n].w, s);
             }
           }
 #pragma unroll
           for (int d = 0; d < D / 16; d++) mma(s, k[m][d], q[d][2 * n], q[d][2 * n + 1], s);
 #pragma unroll
-          for (int e = 0; e < E / 16; e++) mma(dp, v[m][e], g[e][2 * n], g[e][2 * n + 1], dp);
+          for (int e = 0; e < E / 16; e++) {
+            if (e == 0) mma(dp, v[m][e], g[e][2 * n], g[e][2 * n + 1], minus_delta[n]);
+            else mma(dp, v[m][e], g[e][2 * n], g[e][2 * n + 1], dp);
+          }
 #pragma unroll
           for (int i = 0; i < 4; i++) {
-            s[i] = exp2_fast(fmaf(s[i], scale, -(i & 1 ? statistics[n].z : statistics[n].x)));
+            s[i] = exp2_fast(fmaf(s[i], scale, -(i & 1 ? log_sum_exp[n].y : log_sum_exp[n].x)));
             dp[i] *= s[i];
           }
           weights[2 * n] = pack(s[0], s[1]), weights[2 * n + 1] = pack(s[2], s[3]);

@@ -37,9 +37,10 @@ class View(ctypes.Structure):
 VIEWS = (
     "query", "key", "value", "output", "output_gradient", "query_gradient", "key_gradient", "value_gradient",
 )  # fmt: skip
-POINTERS = ("log_sum_exp", "table_gradients", "statistics", "biases", "rows", "columns")
+POINTERS = ("log_sum_exp", "partials", "statistics", "biases", "rows", "columns", "tables")
 SIZES = (
     "heads", "height", "width", "query_height", "query_width", "blocks_y", "blocks_x", "tiles_y", "tiles_x", "count",
+    "entries", "first_entry", "entry_rows", "partial_count",
 )  # fmt: skip
 
 

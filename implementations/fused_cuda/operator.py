@@ -152,7 +152,7 @@ class Call:
         launch.demand_gpu(query.device)
         relative = None if rows is None or columns is None else RelativeTables(copyable(rows), copyable(columns))
         self.shape: Shape = shape_of(query, key, value, relative, geometry)
-        self.query, self.value = query, value
+        self.query, self.value, self.geometry = query, value, geometry
         self.relative = relative  # kept alive until the kernels are launched
         self.batch, heads, height, width = key.shape[:4]
         self.args = args = Args(query=View.of(query), key=View.of(key), value=View.of(value))
@@ -160,10 +160,14 @@ class Call:
         args.query_height, args.query_width = query.shape[2:4]
         args.blocks_y, args.blocks_x = geometry.blocks(height), geometry.blocks(width)
         # Tiles of keys begin a halo before the blocks.
-        args.tiles_y, args.tiles_x = ((size - 1 + geometry.halo) // geometry.block + 1 for size in (height, width))
+        halo = self.shape.geometry.halo
+        args.tiles_y, args.tiles_x = ((size - 1 + halo) // geometry.block + 1 for size in (height, width))
         args.scale = query.shape[-1] ** -0.5
         if relative is not None:
-            args.rows, args.columns = relative.rows.data_ptr(), relative.columns.data_ptr()
+            seen = self.shape.geometry
+            args.first_entry = geometry.window - (seen.halo + seen.block)
+            skipped = args.first_entry * query.shape[-1] * query.element_size()
+            args.rows, args.columns = relative.rows.data_ptr() + skipped, relative.columns.data_ptr() + skipped
 
     def blocks(self, kernel: Kernel) -> int:
         """Blocks of queries, for all groups of heads of a kernel."""
@@ -185,7 +189,7 @@ def attended(call: Call) -> tuple[Tensor, Tensor]:
     """The forward pass: the output, laid out channels-last, and the log-sum-exps."""
     query, value = call.query, call.value
     output = channels_last(query, query.shape[2], query.shape[3], value.shape[-1])
-    log_sum_exp = log_sum_exps(query, call.shape.geometry)
+    log_sum_exp = log_sum_exps(query, call.geometry)
     if output.numel():
         call.args.output, call.args.log_sum_exp = View.of(output), log_sum_exp.data_ptr()
         call.run("forward", call.blocks("forward"))
@@ -197,7 +201,7 @@ def differentiated(
 ) -> Tensor:
     """The backward pass: fills the gradients of query, key and value, and returns those of both tables."""
     args, query, shape = call.args, call.query, call.shape
-    tables = empty_tables(query, args.rows, shape.geometry)
+    tables = empty_tables(query, args.rows, call.geometry)
     if not query.numel():
         return tables.zero_()
     if not readable(gradient):
@@ -210,12 +214,11 @@ def differentiated(
     ctas = min(args.count, launch.resident("query_gradient", shape, query.device))
     if shape.relative:
         biases = statistics.new_empty(log_sum_exp.numel() // 8, 32, LANE_BYTES // 4)
-        partial = statistics.new_empty(ctas, 2, TABLE_ROWS, query.shape[-1])
-        args.biases, args.table_gradients = biases.data_ptr(), partial.data_ptr()
+        partials = statistics.new_empty(ctas, 2, TABLE_ROWS, query.shape[-1])
+        args.biases, args.partials, args.partial_count = biases.data_ptr(), partials.data_ptr(), ctas
+    args.tables, args.entries, args.entry_rows = tables.data_ptr(), tables.shape[1], len(tables) * tables.shape[1]
     call.run("query_gradient", ctas)
-    if shape.relative:
-        tables = partial.sum(0)[:, : tables.shape[1]].to(query.dtype)
-    call.run("key_gradient", call.key_tiles())
+    call.run("key_gradient", args.entry_rows + call.key_tiles())
     return tables
 
 

@@ -8,9 +8,13 @@
 constexpr int WARPS_A_HEAD = warps_a_head(QUERY_TILES), THREADS = 32 * HEADS * WARPS_A_HEAD;
 constexpr int SKEW_LINE = 80, SKEW_BYTES = 16 * SKEW_LINE;  // 32 entries of a query and a pad
 constexpr int SUMS_BYTES = 2 * 2 * (D / 8) * 512;  // a head's table gradients, by table, 16 entries, 8 dims, lane
+// A warp's scratch: skewed products of one tile, later the queries of all its tiles, for the other warps of the head.
+constexpr int QUERY_LINE = TABLE_LINE, QUERY_BYTES = 16 * QUERY_LINE;
+constexpr int SCRATCH_BYTES = TILES_PER_WARP * QUERY_BYTES > STAGE_BYTES ? TILES_PER_WARP * QUERY_BYTES : STAGE_BYTES;
+constexpr int SUMMANDS = 4 * (D / 16);  // pieces of a head's table gradients: 16 entries of a table, 16 dims
 constexpr u32 AT_KEYS = 0, AT_VALUES = AT_KEYS + window_bytes<D>(), AT_TABLES = AT_VALUES + window_bytes<E>(),
-              AT_SUMS = AT_TABLES + 2 * TABLE_BYTES, AT_STAGES = AT_SUMS + (RELATIVE ? HEADS * SUMS_BYTES : 0),
-              AT_SKEWS = AT_STAGES + (RELATIVE ? STAGE_BYTES * (THREADS / 32) : 0),
+              AT_SUMS = AT_TABLES + 2 * TABLE_BYTES, AT_SCRATCH = AT_SUMS + (RELATIVE ? HEADS * SUMS_BYTES : 0),
+              AT_SKEWS = AT_SCRATCH + (RELATIVE ? SCRATCH_BYTES * (THREADS / 32) : 0),
               SHARED = AT_SKEWS + (RELATIVE ? 2 * TILES_PER_WARP * SKEW_BYTES * (THREADS / 32) : 0);
 
 // Sums over a window's rows or columns back to table entries: [16 queries, 32 entries]. What it does not write is zero, the
@@ -24,11 +28,44 @@ DEVICE void skew_back(u32 skew, const float (&sums)[2][4], const int (&entry)[2]
   }
   warp_sync();
 }
+// A tile's queries to shared memory, [16 queries, D].
+DEVICE void keep_queries(u32 target, const u32 (&q)[D / 16][4], const Lane& me) {
+#pragma unroll
+  for (int s = 0; s < D / 16; s++)
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      at<u32>(target + (me.g + (i & 1) * 8) * QUERY_LINE + s * 32 + (i >> 1) * 16 + me.t * 4) = q[s][i];
+}
+// A block's part of the tables' gradients: the warps of a head share the pieces, each sums all tiles of queries.
+DEVICE void add_table_gradients(u32 base, u32 sums, u32 scratch, u32 skews, int turn, const Lane& me) {
+  for (int piece = turn; piece < SUMMANDS; piece += WARPS_A_HEAD) {
+    const int part = piece & 3, d = piece >> 2;
+    float c[2][4];
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+      float4 sum = at<float4>(sums + (part * (D / 8) + 2 * d + n) * 512 + me.lane * 16);
+      c[n][0] = sum.x, c[n][1] = sum.y, c[n][2] = sum.z, c[n][3] = sum.w;
+    }
+#pragma unroll
+    for (int tile = 0; tile < QUERY_TILES; tile++) {
+      u32 a[4], b[4];  // [16 entries, 16 queries] and [16 queries, 16 dims]
+      ldmatrix_transposed(a, base + skews + (2 * tile + (part >> 1)) * SKEW_BYTES + ByRows::row(me.lane) * SKEW_LINE +
+                                 (part & 1) * 32 + ByRows::chunk(me.lane) * 16);
+      ldmatrix_transposed(b, base + scratch + tile / TILES_PER_WARP * SCRATCH_BYTES + tile % TILES_PER_WARP * QUERY_BYTES +
+                                 ByColumns::row(me.lane) * QUERY_LINE + d * 32 + ByColumns::chunk(me.lane) * 16);
+      mma(c[0], a, b[0], b[1], c[0]);
+      mma(c[1], a, b[2], b[3], c[1]);
+    }
+#pragma unroll
+    for (int n = 0; n < 2; n++)
+      at<float4>(sums + (part * (D / 8) + 2 * d + n) * 512 + me.lane * 16) = make_float4(c[n][0], c[n][1], c[n][2], c[n][3]);
+  }
+}
 extern "C" __constant__ const int launch[2] = {THREADS, (int)SHARED};  // what the host must know
 
 KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __grid_constant__ Args args) {
   const Lane me = who();
-  const u32 base = shared_base(), stage = AT_STAGES + me.warp * STAGE_BYTES;
+  const u32 base = shared_base(), scratch = AT_SCRATCH + me.warp * SCRATCH_BYTES;
   const u32 skews = AT_SKEWS + me.warp * 2 * TILES_PER_WARP * SKEW_BYTES;
   const int local_head = me.warp / WARPS_A_HEAD, turn = me.warp % WARPS_A_HEAD, tile0 = turn * TILES_PER_WARP;
   const int chunk_k = local_head * (D / 8), chunk_v = local_head * (E / 8);
@@ -46,24 +83,31 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
     const int y0 = p.y * BLOCK - HALO, x0 = p.x * BLOCK - HALO, head = p.head + local_head;
     const int first = ZERO_BORDER ? 0 : max(0, -y0), last = ZERO_BORDER ? WINDOW : min(WINDOW, args.height - y0);
     block_sync();  // everybody is done with the last window
+    u32 q[TILES_PER_WARP][D / 16][4], gradient[TILES_PER_WARP][E / 16][4], output[TILES_PER_WARP][E / 16][4];
+    float reference[TILES_PER_WARP][2];
+    const long long at_block = block_index(args, p.image, head, p.y, p.x);
+#pragma unroll
+    for (int m = 0; m < TILES_PER_WARP; m++) {  // all that comes from memory is on its way before anything is waited for
+      const Pair pair = queries_of(args, p, tile0 + m, me);
+      load_rows<D>(q[m], args.query, p, head, pair.y, pair.x, pair.valid, me);
+      load_rows<E>(gradient[m], args.output_gradient, p, head, pair.y, pair.x, pair.valid, me);
+      load_rows<E>(output[m], args.output, p, head, pair.y, pair.x, pair.valid, me);
+#pragma unroll
+      for (int h = 0; h < 2; h++)
+        reference[m][h] = pair.number[h] < PADDED ? args.log_sum_exp[at_block * PADDED + pair.number[h]] : -HIDDEN;
+    }
     load_window<D, THREADS>(base + AT_KEYS, args.key, args, p, y0, x0, first, last, me);
     load_window<E, THREADS>(base + AT_VALUES, args.value, args, p, y0, x0, first, last, me);
     copies_commit();
     copies_wait<1>();  // the tables
     block_sync();
 
-    u32 q[TILES_PER_WARP][D / 16][4], gradient[TILES_PER_WARP][E / 16][4];
     Biases bias[TILES_PER_WARP];
-    float minus_delta[TILES_PER_WARP][4], reference[TILES_PER_WARP][2];
+    float minus_delta[TILES_PER_WARP][4];
     float dq[TILES_PER_WARP][D / 8][4] = {}, row_sums[TILES_PER_WARP][2][4] = {}, column_sums[TILES_PER_WARP][2][4] = {};
-    const long long at_block = block_index(args, p.image, head, p.y, p.x);
 #pragma unroll
     for (int m = 0; m < TILES_PER_WARP; m++) {
       const Pair pair = queries_of(args, p, tile0 + m, me);
-      load_rows<D>(q[m], args.query, p, head, pair.y, pair.x, pair.valid, me);
-      load_rows<E>(gradient[m], args.output_gradient, p, head, pair.y, pair.x, pair.valid, me);
-      u32 output[E / 16][4];
-      load_rows<E>(output, args.output, p, head, pair.y, pair.x, pair.valid, me);
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         float delta = 0.f;
@@ -71,18 +115,18 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
         for (int s = 0; s < E / 16; s++)
 #pragma unroll
           for (int c = 0; c < 2; c++) {
-            u32 a = output[s][h + 2 * c], b = gradient[m][s][h + 2 * c];
+            u32 a = output[m][s][h + 2 * c], b = gradient[m][s][h + 2 * c];
             delta = fmaf(low_half(a), low_half(b), fmaf(high_half(a), high_half(b), delta));
           }
         delta += shuffle_xor(delta, 1), delta += shuffle_xor(delta, 2);
         minus_delta[m][2 * h] = -delta, minus_delta[m][2 * h + 1] = as_float(zero(args)) - delta;
-        bool stored = pair.number[h] < PADDED;
-        reference[m][h] = stored ? args.log_sum_exp[at_block * PADDED + pair.number[h]] : -HIDDEN;
-        if (stored && me.t == 0)
-          args.statistics[at_block * PADDED + pair.number[h]] = make_float2(reference[m][h], delta);
+        if (pair.number[h] < PADDED && me.t == 0) {
+          float* target = args.statistics + at_block * 2 * PADDED + pair.number[h];
+          target[0] = reference[m][h], target[PADDED] = -delta;
+        }
       }
       if (RELATIVE) {
-        compute(bias[m], q[m], base, AT_TABLES, stage, pair, me);
+        compute(bias[m], q[m], base, AT_TABLES, scratch, pair, me);
         hide_padding(bias[m], me);
         if (tile0 + m < QUERY_TILES) {
           uint4* target = args.biases + (at_block * (PADDED / 8) + 2 * (tile0 + m)) * 32 + me.lane;
@@ -100,7 +144,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
     block_sync();
 
 #pragma unroll
-    for (int half = 0; half < 2; half++)
+    for (int half = 0; half < HALVES; half++)
       for (int a = max(first, 8 * half); a < min(last, 8 * half + 8); a++) {
         const u32 pick = one_row(a, me), into = me.g == (a & 7) ? ONE | ONE << 16 : 0u;
         u32 k[D / 16][4], v[E / 16][4], k_columns[D / 16][4];
@@ -112,31 +156,32 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
           float s[2][4], dp[2][4];
           score(s, q[m], k, bias[m], half, pick);
 #pragma unroll
-          for (int n = 0; n < 2; n++)
+          for (int n = 0; n < HALVES; n++)
 #pragma unroll
             for (int e = 0; e < E / 16; e++) {
               if (e == 0) mma(dp[n], gradient[m][e], v[e][2 * n], v[e][2 * n + 1], minus_delta[m]);
               else mma(dp[n], gradient[m][e], v[e][2 * n], v[e][2 * n + 1], dp[n]);
             }
 #pragma unroll
-          for (int i = 0; i < 8; i++) {
+          for (int i = 0; i < 4 * HALVES; i++) {
             float& x = s[i >> 2][i & 3];
             x = exp2_fast(fmaf(x, scale, -reference[m][(i >> 1) & 1])) * dp[i >> 2][i & 3];
             if (RELATIVE) column_sums[m][i >> 2][i & 3] += x;
           }
-          const u32 ds[4] = {pack(s[0][0], s[0][1]), pack(s[0][2], s[0][3]), pack(s[1][0], s[1][1]), pack(s[1][2], s[1][3])};
+          u32 ds[4];
+          pack_keys(ds, s);
 #pragma unroll
           for (int d = 0; d < D / 8; d++)
-            mma(dq[m][d], ds, k_columns[d / 2][2 * (d & 1)], k_columns[d / 2][2 * (d & 1) + 1], dq[m][d]);
-          if (RELATIVE) mma(row_sums[m][half], ds, into, into, row_sums[m][half]);
+            mma_keys(dq[m][d], ds, k_columns[d / 2][2 * (d & 1)], k_columns[d / 2][2 * (d & 1) + 1]);
+          if (RELATIVE) mma_keys(row_sums[m][half], ds, into, into);
         }
       }
 
-    u32 transposed[TILES_PER_WARP][2][2][4];  // by table and 16 entries: A operand [16 entries, 16 queries]
 #pragma unroll
     for (int m = 0; m < TILES_PER_WARP; m++) {
       const Pair pair = queries_of(args, p, tile0 + m, me);
       if (RELATIVE) {
+        keep_queries(scratch + m * QUERY_BYTES, q[m], me);
 #pragma unroll
         for (int table = 0; table < 2; table++) {
           const u32 skew = skews + (2 * m + table) * SKEW_BYTES;
@@ -144,8 +189,6 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
           else skew_back(skew, row_sums[m], pair.row_entry, me);
 #pragma unroll
           for (int s = 0; s < 2; s++) {
-            ldmatrix_transposed(transposed[m][table][s], base + skew + ByRows::row(me.lane) * SKEW_LINE + s * 32 +
-                                                             ByRows::chunk(me.lane) * 16);
             u32 a[4];
             ldmatrix(a, base + skew + ByColumns::row(me.lane) * SKEW_LINE + s * 32 + ByColumns::chunk(me.lane) * 16);
 #pragma unroll
@@ -164,34 +207,16 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
       store_rows<D>(dq[m], factor, args.query_gradient, p, head, pair.y, pair.x, pair.valid, me);
     }
     if (RELATIVE) {
-#pragma unroll 1
-      for (int now = 0; now < WARPS_A_HEAD; now++) {
-        if (turn == now) {
-#pragma unroll
-          for (int d = 0; d < D / 8; d++) {
-            u32 b[TILES_PER_WARP][2];
-#pragma unroll
-            for (int m = 0; m < TILES_PER_WARP; m++)
-#pragma unroll
-              for (int i = 0; i < 2; i++) b[m][i] = transpose8x8(q[m][d / 2][2 * (d & 1) + i]);
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-              float4& sums = at<float4>(AT_SUMS + ((local_head * 4 + i) * (D / 8) + d) * 512 + me.lane * 16);
-              float c[4] = {sums.x, sums.y, sums.z, sums.w};
-#pragma unroll
-              for (int m = 0; m < TILES_PER_WARP; m++) mma(c, transposed[m][i >> 1][i & 1], b[m][0], b[m][1], c);
-              sums = make_float4(c[0], c[1], c[2], c[3]);
-            }
-          }
-        }
-        if (WARPS_A_HEAD > 1) block_sync();
-      }
+      if (WARPS_A_HEAD > 1) block_sync();  // a head's warps need what the others kept
+      const int warp0 = local_head * WARPS_A_HEAD;
+      add_table_gradients(base, AT_SUMS + local_head * SUMS_BYTES, AT_SCRATCH + warp0 * SCRATCH_BYTES,
+                          AT_SKEWS + warp0 * 2 * TILES_PER_WARP * SKEW_BYTES, turn, me);
     }
   }
 
-  if (RELATIVE) {  // by CTA, table, entry, dim: the sum over the CTA's heads
+  if (RELATIVE) {  // by CTA, table, used entry, dim: the sum over the CTA's heads
     block_sync();
-    float* target = args.table_gradients + (long long)cta() * 2 * 32 * D;
+    float* target = args.partials + (long long)cta() * 2 * 32 * D;
     for (int i = me.thread; i < 4 * (D / 8) * 32; i += THREADS) {
       int lane = i & 31, d = (i >> 5) % (D / 8), part = (i >> 5) / (D / 8);
       float c[4] = {};
@@ -202,7 +227,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         int entry = (part & 1) * 16 + (lane >> 2) + (j >> 1) * 8, dim = d * 8 + 2 * (lane & 3) + (j & 1);
-        target[((part >> 1) * 32 + (entry + HALO) % 32) * D + dim] = c[j] * args.scale;
+        target[((part >> 1) * 32 + entry) * D + dim] = c[j] * args.scale;
       }
     }
   }

@@ -1,6 +1,6 @@
 """What a kernel is compiled for: the class of shapes it serves, and how its work is laid out over warps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -15,6 +15,7 @@ HALF = {torch.bfloat16: 0, torch.float16: 1}
 KEY_DIMS = (16, 32, 48, 64)
 WIDEST_VALUE = 128
 WIDEST_WINDOW = 16
+NARROW_WINDOW = 8  # whose rows are half of one of 16 keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +92,12 @@ def shape_of(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables
         Unsupported: the call is outside the class, or its tensors cannot be read as they lie in memory.
     """
     shape = shape_for(
-        geometry, query.shape[-1], value.shape[-1], query.shape[1], query.dtype, relative=relative is not None
+        seen_geometry(geometry, *key.shape[2:4]),
+        query.shape[-1],
+        value.shape[-1],
+        query.shape[1],
+        query.dtype,
+        relative=relative is not None,
     )
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if not readable(tensor):
@@ -121,6 +127,18 @@ def shape_for(
     return Shape(geometry, key_dim, value_dim, heads, relative, dtype)
 
 
+@lru_cache
+def seen_geometry(geometry: Geometry, height: int, width: int) -> Geometry:
+    """The geometry that the kernels work with: a halo of which nobody sees a pixel is none.
+
+    That is so where one block covers the map, unless pixels outside the map count. The tables then lose
+    ``2 * geometry.halo`` entries at either end.
+    """
+    if geometry.border == "masked" and max(height, width) <= geometry.block:
+        return replace(geometry, halo=0)
+    return geometry
+
+
 def readable(tensor: Tensor) -> bool:
     """Whether each head of a pixel lies in one piece, in steps of 16 bytes."""
     *strides, innermost = tensor.stride()
@@ -135,8 +153,9 @@ def padded_queries(geometry: Geometry) -> int:
 
 
 def scored_pairs(geometry: Geometry, height: int, width: int) -> int:
-    """Query-key pairs of one head of one image that are scored: rows of the window in the image, of 16 keys each."""
-    side, rows = geometry.side, geometry.queries(height) * geometry.window
+    """Query-key pairs of one head of one image that are scored: rows of the window in the image, 8 or 16 keys each."""
+    side, window = geometry.side, seen_geometry(geometry, height, width).window
+    rows, keys = geometry.queries(height) * window, NARROW_WINDOW if window <= NARROW_WINDOW else WIDEST_WINDOW
     if geometry.border == "masked":
         rows = geometry.seen_along(height)
-    return rows * geometry.blocks(width) * side * WIDEST_WINDOW
+    return rows * geometry.blocks(width) * side * keys

@@ -231,8 +231,8 @@ inline void copy_async(u32 address, const void* source, bool valid) {
 inline void copies_commit() {}
 template <int pending> inline void copies_wait() {}
 template <class T> inline T& at(u32 offset) { return *reinterpret_cast<T*>(machine::memory + offset); }
-template <class T> inline T load(const void* source) {
-  T x;
+inline u32 load(const void* source) {
+  u32 x;
   memcpy(&x, source, sizeof x);
   return x;
 }
