@@ -124,7 +124,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
     const int down = step / REACH * BLOCK, right = step % REACH * BLOCK;  // of the keys in this block's window
     u32 pick_row[TILES_PER_WARP][4], pick_column[TILES_PER_WARP][4];
     float start[TILES_PER_WARP][4];
-    bool seen[TILES_PER_WARP];
+    bool seen[TILES_PER_WARP], some = false;
 #pragma unroll
     for (int m = 0; m < TILES_PER_WARP; m++) {
       if (TWO_ROWS) {
@@ -140,10 +140,10 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
         start[m][2 * h] = visible ? 0.f : HIDDEN, start[m][2 * h + 1] = start[m][2 * h] + as_float(zero(args));
         any = any || visible;
       }
-      seen[m] = warp_any(any);
+      seen[m] = warp_any(any), some = some || seen[m];
     }
 
-    for (int pair = 0; pair < QUERY_TILES; pair++) {  // of 8 queries each
+    for (int pair = 0; some && pair < QUERY_TILES; pair++) {  // of 8 queries each
       u32 q[D / 16][4], q_columns[D / 16][4], g[E / 16][4], g_columns[E / 16][4];
 #pragma unroll
       for (int d = 0; d < D / 16; d++) {
