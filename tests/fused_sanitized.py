@@ -1,11 +1,14 @@
-"""A few small calls of the fused kernels for compute-sanitizer, which watches their memory: ``tox -e sanitize``.
+"""A few small calls of our own kernels for compute-sanitizer, which watches their memory: ``tox -e sanitize``.
 
 Whole and partial blocks, strides, windows beyond the map, odd heads; forward and backward, in bfloat16 and float32.
+What a backend refuses is named. ``python -m tests.fused_sanitized fused_cuda`` calls one backend alone.
 """
+
+import sys
 
 import torch
 
-from halobench import backends
+from halobench import Unsupported, backends
 from tests.cases import problem
 
 CASES = (
@@ -20,16 +23,27 @@ CASES = (
 
 
 def main() -> None:
-    attend = backends.load("fused").attend
+    for name in sys.argv[1:] or ("fused", "fused_cuda"):
+        for case in CASES:
+            for border in ("masked", "zero"):
+                for dtype in ("bfloat16", "float32"):
+                    call(name, case, border, dtype)
+
+
+def call(name: str, case: str, border: str, dtype: str) -> None:
+    """Attend and differentiate once."""
+    attend = backends.load(name).attend
     assert attend is not None
-    for name in CASES:
-        for border in ("masked", "zero"):
-            for dtype in ("bfloat16", "float32"):
-                task = problem(name, border, dtype)
-                inputs = task.inputs("cuda", requires_grad=True)
-                output = attend(*inputs, task.geometry)
-                gradients = torch.autograd.grad(output, list(inputs.tensors.values()), torch.ones_like(output))
-                assert all(tensor.isfinite().all() for tensor in (output, *gradients)), (name, border, dtype)
+    task = problem(case, border, dtype)
+    inputs = task.inputs("cuda", requires_grad=True)
+    try:
+        output = attend(*inputs, task.geometry)
+    except Unsupported as refusal:
+        sys.stdout.write(f"{name} {case} {border} {dtype} refused: {refusal}\n")
+        return
+    gradients = torch.autograd.grad(output, list(inputs.tensors.values()), torch.ones_like(output))
+    assert all(tensor.isfinite().all() for tensor in (output, *gradients)), (name, case, border, dtype)
+    sys.stdout.write(f"{name} {case} {border} {dtype} called\n")
 
 
 if __name__ == "__main__":
