@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from halobench import HaloAttention, models
 from halobench.models import costs, work
+from halobench.models.folded import FoldedConv2d, folded
 
 # A HaloNet small enough for a laptop, with strided blocks, uneven depths and heads that differ between stages.
 SMALL = {"widths": (8, 16, 16, 32), "heads": (2, 4, 4, 4), "depths": (1, 2, 1, 2), "num_classes": 10}
@@ -151,6 +152,34 @@ def test_stochastic_depth_skips_blocks_in_training_only():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()  # its batch statistics would hide what changes
     assert not torch.equal(model(images()), model(images()))
+
+
+@pytest.mark.parametrize("side", [3, 5, 7])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (63, 61), (32, 17), (1, 2)])
+def test_a_folded_convolution_is_the_convolution(side, height, width):
+    """Output and both gradients, at even and odd sizes."""
+    convolution = FoldedConv2d(3, 8, side).double()
+    pixels = torch.randn(2, 3, height, width, dtype=torch.float64, requires_grad=True)
+    outcomes = []
+    for output in (convolution(pixels), folded(pixels, convolution.weight)):
+        gradients = torch.autograd.grad(output.square().sum(), [pixels, convolution.weight])
+        outcomes.append([output, *gradients])
+    torch.testing.assert_close(*outcomes, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.gpu
+def test_a_folded_convolution_under_autocast():
+    """On a GPU the layer folds; channels-last, as close to float64 as the convolution in bfloat16 is."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    convolution = FoldedConv2d(3, 64, 7).cuda().to(memory_format=torch.channels_last)
+    pixels = torch.randn(4, 3, 57, 64, device="cuda").to(memory_format=torch.channels_last)
+    with torch.autocast("cuda", torch.bfloat16):
+        output = convolution(pixels)
+    truth = nn.functional.conv2d(pixels.double(), convolution.weight.double(), stride=2, padding=3)
+    assert output.dtype == torch.bfloat16
+    assert output.is_contiguous(memory_format=torch.channels_last)
+    assert (output.double() - truth).norm() < 5e-3 * truth.norm()
 
 
 def test_stems():

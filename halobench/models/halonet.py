@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from halobench import backends
 from halobench.models.architecture import Activation, Architecture, Block
+from halobench.models.folded import FoldedConv2d
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU}
 # The ratio that keeps the hybrids of H7 near the 67 M parameters that the paper states for all of them.
@@ -80,11 +81,11 @@ class Bottleneck(nn.Module):
 
 
 def convolution_norm(
-    channels: int, out_channels: int, side: int = 1, stride: int = 1, activation: type[nn.Module] | None = None
+    channels: int, out_channels: int, stride: int = 1, activation: type[nn.Module] | None = None
 ) -> nn.Sequential:
-    """A convolution without bias, batch normalisation and, on request, an activation."""
+    """A 1x1 convolution without bias, batch normalisation and, on request, an activation."""
     modules: list[nn.Module] = [
-        nn.Conv2d(channels, out_channels, side, stride, padding=(side - 1) // 2, bias=False),
+        nn.Conv2d(channels, out_channels, 1, stride, bias=False),
         nn.BatchNorm2d(out_channels),
     ]
     return nn.Sequential(*modules, *([activation(inplace=True)] if activation else []))
@@ -96,7 +97,7 @@ def stem(architecture: Architecture, activation: type[nn.Module]) -> nn.Sequenti
     if architecture.stem == "patch":
         patches = nn.Conv2d(3, channels, 4, stride=4, bias=False)
         return nn.Sequential(WholePatches(4), patches, nn.BatchNorm2d(channels), activation(inplace=True))
-    convolution = convolution_norm(3, channels, side=7, stride=2, activation=activation)
+    convolution = FoldedConv2d(3, channels, 7), nn.BatchNorm2d(channels), activation(inplace=True)
     return nn.Sequential(*convolution, nn.MaxPool2d(3, stride=2, padding=1))
 
 
