@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -140,6 +141,24 @@ def refused(problem: Problem, change: str | None = None) -> str:
 def test_refusals_say_why(problem: Problem, change: str | None, reason: str) -> None:
     """What is outside the class is refused by name."""
     assert reason in refused(problem, change)
+
+
+@pytest.mark.parametrize("heads", [1, 6, 8])
+@pytest.mark.parametrize(("key_dim", "value_dim"), [(16, 16), (16, 48), (32, 32), (48, 128), (64, 64)])
+@pytest.mark.parametrize(
+    "geometry", [Geometry(1, 3), Geometry(8, 3), Geometry(8, 3, 2), Geometry(10, 3), Geometry(16, 0)]
+)
+def test_layouts_fit(geometry: Geometry, key_dim: int, value_dim: int, heads: int) -> None:
+    """A CTA serves whole groups of heads and all tiles of a block, within the threads and registers of an SM."""
+    shape = shapes.shape_for(geometry, key_dim, value_dim, heads, torch.bfloat16, relative=True)
+    for kernel in get_args(Kernel):
+        layout = shapes.layout_of(shape, kernel)
+        warps_a_head = -(-shape.tiles(kernel) // layout.tiles_per_warp)
+        threads = 32 * warps_a_head * layout.heads
+        assert heads % layout.heads == 0
+        assert threads <= 1024
+        assert layout.min_ctas * threads <= 2048
+        assert layout.min_ctas * threads * 64 <= shapes.REGISTERS
 
 
 def test_needs_a_gpu() -> None:

@@ -1,8 +1,9 @@
 """What a kernel is compiled for: the class of shapes it serves, and how its work is laid out over warps."""
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,29 +61,58 @@ class Layout:
     min_ctas: int = 1
 
 
-# Heads of a CTA and tiles of a warp, by kernel and by the width of a head up to which they hold; see docs/kernels.md.
-WORK: dict[Kernel, dict[int, tuple[int, int]]] = {
-    "forward": {16: (4, 4), 32: (2, 2), WIDEST_VALUE: (1, 1)},
-    "query_gradient": {16: (2, 2), 32: (1, 2), WIDEST_VALUE: (1, 1)},
-    "key_gradient": {16: (2, 4), 32: (1, 2), WIDEST_VALUE: (1, 1)},
+class Work(NamedTuple):
+    """What suits a class of shapes: heads of a CTA and tiles of a warp, at most; registers of a thread, if limited."""
+
+    heads: int
+    tiles_per_warp: int
+    registers: int | None = None
+
+
+# By kernel, by the widths of keys and values up to which it holds, and by the tiles of a block: one, up to 4 (8 x 8),
+# up to 7 (10 x 10), more. The fastest on an H100, or close to it at every map and batch measured; see docs/kernels.md.
+TILES = (1, 4, 7)
+WORK: dict[Kernel, dict[tuple[int, int], tuple[Work, Work, Work, Work]]] = {
+    "forward": {
+        (16, 16): (Work(4, 1, 168), Work(4, 4, 168), Work(1, 1, 72), Work(2, 3)),
+        (16, 64): (Work(2, 1), Work(2, 1), Work(1, 2, 168), Work(1, 2, 168)),
+        (32, 32): (Work(2, 1), Work(2, 1, 80), Work(1, 1, 72), Work(1, 1, 72)),
+        (64, 64): (Work(4, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
+        (64, WIDEST_VALUE): (Work(1, 1), Work(1, 1), Work(1, 2), Work(1, 2)),
+    },
+    "query_gradient": {
+        (16, 16): (Work(2, 1), Work(1, 2), Work(1, 2, 168), Work(1, 1, 112)),
+        (16, 64): (Work(1, 1), Work(1, 1, 168), Work(1, 2), Work(1, 2)),
+        (32, 32): (Work(2, 1), Work(2, 2), Work(1, 2), Work(1, 1)),
+        (64, 64): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
+        (64, WIDEST_VALUE): (Work(1, 1), Work(2, 1), Work(1, 1), Work(1, 1)),
+    },
+    "key_gradient": {
+        (16, 16): (Work(2, 1, 168), Work(2, 4, 168), Work(1, 1, 72), Work(1, 1, 72)),
+        (16, 64): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128), Work(1, 1, 128)),
+        (32, 32): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128), Work(1, 1, 112)),
+        (64, 64): (Work(1, 1), Work(1, 1, 168), Work(1, 1), Work(1, 1)),
+        (64, WIDEST_VALUE): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
+    },
 }
 MOST_WARPS = 8
 REGISTERS = 65536  # of an SM
-NARROW_REGISTERS = 168  # that a thread gets where heads are narrow; wider ones take what they need
 
 
 @lru_cache
 def layout_of(shape: Shape, kernel: Kernel) -> Layout:
     """The layout of a kernel: as many heads and tiles as ``WORK`` says, less where there are not that many."""
-    wider = max(shape.key_dim, shape.value_dim)
-    width = min(limit for limit in WORK[kernel] if wider <= limit)
-    most_heads, most_tiles = WORK[kernel][width]
-    tiles_per_warp = min(most_tiles, shape.tiles(kernel))
-    warps = -(-shape.tiles(kernel) // tiles_per_warp)
-    room = max(1, min(most_heads, MOST_WARPS // warps))
+    tiles = shape.tiles(kernel)
+    by_tiles = next(
+        work for (key, value), work in WORK[kernel].items() if shape.key_dim <= key and shape.value_dim <= value
+    )
+    work = by_tiles[bisect_left(TILES, tiles)]
+    tiles_per_warp = min(work.tiles_per_warp, tiles)
+    warps = -(-tiles // tiles_per_warp)
+    room = max(1, min(work.heads, MOST_WARPS // warps))
     heads = max(number for number in range(1, room + 1) if shape.heads % number == 0)
-    min_ctas = REGISTERS // (32 * warps * heads * NARROW_REGISTERS) if width == 16 else 1
-    return Layout(heads, tiles_per_warp, max(1, min_ctas))
+    min_ctas = 1 if work.registers is None else max(1, REGISTERS // (32 * warps * heads * work.registers))
+    return Layout(heads, tiles_per_warp, min_ctas)
 
 
 def shape_of(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Shape:
