@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from halobench import HaloAttention, models
 from halobench.models import costs, work
 from halobench.models.folded import FoldedConv2d, folded
+from halobench.models.halonet import Bottleneck
 
 # A HaloNet small enough for a laptop, with strided blocks, uneven depths and heads that differ between stages.
 SMALL = {"widths": (8, 16, 16, 32), "heads": (2, 4, 4, 4), "depths": (1, 2, 1, 2), "num_classes": 10}
@@ -16,7 +17,11 @@ SMALL = {"widths": (8, 16, 16, 32), "heads": (2, 4, 4, 4), "depths": (1, 2, 1, 2
 
 def small(name="halonet_h3", backend=None, **overrides):
     torch.manual_seed(0)
-    return models.create(name, backend, **{**SMALL, **overrides})
+    model = models.create(name, backend, **{**SMALL, **overrides})
+    for module in model.modules():
+        if isinstance(module, Bottleneck):
+            nn.init.ones_(module.expand[1].weight)  # it starts with zeros, which hide the block
+    return model
 
 
 def on_meta(name, **overrides):
@@ -180,6 +185,20 @@ def test_a_folded_convolution_under_autocast():
     assert output.dtype == torch.bfloat16
     assert output.is_contiguous(memory_format=torch.channels_last)
     assert (output.double() - truth).norm() < 5e-3 * truth.norm()
+
+
+def test_every_block_begins_as_its_shortcut():
+    torch.manual_seed(0)
+    model = models.create("halonet_h3", "sdpa", **SMALL)
+    blocks = [module for module in model.modules() if isinstance(module, Bottleneck)]
+    outputs = []
+    for block in blocks:
+        block.register_forward_hook(lambda block, inputs, output: outputs.append((block, inputs[0], output)))
+    with torch.no_grad():
+        model(images())
+    assert len(outputs) == sum(SMALL["depths"])
+    for block, pixels, output in outputs:
+        torch.testing.assert_close(output, block.activation(block.shortcut(pixels)))
 
 
 def test_stems():

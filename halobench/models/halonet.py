@@ -64,6 +64,9 @@ class Bottleneck(nn.Module):
         self.layer = layer
         self.norm = nn.Sequential(nn.BatchNorm2d(block.layer.value_channels), activation(inplace=True))
         self.expand = convolution_norm(block.layer.value_channels, block.out_channels)
+        # Each block begins as its shortcut (Goyal et al., 2017). Attention averages over a window, and normalisation
+        # makes up for that: without this, gradients grow from block to block, and training diverges.
+        nn.init.zeros_(self.expand.get_parameter("1.weight"))
         self.squeeze: nn.Module = nn.Identity()
         if block.squeeze:
             self.squeeze = SEModule(block.out_channels, SQUEEZE_RATIO, rd_divisor=1, act_layer=activation)
