@@ -2,8 +2,8 @@
 
 A backend is a module that defines ``attend`` (a halo attention operator) or, if it mixes pixels in another way,
 ``build`` (a layer). Beside ``attend``, ``build`` gives a ``HaloAttention`` that suits it better. It may also define
-``execution`` (``layer_execution`` where there is no ``attend``), ``meaning``, ``borders`` and ``compiles``; see
-``halobench.problem.Backend``.
+``execution`` (``layer_execution`` where there is no ``attend``), ``meaning``, ``borders``, ``compiles`` and
+``capturable``; see ``halobench.problem.Backend``.
 """
 
 import importlib
@@ -57,6 +57,7 @@ def load(name: str) -> Backend:
         meaning=getattr(module, "meaning", as_given),
         borders=getattr(module, "borders", ("masked", "zero")),
         compiles=getattr(module, "compiles", False),
+        capturable=getattr(module, "capturable", True),
     )
 
 

@@ -225,7 +225,7 @@ class Backend:
     itself, except for a backend that ignores the geometry. ``borders`` lists the border rules it knows.
     ``execution`` gives its cost in closed form, or ``layer_execution`` that of a whole layer where it is no
     attention; without it the cost is unknown. ``compiles`` says that each shape is compiled, which takes seconds and
-    hides the work from counters.
+    hides the work from counters; ``capturable`` that a CUDA graph can hold a call, which must not synchronize then.
     """
 
     name: str
@@ -237,6 +237,7 @@ class Backend:
     meaning: Callable[[RelativeTables | None, Geometry, int, int], tuple[RelativeTables | None, Geometry]] = as_given
     borders: tuple[Border, ...] = ("masked", "zero")
     compiles: bool = False
+    capturable: bool = True
 
 
 def check_inputs(

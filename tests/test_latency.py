@@ -17,6 +17,7 @@ class Machine:
         self.ms, self.sample_s, self.throttles, self.probe_ms = cycle(ms), sample_s, list(throttles), probe_ms
         self.now, self.bursts, self.pauses = 0.0, [], []
         self.moves = []  # after how many bursts the call was moved
+        self.calls = []  # what was sampled in each burst
 
     def monotonic(self):
         return self.now
@@ -27,6 +28,7 @@ class Machine:
 
     def burst(self, call, count):
         self.bursts.append(count)
+        self.calls.append(call)
         for _ in range(count):
             call()
         self.now += count * self.sample_s
@@ -41,9 +43,16 @@ class Machine:
 
 @pytest.fixture
 def run(monkeypatch):
+    def call():
+        pass
+
     def run(machine, **effort):
+        def move():
+            machine.moves.append(len(machine.bursts))
+            return lambda: None
+
         monkeypatch.setattr(latency, "time", machine)
-        return sample(lambda: None, machine, Effort(**effort), lambda: machine.moves.append(len(machine.bursts)))
+        return sample(call, machine, Effort(**effort), move)
 
     return run
 
@@ -131,12 +140,21 @@ def test_each_place_gets_as_many_samples_and_a_first_one_that_is_not_kept(run):
     each = len(samples.device_ms) // 4
     assert each == pytest.approx(0.2 / 4 / 0.001, abs=5)
     start, first = machine.moves[:2]
-    assert machine.bursts[: start + 1] == [1, 1]  # how long the call is, and the first in this place
+    assert machine.bursts[: start + 1] == [1, LEAST, 1]  # how long it is, and for the host; the first in this place
     assert sum(machine.bursts[start + 1 : first]) == each
     assert machine.bursts[first:] == [1, each] * 3
     assert machine.moves[2:] == [first + 2, first + 4]
     assert not any(map(math.isnan, samples.device_ms))
     assert samples.places == 4
+    assert len(samples.host_ms) == LEAST
+
+
+def test_what_a_move_returns_is_sampled_there(run):
+    """The call itself only before the first move."""
+    machine = Machine()
+    run(machine, places=3)
+    assert len(set(machine.calls)) == 1 + 3
+    assert len(set(machine.calls[: machine.moves[0]])) == 1
 
 
 def test_a_place_gets_the_fewest_samples_at_least(run):

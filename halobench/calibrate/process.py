@@ -71,11 +71,13 @@ def main() -> None:
 
 def measured(case: Case, clock: Clock, amount: float | None) -> dict[str, Any]:
     """Median and clock of one case, and some of its samples: five digits are more than they have."""
-    workload = bind(backends.load(case.backend), case.task, case.device)
+    backend = backends.load(case.backend)
+    workload = bind(backend, case.task, case.device)
     call = delayed(workload.call(case.direction), amount, case.device)
     call()
     clock.synchronize()
-    burst = latency.sample(call, clock, latency.effort_for(case.device), Placement(workload).move)
+    placement = Placement(backend, workload, call)
+    burst = latency.sample(call, clock, latency.effort_for(case.device), placement.move)
     step = -(-len(burst.device_ms) // KEPT_SAMPLES)
     gc.collect()
     return {

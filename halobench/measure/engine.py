@@ -64,6 +64,7 @@ def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Setti
         Unsupported: the backend refuses the task.
         Incorrect: its answer is wrong; nothing was timed.
         MemoryError: the task cannot fit.
+        Uncapturable: a short call could not be captured as a CUDA graph.
     """
     stopwatch = Stopwatch()
     with stopwatch.phase("warmup"):
@@ -80,12 +81,13 @@ def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Setti
         clock.synchronize()
     with stopwatch.phase("measured"):
         peak = memory.peak_bytes(call, case.device)
-        samples = latency.sample(call, clock, settings.effort, Placement(workload).move)
+        samples = latency.sample(call, clock, settings.effort, Placement(backend, workload, call).move)
         middle = median(samples.device_ms)
         joules = energy.joules_per_call(call, middle, case.device) if case.energy else None
     return {
         "samples_ms": samples.device_ms,
-        "latency": latency_fields(samples),
+        # What was taken to several places was captured in each.
+        "latency": latency_fields(samples) | {"replayed": samples.places > 1 and backend.capturable},
         "clock": clock_fields(samples),
         "memory": {"peak_bytes": peak, "closed_form_bytes": needed},
         "energy_joules": joules,

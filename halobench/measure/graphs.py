@@ -4,14 +4,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
 
 from halobench.measure import memory
 from halobench.measure.clock import no_collection
 from halobench.network import Network
 from halobench.problem import Unsupported
+
+Outcome = TypeVar("Outcome")
 
 
 class Uncapturable(Exception):
@@ -22,17 +24,17 @@ class Uncapturable(Exception):
 
 
 @dataclass
-class Replay:
+class Replay(Generic[Outcome]):
     """A captured call. Calling it repeats the work and returns ``output``, which each replay overwrites.
 
     ``call`` is never called again. It holds the tensors whose addresses are in the graph.
     """
 
-    call: Callable[[], Tensor]
+    call: Callable[[], Outcome]
     graph: torch.cuda.CUDAGraph
-    output: Tensor
+    output: Outcome
 
-    def __call__(self) -> Tensor:
+    def __call__(self) -> Outcome:
         """Launch the graph on the current stream."""
         self.graph.replay()
         return self.output
@@ -73,7 +75,7 @@ def side_stream() -> Iterator[None]:
         torch.cuda.synchronize()
 
 
-def capture(call: Callable[[], Tensor], name: str) -> Replay:
+def capture(call: Callable[[], Outcome], name: str) -> Replay[Outcome]:
     """The call, as a graph; ``name`` says in messages whose call it is.
 
     It must be warm: everything that compiles, benchmarks or allocates for good has happened. The graph has memory of
@@ -84,7 +86,7 @@ def capture(call: Callable[[], Tensor], name: str) -> Replay:
         MemoryError, torch.OutOfMemoryError: the graph's memory does not fit.
     """
     graph = torch.cuda.CUDAGraph()
-    output: Tensor | None = None
+    output: Outcome | None = None
     fault: Exception | None = None
     try:
         with no_collection(), torch.cuda.graph(graph, stream=stream()):  # a collection might free another graph

@@ -46,11 +46,12 @@ def effort_for(device: str) -> Effort:
     return Effort(least=10, places=8) if torch.device(device).type == "cuda" else Effort(max_s=0.45)
 
 
-def sample(call: Call, clock: Clock, effort: Effort, move: Callable[[], None]) -> Burst:
+def sample(call: Call, clock: Clock, effort: Effort, move: Callable[[], Call]) -> Burst:
     """Samples of the call's duration, repeated once after a pause if the GPU throttled meanwhile.
 
-    Where the effort asks for several places, ``move`` takes a short call to each. All samples of an attempt are kept.
-    A second attempt that throttles too is kept as it is, with the reasons in it.
+    Where the effort asks for several places, ``move`` takes a short call to the next and returns what is to be sampled
+    there; the host's times are those of the call itself. All samples of an attempt are kept. A second attempt that
+    throttles too is kept as it is, with the reasons in it.
     """
     samples = attempt(call, clock, effort, move)
     if samples.throttles:
@@ -59,19 +60,23 @@ def sample(call: Call, clock: Clock, effort: Effort, move: Callable[[], None]) -
     return samples
 
 
-def attempt(call: Call, clock: Clock, effort: Effort, move: Callable[[], None]) -> Burst:
+def attempt(call: Call, clock: Clock, effort: Effort, move: Callable[[], Call]) -> Burst:
     """Samples of all places, one after the other; the first decides how many each gets."""
     if effort.places == 1 or clock.burst(call, 1).device_ms[0] > LONG_MS:
         return settle(call, clock, effort)
-    move()
-    samples = settle(call, clock, effort.share)
+    host_ms = clock.burst(call, LEAST).host_ms
+    samples = settle(move(), clock, effort.share)
     count = len(samples.device_ms)
     for _ in range(effort.places - 1):
-        move()
-        clock.burst(call, 1)  # not kept, as the first one elsewhere
-        samples.extend(clock.burst(call, count))
-    samples.places = effort.places
+        samples.extend(visit(move(), clock, count))
+    samples.places, samples.host_ms = effort.places, host_ms
     return samples
+
+
+def visit(call: Call, clock: Clock, count: int) -> Burst:
+    """So many samples in a new place. The first one there is not kept."""
+    clock.burst(call, 1)
+    return clock.burst(call, count)
 
 
 def settle(call: Call, clock: Clock, effort: Effort) -> Burst:

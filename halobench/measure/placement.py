@@ -5,6 +5,9 @@ from random import Random
 import torch
 from torch import Tensor
 
+from halobench.measure import graphs
+from halobench.measure.clock import Call
+from halobench.problem import Backend
 from halobench.workload import Workload
 
 SPACERS = 8
@@ -18,13 +21,20 @@ class Placement:
     to the same sequence of places, as far as the allocator's view goes; pages are the driver's to choose.
     """
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, backend: Backend, workload: Workload, call: Call) -> None:
+        self._backend, self._call = backend, call
         self._tensors = (*workload.tensors.values(), workload.cotangent)
         self._random = Random(0)  # noqa: S311 - places, not secrets
         self._spacers: list[Tensor] = []
 
-    def move(self) -> None:
-        """Move everything to the next place. Nothing may hold on to the addresses of before."""
+    def move(self) -> Call:
+        """Move everything to the next place; the call there, as a replay where the backend can be captured.
+
+        Nothing may hold on to the addresses, or to the call, of before.
+
+        Raises:
+            Uncapturable: the backend synchronizes, for example.
+        """
         self._spacers.clear()
         torch.cuda.empty_cache()
         device = self._tensors[0].device
@@ -34,3 +44,8 @@ class Placement:
         del blocks
         for tensor in self._tensors:
             tensor.data = tensor.data.clone()
+        if device.type != "cuda" or not self._backend.capturable:
+            return self._call
+        with graphs.side_stream():
+            self._call()  # on this stream for the first time: libraries allocate workspaces for it
+            return graphs.capture(self._call, self._backend.name)
