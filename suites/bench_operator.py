@@ -10,6 +10,7 @@ from problems import OUTDONE, Entry, at_own_border, compiles, entries, loaded
 from halobench import cost
 from halobench.case import Case
 from halobench.options import Options
+from halobench.problem import as_given
 
 
 def cases(options: Options) -> Iterator[Case]:
@@ -38,7 +39,7 @@ def takes_part(name: str, entry: Entry, options: Options) -> bool:
 
     A backend that compiles for seconds a shape keeps the reference point and, on a GPU, one more image side. One whose
     work is out of all proportion, such as attention to every pixel of a large map, keeps the axes, and so does one that
-    another of its kind outdoes everywhere.
+    another of its kind outdoes everywhere. One that ignores block and halo does the same work all over their grid.
     """
     if options.tier == "full":
         return True
@@ -46,7 +47,15 @@ def takes_part(name: str, entry: Entry, options: Options) -> bool:
         return entry.is_reference or (
             options.tier == "default" and "side" in entry.groups and entry.problem.height < 32
         )
+    if entry.groups == ("grid",):
+        return not ignores_geometry(name)
     return entry.groups != ("stages",) or not (name in OUTDONE or disproportionate(name, entry))
+
+
+def ignores_geometry(name: str) -> bool:
+    """Whether a backend computes the same for every block and halo."""
+    backend = loaded(name)
+    return backend is not None and backend.meaning is not as_given
 
 
 def disproportionate(name: str, entry: Entry) -> bool:

@@ -7,6 +7,7 @@ from statistics import median
 
 import torch
 
+from halobench.measure import graphs
 from halobench.measure.clock import Call, Clock
 
 SPIN_CYCLES = 200_000
@@ -28,15 +29,18 @@ class Delay:
 
 
 def delay_of(device: str, clock: Clock) -> Delay:
-    """Measure how to delay on a device, inside a call as they are measured."""
+    """Measure how to delay on a device, inside a call as short ones are measured there: replayed on a GPU."""
     if torch.device(device).type != "cuda":
         return Delay(0.0, 1.0)
     number = torch.zeros(1, device=device)
 
     def lasting(amount: float | None) -> float:
         call = delayed(lambda: number.add_(1), amount, device)
-        clock.burst(call, 10)
-        return median(clock.burst(call, 100).device_ms)
+        with graphs.side_stream():
+            call()
+            replay = graphs.capture(call, "a delay")
+        clock.burst(replay, 10)
+        return median(clock.burst(replay, 100).device_ms)
 
     bare, least, long = lasting(None), lasting(1), lasting(SPIN_CYCLES)
     return Delay(least - bare, (SPIN_CYCLES - 1) / (long - least))
