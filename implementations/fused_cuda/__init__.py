@@ -39,7 +39,7 @@ def build(spec: LayerSpec) -> PackedHaloAttention:
 
 
 def execution(problem: Problem) -> Execution:
-    """Rows of the window that lie in the image are scored, each as 16 keys; backward scores twice."""
+    """Rows of the window that lie in the image are scored, each as 8 or 16 keys; backward scores twice."""
     geometry = problem.geometry
     pairs = problem.batch * problem.heads * scored_pairs(geometry, problem.height, problem.width)
     scores, sums = 2 * problem.key_dim * pairs, 2 * problem.value_dim * pairs
