@@ -55,7 +55,7 @@ def takes_part(name: str, entry: Entry, options: Options) -> bool:
 def ignores_geometry(name: str) -> bool:
     """Whether a backend computes the same for every block and halo."""
     backend = loaded(name)
-    return backend is not None and backend.meaning is not as_given
+    return backend is not None and (backend.attend is None or backend.meaning is not as_given)
 
 
 def disproportionate(name: str, entry: Entry) -> bool:

@@ -172,6 +172,13 @@ def test_a_folded_convolution_is_the_convolution(side, height, width):
     torch.testing.assert_close(*outcomes, rtol=1e-10, atol=1e-10)
 
 
+def test_a_folded_convolution_compiles_in_one_graph_under_autocast():
+    compiled = torch.compile(folded, backend="aot_eager", fullgraph=True)
+    pixels, weight = torch.randn(1, 3, 17, 16), torch.randn(8, 3, 7, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(compiled(pixels, weight), folded(pixels, weight))
+
+
 @pytest.mark.gpu
 def test_a_folded_convolution_under_autocast():
     """On a GPU the layer folds; channels-last, as close to float64 as the convolution in bfloat16 is."""

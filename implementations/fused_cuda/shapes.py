@@ -171,10 +171,15 @@ def seen_geometry(geometry: Geometry, height: int, width: int) -> Geometry:
 
 def readable(tensor: Tensor) -> bool:
     """Whether each head of a pixel lies in one piece, in steps of 16 bytes."""
-    *strides, innermost = tensor.stride()
-    image = sum((size - 1) * stride for size, stride in zip(tensor.shape[1:4], strides[1:], strict=True))
-    aligned = not any(stride % 8 for stride in strides) and tensor.data_ptr() % 16 == 0
-    return innermost == 1 and aligned and min(strides) >= 0 and image < 2**31 - 2**16
+    return tensor.data_ptr() % 16 == 0 and readable_layout(tensor.shape, tensor.stride())
+
+
+@lru_cache
+def readable_layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether a tensor of this shape (b h H W d) and these strides is readable from where 16 bytes begin."""
+    *outer, innermost = strides
+    image = sum((size - 1) * stride for size, stride in zip(shape[1:4], outer[1:], strict=True))
+    return innermost == 1 and not any(stride % 8 for stride in outer) and min(outer) >= 0 and image < 2**31 - 2**16
 
 
 def padded_queries(geometry: Geometry) -> int:
