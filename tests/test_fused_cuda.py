@@ -75,6 +75,8 @@ DRAWN = {
     "exact": Problem(Geometry(8, 4), 9, 9, heads=1, key_dim=64, value_dim=64, dtype="bfloat16"),
     "one_block": Problem(Geometry(8, 5), 8, 7, batch=2, heads=2, key_dim=32, dtype="bfloat16"),
     "one_strided_block": Problem(Geometry(12, 2, stride=2), 11, 12, heads=2, dtype="bfloat16"),
+    "two_parts": Problem(Geometry(4, 2), 7, 9, heads=2, value_dim=160, dtype="bfloat16"),
+    "three_parts": Problem(Geometry(8, 3, border="zero"), 8, 9, value_dim=144, relative=False, dtype="float16"),
     "narrow": Problem(Geometry(8, 0), 13, 9, heads=2, value_dim=32, dtype="bfloat16"),
 }
 ALL = {
@@ -134,7 +136,8 @@ def refused(problem: Problem, change: str | None = None) -> str:
         (Problem(Geometry(14, 2), 15, 8, dtype="bfloat16"), None, "windows of up to 16 pixels, got 18"),
         (Problem(Geometry(8, 3, 3), 9, 9, dtype="bfloat16"), None, "stride that divides the block, got 3, 8"),
         (Problem(Geometry(8, 3), 8, 8, key_dim=8, dtype="bfloat16"), None, "key heads of 16, 32, 48, 64, got 8"),
-        (Problem(Geometry(8, 3), 8, 8, value_dim=20, dtype="bfloat16"), None, "multiples of 16 up to 128, got 20"),
+        (Problem(Geometry(8, 3), 8, 8, value_dim=20, dtype="bfloat16"), None, "multiples of 16 up to 256, got 20"),
+        (Problem(Geometry(8, 3), 8, 8, value_dim=272, dtype="bfloat16"), None, "multiples of 16 up to 256, got 272"),
         (Problem(Geometry(8, 3), 8, 8, dtype="bfloat16"), "layout", "reads channels-last memory, got a query"),
     ],
 )
@@ -205,6 +208,7 @@ SUMMED = LayerSpec(24, 1, 32, 16, Geometry(4, 2, border="zero"), positions="sum"
 PACKED = {
     "masked": Slot(WHOLE, 9, 14, 2, "bfloat16"),
     "one block": Slot(WHOLE, 8, 7, 2, "bfloat16"),
+    "two parts": Slot(replace(WHOLE, value_dim=192), 8, 9, 1, "bfloat16"),
     "zero": Slot(SUMMED, 9, 14, 2, "bfloat16"),
     "no positions": Slot(replace(WHOLE, positions=None), 9, 14, 2, "bfloat16"),
     "strided": Slot(replace(WHOLE, geometry=Geometry(8, 3, stride=2)), 9, 14, 2, "bfloat16"),

@@ -13,7 +13,7 @@ from halobench.geometry import Geometry
 from halobench.problem import Execution, LayerSpec, Problem, RelativeTables
 from implementations.fused_cuda.operator import TABLE_ROWS, forward
 from implementations.fused_cuda.packed import PackedHaloAttention
-from implementations.fused_cuda.shapes import scored_pairs
+from implementations.fused_cuda.shapes import scored_pairs, value_parts
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
@@ -39,15 +39,18 @@ def build(spec: LayerSpec) -> PackedHaloAttention:
 
 
 def execution(problem: Problem) -> Execution:
-    """Rows of the window that lie in the image are scored, each as 8 or 16 keys; backward scores twice."""
-    geometry = problem.geometry
+    """Rows of the window that lie in the image are scored, each as 8 or 16 keys, for each part of the values.
+
+    Backward scores twice.
+    """
+    geometry, parts = problem.geometry, value_parts(problem.value_dim)
     pairs = problem.batch * problem.heads * scored_pairs(geometry, problem.height, problem.width)
-    scores, sums = 2 * problem.key_dim * pairs, 2 * problem.value_dim * pairs
-    bias_flops = 2 * problem.queries * 2 * TABLE_ROWS * problem.key_dim if problem.relative else 0
+    scores, sums = 2 * parts * problem.key_dim * pairs, 2 * problem.value_dim * pairs
+    bias_flops = 2 * parts * problem.queries * 2 * TABLE_ROWS * problem.key_dim if problem.relative else 0
     return Execution(
         forward_flops=scores + sums + bias_flops,
         backward_flops=4 * scores + 3 * sums + 3 * bias_flops,
-        forward_exponentials=pairs,
-        backward_exponentials=2 * pairs,
+        forward_exponentials=parts * pairs,
+        backward_exponentials=2 * parts * pairs,
         stored=2 * problem.queries,  # a log-sum-exp in float32 is two elements
     )

@@ -11,7 +11,16 @@ from halobench.geometry import Geometry
 from halobench.problem import RelativeTables
 from implementations.fused_cuda import launch
 from implementations.fused_cuda.launch import Args, View
-from implementations.fused_cuda.shapes import Kernel, Shape, layout_of, padded_queries, readable, scored_pairs, shape_of
+from implementations.fused_cuda.shapes import (
+    Kernel,
+    Shape,
+    layout_of,
+    padded_queries,
+    readable,
+    scored_pairs,
+    shape_of,
+    value_parts,
+)
 
 LANE_BYTES = 16  # of a lane of 8 queries' biases
 TABLE_ROWS = 32  # of a table, padded, in products and in its gradient
@@ -155,7 +164,7 @@ class Call:
         self.query, self.value, self.geometry = query, value, geometry
         self.relative = relative  # kept alive until the kernels are launched
         self.batch, heads, height, width = key.shape[:4]
-        self.args = args = Args(query=View.of(query), key=View.of(key), value=View.of(value))
+        self.args = args = Args(query=View.of(query), key=View.of(key))
         args.heads, args.height, args.width = heads, height, width
         args.query_height, args.query_width = query.shape[2:4]
         args.blocks_y, args.blocks_x = geometry.blocks(height), geometry.blocks(width)
@@ -180,6 +189,10 @@ class Call:
     def _groups(self, kernel: Kernel) -> int:
         return self.batch * self.shape.heads // layout_of(self.shape, kernel).heads
 
+    def parts(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """The values, their gradient or what is shaped like them, in the parts that the kernels take."""
+        return tensor.split(self.shape.value_dim, -1)
+
     def run(self, kernel: Kernel, ctas: int) -> None:
         """Launch a kernel."""
         launch.run(kernel, self.shape, self.args, ctas, self.query.device)
@@ -191,34 +204,48 @@ def attended(call: Call) -> tuple[Tensor, Tensor]:
     output = channels_last(query, query.shape[2], query.shape[3], value.shape[-1])
     log_sum_exp = log_sum_exps(query, call.geometry)
     if output.numel():
-        call.args.output, call.args.log_sum_exp = View.of(output), log_sum_exp.data_ptr()
-        call.run("forward", call.blocks("forward"))
+        call.args.log_sum_exp = log_sum_exp.data_ptr()
+        for part, into in zip(call.parts(value), call.parts(output), strict=True):
+            call.args.value, call.args.output = View.of(part), View.of(into)
+            call.run("forward", call.blocks("forward"))
     return output, log_sum_exp
 
 
 def differentiated(
     call: Call, gradient: Tensor, output: Tensor, log_sum_exp: Tensor, into: tuple[Tensor, Tensor, Tensor]
 ) -> Tensor:
-    """The backward pass: fills the gradients of query, key and value, and returns those of both tables."""
-    args, query, shape = call.args, call.query, call.shape
+    """The backward pass: fills the gradients of query, key and value, and returns those of both tables.
+
+    The gradient of a weight is a sum over the values' channels, so each part of them gives a share of all gradients
+    but its own.
+    """
+    args, query, (dq, dk, dv) = call.args, call.query, into
     tables = empty_tables(query, args.rows, call.geometry)
     if not query.numel():
         return tables.zero_()
     if not readable(gradient):
         gradient = channels_last(gradient, *gradient.shape[2:]).copy_(gradient)
-    args.output, args.output_gradient = View.of(output), View.of(gradient)
-    args.query_gradient, args.key_gradient, args.value_gradient = map(View.of, into)
+    args.log_sum_exp = log_sum_exp.data_ptr()
     statistics = log_sum_exp.new_empty(*log_sum_exp.shape, 2)
-    args.log_sum_exp, args.statistics = log_sum_exp.data_ptr(), statistics.data_ptr()
-    args.count = call.blocks("query_gradient")
-    ctas = min(args.count, launch.resident("query_gradient", shape, query.device))
-    if shape.relative:
+    args.statistics, args.count = statistics.data_ptr(), call.blocks("query_gradient")
+    ctas = min(args.count, launch.resident("query_gradient", call.shape, query.device))
+    if call.shape.relative:
         biases = statistics.new_empty(log_sum_exp.numel() // 8, 32, LANE_BYTES // 4)
         partials = statistics.new_empty(ctas, 2, TABLE_ROWS, query.shape[-1])
         args.biases, args.partials, args.partial_count = biases.data_ptr(), partials.data_ptr(), ctas
-    args.tables, args.entries, args.entry_rows = tables.data_ptr(), tables.shape[1], len(tables) * tables.shape[1]
-    call.run("query_gradient", ctas)
-    call.run("key_gradient", args.entry_rows + call.key_tiles())
+    args.entries, args.entry_rows = tables.shape[1], len(tables) * tables.shape[1]
+    shares = dq, dk, tables
+    for number, parts in enumerate(zip(*map(call.parts, (call.value, output, gradient, dv)), strict=True)):
+        if number:
+            shares = channels_last(dq, *dq.shape[2:]), channels_last(dk, *dk.shape[2:]), torch.empty_like(tables)
+        args.value, args.output, args.output_gradient, args.value_gradient = map(View.of, parts)
+        args.query_gradient, args.key_gradient = map(View.of, shares[:2])
+        args.tables = shares[2].data_ptr()
+        call.run("query_gradient", ctas)
+        call.run("key_gradient", args.entry_rows + call.key_tiles())
+        if number:
+            for total, share in zip((dq, dk, tables), shares, strict=True):
+                total.add_(share)
     return tables
 
 
@@ -229,9 +256,9 @@ def empty_tables(query: Tensor, rows: object, geometry: Geometry) -> Tensor:
 
 @register_flop_formula(torch.ops.halobench.fused_cuda)
 def forward_flops(query: Any, key: Any, value: Any, rows: Any, columns: Any, *geometry: Any, **_: Any) -> int:
-    """Scores and weighted sums of the pairs that are scored."""
+    """Scores, once for each part of the values, and weighted sums of the pairs that are scored."""
     pairs = query[0] * query[1] * scored_pairs(geometry_of(*geometry), *key[2:4])
-    return 2 * pairs * (query[-1] + value[-1])
+    return 2 * pairs * (value_parts(value[-1]) * query[-1] + value[-1])
 
 
 @register_flop_formula(torch.ops.halobench.fused_cuda_backward)
@@ -241,4 +268,4 @@ def backward_flops(
 ) -> int:  # fmt: skip
     """The scores and the gradients of the weights twice, once a pass, and the three gradients."""
     pairs = query[0] * query[1] * scored_pairs(geometry_of(*geometry), *key[2:4])
-    return 2 * pairs * (4 * query[-1] + 3 * value[-1])
+    return 2 * pairs * (4 * value_parts(value[-1]) * query[-1] + 3 * value[-1])

@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import count
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,14 +15,17 @@ from halobench.problem import RelativeTables, Unsupported
 Kernel = Literal["forward", "query_gradient", "key_gradient"]
 HALF = {torch.bfloat16: 0, torch.float16: 1}
 KEY_DIMS = (16, 32, 48, 64)
-WIDEST_VALUE = 128
+WIDEST_VALUE, WIDEST_PART = 256, 128  # of a head, and of what a kernel takes of it at a time
 WIDEST_WINDOW = 16
 NARROW_WINDOW = 8  # whose rows are half of one of 16 keys
 
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """Everything about a call that its kernels know at compile time. ``shape_for`` makes them, each once."""
+    """Everything about a call that its kernels know at compile time. ``shape_for`` makes them, each once.
+
+    ``value_dim`` is that of the part of the values that a kernel takes at a time.
+    """
 
     geometry: Geometry
     key_dim: int
@@ -78,21 +82,21 @@ WORK: dict[Kernel, dict[tuple[int, int], tuple[Work, Work, Work, Work]]] = {
         (16, 64): (Work(2, 1), Work(2, 1), Work(1, 2, 168), Work(1, 2, 168)),
         (32, 32): (Work(2, 1), Work(2, 1, 80), Work(1, 1, 72), Work(1, 1, 72)),
         (64, 64): (Work(4, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
-        (64, WIDEST_VALUE): (Work(1, 1), Work(1, 1), Work(1, 2), Work(1, 2)),
+        (64, WIDEST_PART): (Work(1, 1), Work(1, 1), Work(1, 2), Work(1, 2)),
     },
     "query_gradient": {
         (16, 16): (Work(2, 1), Work(1, 2), Work(1, 2, 168), Work(1, 1, 112)),
         (16, 64): (Work(1, 1), Work(1, 1, 168), Work(1, 2), Work(1, 2)),
         (32, 32): (Work(2, 1), Work(2, 2), Work(1, 2), Work(1, 1)),
         (64, 64): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
-        (64, WIDEST_VALUE): (Work(1, 1), Work(2, 1), Work(1, 1), Work(1, 1)),
+        (64, WIDEST_PART): (Work(1, 1), Work(2, 1), Work(1, 1), Work(1, 1)),
     },
     "key_gradient": {
         (16, 16): (Work(2, 1, 168), Work(2, 4, 168), Work(1, 1, 72), Work(1, 1, 72)),
         (16, 64): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128), Work(1, 1, 128)),
         (32, 32): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128), Work(1, 1, 112)),
         (64, 64): (Work(1, 1), Work(1, 1, 168), Work(1, 1), Work(1, 1)),
-        (64, WIDEST_VALUE): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
+        (64, WIDEST_PART): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
     },
 }
 MOST_WARPS = 8
@@ -121,10 +125,13 @@ def shape_of(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables
     Raises:
         Unsupported: the call is outside the class, or its tensors cannot be read as they lie in memory.
     """
+    value_dim = value.shape[-1]
+    if value_dim % 16 or value_dim > WIDEST_VALUE:
+        raise Unsupported(f"fused_cuda has value heads of multiples of 16 up to {WIDEST_VALUE}, got {value_dim}")
     shape = shape_for(
         seen_geometry(geometry, *key.shape[2:4]),
         query.shape[-1],
-        value.shape[-1],
+        value_dim // value_parts(value_dim),
         query.shape[1],
         query.dtype,
         relative=relative is not None,
@@ -152,9 +159,18 @@ def shape_for(
         raise Unsupported(f"fused_cuda needs a stride that divides the block, got {geometry.stride}, {geometry.block}")
     if key_dim not in KEY_DIMS:
         raise Unsupported(f"fused_cuda has key heads of {', '.join(map(str, KEY_DIMS))}, got {key_dim}")
-    if value_dim % 16 or value_dim > WIDEST_VALUE:
-        raise Unsupported(f"fused_cuda has value heads of multiples of 16 up to {WIDEST_VALUE}, got {value_dim}")
     return Shape(geometry, key_dim, value_dim, heads, relative, dtype)
+
+
+@lru_cache
+def value_parts(value_dim: int) -> int:
+    """In how many parts of one width the kernels take the values of a head: as few as they can.
+
+    Widths that are no multiple of 16, which no kernel takes, have a number too: what a call would cost is asked before
+    it is refused.
+    """
+    least = -(-value_dim // WIDEST_PART)
+    return least if value_dim % 16 else next(n for n in count(least) if value_dim % (16 * n) == 0)
 
 
 @lru_cache
