@@ -57,6 +57,11 @@ def run(monkeypatch):
     return run
 
 
+def test_what_makes_times_comparable_is_said():
+    assert latency.described(latency.effort_for("cuda")) == {"places": 8, "replayed_to_ms": 2.0}
+    assert latency.described(latency.effort_for("cpu")) == {}
+
+
 NOISY = tuple(1.0 + 0.5 * (i % 7) for i in range(70))
 
 

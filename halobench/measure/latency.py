@@ -46,6 +46,11 @@ def effort_for(device: str) -> Effort:
     return Effort(least=10, places=8) if torch.device(device).type == "cuda" else Effort(max_s=0.45)
 
 
+def described(effort: Effort) -> dict[str, float]:
+    """How short calls are sampled, for a results file: times taken otherwise do not compare. Empty for one place."""
+    return {"places": effort.places, "replayed_to_ms": LONG_MS} if effort.places > 1 else {}
+
+
 def sample(call: Call, clock: Clock, effort: Effort, move: Callable[[], Call]) -> Burst:
     """Samples of the call's duration, repeated once after a pause if the GPU throttled meanwhile.
 

@@ -4,6 +4,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from halobench.measure import latency
 from halobench.measure.engine import Settings
 from halobench.measure.journal import Journal
 from halobench.measure.session import Session
@@ -35,7 +36,7 @@ class Run:
             self.header: Fields = {
                 "schema": SCHEMA_VERSION,
                 "tier": options.tier,
-                "options": {**asdict(options), "hot": settings.hot},
+                "options": {**asdict(options), "hot": settings.hot, **latency.described(settings.effort)},
                 **environment,
             }
             if journal is not None:
