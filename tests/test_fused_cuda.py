@@ -38,8 +38,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def emulated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def unlaunched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls on a CPU are accepted, and launch nothing."""
+    monkeypatch.setattr(launch, "demand_gpu", lambda _: None)
+    monkeypatch.setattr(launch, "resident", lambda *_: 3)  # so that a CTA walks over several blocks
+    monkeypatch.setattr(launch, "run", lambda *_: None)
+
+
+@pytest.fixture
+def emulated(folder: Path, monkeypatch: pytest.MonkeyPatch, unlaunched: None) -> None:
     """Launches run on the CPU."""
+    del unlaunched
 
     @cache
     def built(kernel: Kernel, shape: Shape) -> ctypes.CDLL:
@@ -56,8 +65,6 @@ def emulated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         built(kernel, shape).emulate(ctypes.byref(args), ctas)
 
     monkeypatch.setattr(launch, "run", run)
-    monkeypatch.setattr(launch, "demand_gpu", lambda _: None)
-    monkeypatch.setattr(launch, "resident", lambda *_: 3)  # so that a CTA walks over several blocks
 
 
 EMULATED = {
@@ -173,11 +180,10 @@ def test_needs_a_gpu() -> None:
         attend_on_gpu(*problem.inputs(), problem.geometry)
 
 
+@pytest.mark.usefixtures("unlaunched")
 @pytest.mark.parametrize("border", ["masked", "zero"])
-def test_operator_registration(border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operator_registration(border: Border) -> None:
     """What the compiler is told of the results matches what the operator returns."""
-    monkeypatch.setattr(launch, "run", lambda *_: None)
-    monkeypatch.setattr(launch, "demand_gpu", lambda _: None)
     query, key, value, relative = Problem(Geometry(8, 3), 9, 8, heads=2, dtype="bfloat16").inputs()
     assert relative is not None
     torch.library.opcheck(
@@ -249,12 +255,10 @@ def test_packed_layer_takes_biases() -> None:
             assert (found - parameter.grad).norm() < 0.03 * parameter.grad.norm()
 
 
+@pytest.mark.usefixtures("unlaunched")
 @pytest.mark.parametrize("border", ["masked", "zero"])
-def test_packed_operator_registration(border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_operator_registration(border: Border) -> None:
     """What the compiler and the counter are told of the packed operator is what they are told of the other."""
-    monkeypatch.setattr(launch, "run", lambda *_: None)
-    monkeypatch.setattr(launch, "demand_gpu", lambda _: None)
-    monkeypatch.setattr(launch, "resident", lambda *_: 3)
     problem = Problem(Geometry(8, 3, border=border), 9, 8, batch=2, heads=2, value_dim=32, dtype="bfloat16")
     query, key, value, relative = problem.inputs()
     assert relative is not None

@@ -35,7 +35,7 @@ def captured(monkeypatch):
         return 17
 
     monkeypatch.setattr(torch, "compile", lambda model, **_: model)
-    monkeypatch.setattr(graphs, "replayed", lambda network, _: network.compiled)
+    monkeypatch.setattr(networks, "replays", lambda network, _: network.compiled)
     monkeypatch.setattr(graphs, "side_stream", nullcontext)
     monkeypatch.setattr(graphs, "capture", capture)
     monkeypatch.setattr(memory, "peak_bytes", peak_bytes)
@@ -81,13 +81,13 @@ def test_a_replay_keeps_what_its_graph_refers_to(captured):
 
 
 def test_what_is_replayed():
-    assert graphs.replayed(COMPILED, "cuda")
-    assert graphs.replayed(COMPILED, "cuda:0")
-    assert not graphs.replayed(COMPILED, "cpu")
-    assert not graphs.replayed(EAGER, "cuda")
-    assert not graphs.replayed(replace(COMPILED, magnitude=10), "cpu")
+    assert networks.replays(COMPILED, "cuda")
+    assert networks.replays(COMPILED, "cuda:0")
+    assert not networks.replays(COMPILED, "cpu")
+    assert not networks.replays(EAGER, "cuda")
+    assert not networks.replays(replace(COMPILED, magnitude=10), "cpu")
     with pytest.raises(Unsupported, match=r"RandAugment draws anew .* got magnitude 10"):
-        graphs.replayed(replace(COMPILED, magnitude=10), "cuda")
+        networks.replays(replace(COMPILED, magnitude=10), "cuda")
 
 
 FULL, WAITS = torch.OutOfMemoryError("out of memory"), RuntimeError("not permitted\n  while capturing")

@@ -56,7 +56,7 @@ def test_what_a_call_allocates_moves_too():
 @pytest.mark.parametrize("direction", ["forward", "training"])
 @pytest.mark.parametrize("name", backends.names())
 def test_every_backend_can_be_captured_in_any_place(name, direction):
-    """A replay computes what the call computes, from what the tensors hold then; its memory is given back."""
+    """A replay computes what the call computes, from what the tensors hold then."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     backend = backends.load(name)

@@ -83,21 +83,19 @@ def measure(path: Path, plan: Plan, order: list[float], said: Callable[[str], No
         raise CampaignError(f"{path} holds a calibration of another plan: give another file")
     path.write_text("".join(json.dumps(line) + "\n" for line in (done.header, *done.processes)), encoding="utf-8")
     size = max(1, (os.cpu_count() or 1) // 2)
-    left = list(range(len(done.processes), len(order), size))
-    with ExitStack() as stack:
-        waiting = stack.enter_context(Batch(plan, order[left[0] : left[0] + size])) if left else None
-        for start in left:
-            current = waiting or stack.enter_context(Batch(plan, order[start : start + size]))
-            current.wait()
+    ahead: Batch | None = None
+    with path.open("a", encoding="utf-8") as file, ExitStack() as stack:
+        for start in range(len(done.processes), len(order), size):
+            batch = ahead or stack.enter_context(Batch(plan, order[start : start + size]))
+            batch.wait()
             following = order[start + size : start + 2 * size]
             # While a GPU is measured, a CPU may import; while a CPU is, nothing else may run.
-            waiting = stack.enter_context(Batch(plan, following)) if following and plan.device != "cpu" else None
-            said(f"processes {start + 1} to {start + len(current.levels)} of {len(order)}")
-            requests = [{"amounts": done.header["amounts"].get(str(level), {})} for level in current.levels]
-            with path.open("a", encoding="utf-8") as file:
-                for level, answer in zip(current.levels, current.answers(requests), strict=True):
-                    file.write(json.dumps({"level": level, "cases": answer["cases"]}) + "\n")
-                    file.flush()
+            ahead = stack.enter_context(Batch(plan, following)) if following and plan.device != "cpu" else None
+            said(f"processes {start + 1} to {start + len(batch.levels)} of {len(order)}")
+            requests = [{"amounts": done.header["amounts"].get(str(level), {})} for level in batch.levels]
+            for level, answer in zip(batch.levels, batch.answers(requests), strict=True):
+                file.write(json.dumps({"level": level, "cases": answer["cases"]}) + "\n")
+                file.flush()
 
 
 def begun(plan: Plan, order: list[float]) -> Json:

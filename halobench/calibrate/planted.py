@@ -35,10 +35,7 @@ def delay_of(device: str, clock: Clock) -> Delay:
     number = torch.zeros(1, device=device)
 
     def lasting(amount: float | None) -> float:
-        call = delayed(lambda: number.add_(1), amount, device)
-        with graphs.side_stream():
-            call()
-            replay = graphs.capture(call, "a delay")
+        replay = graphs.warmed(delayed(lambda: number.add_(1), amount, device), "a delay")
         clock.burst(replay, 10)
         return median(clock.burst(replay, 100).device_ms)
 

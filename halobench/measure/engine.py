@@ -87,7 +87,7 @@ def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Setti
     return {
         "samples_ms": samples.device_ms,
         # What was taken to several places was captured in each.
-        "latency": latency_fields(samples) | {"replayed": samples.places > 1 and backend.capturable},
+        "latency": latency_fields(samples, replayed=samples.places > 1 and backend.capturable),
         "clock": clock_fields(samples),
         "memory": {"peak_bytes": peak, "closed_form_bytes": needed},
         "energy_joules": joules,
@@ -117,7 +117,7 @@ def verify(backend: Backend, case: Case, workload: Workload, stopwatch: Stopwatc
     return {"errors": outcome.errors, "budgets": outcome.budgets}
 
 
-def latency_fields(samples: Burst) -> Fields:
+def latency_fields(samples: Burst, *, replayed: bool) -> Fields:
     """Median, interval and noise of the device time, the median of the host time, and samples that waited for it."""
     summary = summarize(samples.device_ms, samples.places)
     return {
@@ -129,6 +129,7 @@ def latency_fields(samples: Burst) -> Fields:
         "outliers": summary.outliers,
         "exposed": samples.exposed,
         "places": samples.places,
+        "replayed": replayed,
     }
 
 

@@ -10,8 +10,6 @@ import torch
 
 from halobench.measure import memory
 from halobench.measure.clock import no_collection
-from halobench.network import Network
-from halobench.problem import Unsupported
 
 Outcome = TypeVar("Outcome")
 
@@ -40,22 +38,6 @@ class Replay(Generic[Outcome]):
         return self.output
 
 
-def replayed(network: Network, device: str) -> bool:
-    """Whether this network is measured by replaying its call: a compiled one on a GPU.
-
-    Raises:
-        Unsupported: each of its steps draws on the host, and a graph would repeat one draw.
-    """
-    if not network.compiled or torch.device(device).type != "cuda":
-        return False
-    if network.magnitude is not None:
-        raise Unsupported(
-            f"RandAugment draws anew on the host in each step, a CUDA graph would repeat one draw: "
-            f"on a GPU, not compiled only, got magnitude {network.magnitude}"
-        )
-    return True
-
-
 @cache
 def stream() -> torch.cuda.Stream:
     """The stream of all captures. cuBLAS keeps a workspace for each stream, so that one for each call would leak."""
@@ -73,6 +55,17 @@ def side_stream() -> Iterator[None]:
     with torch.cuda.stream(stream()):
         yield
         torch.cuda.synchronize()
+
+
+def warmed(call: Callable[[], Outcome], name: str) -> Replay[Outcome]:
+    """``capture`` of a call that has run on another stream, after once on this one, which takes workspaces of its own.
+
+    Raises:
+        Uncapturable, MemoryError, torch.OutOfMemoryError: as ``capture``.
+    """
+    with side_stream():
+        call()
+        return capture(call, name)
 
 
 def capture(call: Callable[[], Outcome], name: str) -> Replay[Outcome]:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -53,13 +52,13 @@ class Contestant:
             Unsupported: its steps cannot be replayed.
             Uncapturable: a step could not be captured.
         """
-        with graphs.side_stream() if graphs.replayed(network, device) else nullcontext():
-            warm = cls.warm(network, direction, device, clock)
-            if graphs.replayed(network, device):
-                warm.call = graphs.capture(warm.call, network.model)
-        if warm.replayed:
-            warm.repeat(direction)
-        return warm
+        if not replays(network, device):
+            return cls.warm(network, direction, device, clock)
+        with graphs.side_stream():
+            contestant = cls.warm(network, direction, device, clock)
+            contestant.call = graphs.capture(contestant.call, network.model)
+        contestant.repeat(direction)
+        return contestant
 
     @classmethod
     def warm(cls, network: Network, direction: Direction, device: str, clock: Clock) -> "Contestant":
@@ -84,6 +83,22 @@ class Contestant:
         if not bool(outcome.isfinite().all()):
             what = "loss" if direction == "training" else "output"
             raise Incorrect(f"the {what} of {self.network.model} is not finite")
+
+
+def replays(network: Network, device: str) -> bool:
+    """Whether this network is measured by replaying its call: a compiled one on a GPU.
+
+    Raises:
+        Unsupported: each of its steps draws on the host, and a graph would repeat one draw.
+    """
+    if not network.compiled or torch.device(device).type != "cuda":
+        return False
+    if network.magnitude is not None:
+        raise Unsupported(
+            f"RandAugment draws anew on the host in each step, a CUDA graph would repeat one draw: "
+            f"on a GPU, not compiled only, got magnitude {network.magnitude}"
+        )
+    return True
 
 
 class Rivals:
@@ -164,7 +179,7 @@ def at_batch(
         joules = energy.joules_per_call(own.call, middle, case.device) if case.energy else None
     return {
         "samples_ms": samples.device_ms,
-        "latency": latency_fields(samples) | {"replayed": own.replayed},
+        "latency": latency_fields(samples, replayed=own.replayed),
         "clock": clock_fields(samples),
         "memory": {
             "peak_bytes": None if own.peak_bytes is None else own.peak_bytes + own.resident_bytes,

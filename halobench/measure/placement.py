@@ -46,6 +46,4 @@ class Placement:
             tensor.data = tensor.data.clone()
         if device.type != "cuda" or not self._backend.capturable:
             return self._call
-        with graphs.side_stream():
-            self._call()  # on this stream for the first time: libraries allocate workspaces for it
-            return graphs.capture(self._call, self._backend.name)
+        return graphs.warmed(self._call, self._backend.name)

@@ -169,11 +169,10 @@ class Call:
         args.query_height, args.query_width = query.shape[2:4]
         args.blocks_y, args.blocks_x = geometry.blocks(height), geometry.blocks(width)
         # Tiles of keys begin a halo before the blocks.
-        halo = self.shape.geometry.halo
-        args.tiles_y, args.tiles_x = ((size - 1 + halo) // geometry.block + 1 for size in (height, width))
+        seen = self.shape.geometry
+        args.tiles_y, args.tiles_x = ((size - 1 + seen.halo) // seen.block + 1 for size in (height, width))
         args.scale = query.shape[-1] ** -0.5
         if relative is not None:
-            seen = self.shape.geometry
             args.first_entry = geometry.window - (seen.halo + seen.block)
             skipped = args.first_entry * query.shape[-1] * query.element_size()
             args.rows, args.columns = relative.rows.data_ptr() + skipped, relative.columns.data_ptr() + skipped
