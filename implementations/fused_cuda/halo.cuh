@@ -30,7 +30,7 @@ struct Args {
   const void *rows, *columns;                    // the tables, from the first entry that a query can use on
   void* tables;                                  // gradients: (2, entries, D)
   int heads, height, width, query_height, query_width, blocks_y, blocks_x, tiles_y, tiles_x, count;
-  int entries, first_entry, entry_rows, partial_count;  // of tables: of each, the first used one, of both; CTAs that left a part
+  int entries, first_entry, entry_rows, partial_count;  // of a table, first in use, of both; CTAs with parts
   float scale;
 };
 DEVICE u16* image_of(const View& view, int image) { return static_cast<u16*>(view.data) + image * view.batch; }
@@ -59,6 +59,11 @@ template <int dim> struct Pixels {
   DEVICE static u32 slot(int pixel, int chunk) {
     u32 address = pixel * line + chunk * 16;
     return swizzled ? address ^ (address >> 3 & 0x70) : address;
+  }
+  // The same, ``turn`` times ``step`` pixels on: in a loop over turns one addition, where the swizzle repeats.
+  template <int step> DEVICE static u32 slot_after(int turn, int pixel, int chunk) {
+    if (swizzled && step * line % 1024) return slot(turn * step + pixel, chunk);
+    return slot(pixel, chunk) + turn * step * line;
   }
 };
 
@@ -123,15 +128,16 @@ template <int dim>
 DEVICE void load_row(u32 (&b)[dim / 16][4], u32 base, int a, int chunk, const Lane& me) {
 #pragma unroll
   for (int d = 0; d < dim / 16; d++)
-    ldmatrix(b[d], base + Pixels<dim>::slot(a * WINDOW + ByRows::row(me.lane), chunk + 2 * d + ByRows::chunk(me.lane)));
+    ldmatrix(b[d], base + Pixels<dim>::template slot_after<WINDOW>(a, ByRows::row(me.lane),
+                                                                   chunk + 2 * d + ByRows::chunk(me.lane)));
 }
 // ... and of the weighted sums, whose K they are.
 template <int dim>
 DEVICE void load_row_transposed(u32 (&b)[dim / 16][4], u32 base, int a, int chunk, const Lane& me) {
 #pragma unroll
   for (int d = 0; d < dim / 16; d++)
-    ldmatrix_transposed(
-        b[d], base + Pixels<dim>::slot(a * WINDOW + ByColumns::row(me.lane), chunk + 2 * d + ByColumns::chunk(me.lane)));
+    ldmatrix_transposed(b[d], base + Pixels<dim>::template slot_after<WINDOW>(
+                                         a, ByColumns::row(me.lane), chunk + 2 * d + ByColumns::chunk(me.lane)));
 }
 template <int dim> constexpr int window_bytes() {  // in whole turns of the swizzle
   return ((WINDOW * WINDOW + 16 - WINDOW) * Pixels<dim>::line + 1023) / 1024 * 1024;
@@ -153,6 +159,10 @@ DEVICE void load_tables(u32 base, const Args& args, int threads, const Lane& me)
 // Zero, which the compiler cannot know. What a matrix product starts from stands in four registers in a row; the compiler
 // keeps equal ones once and gathers them again before every product, unless they look different.
 DEVICE u32 zero(const Args& args) { return (u32)args.heads >> 31; }
+// A value that the compiler keeps: it would make a one-hot operand or a sign again for each product, at more than a
+// product's cost, but what comes from a shuffle it does not.
+DEVICE u32 kept(u32 x) { return shuffle_xor(x, 0); }
+DEVICE float kept(float x) { return shuffle_xor(x, 0); }
 
 // The two queries of a lane, g and g + 8 of a tile.
 struct Pair {

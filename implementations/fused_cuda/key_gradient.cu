@@ -35,13 +35,12 @@ DEVICE void load_block(u32 base, const Args& args, const Place& p, int y, int x,
       copy_async(base + AT_STATISTICS + head * PADDED * 8 + i * 16, statistics + i, true);
   }
 }
-// The A operand [16 keys, 16 window positions] that picks the bias of two keys' positions. The compiler would make it again
-// for each product, at more than a product's cost; what comes from a shuffle it keeps.
+// The A operand [16 keys, 16 window positions] that picks the bias of two keys' positions.
 DEVICE void pick_bias(u32 (&a)[4], int position, int position8, const Lane& me) {
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     int wanted = (i & 1 ? position8 : position) - (i & 2 ? 8 : 0);
-    a[i] = shuffle_xor(wanted >> 1 == me.t ? ONE << (16 * (wanted & 1)) : 0u, 0);
+    a[i] = kept(wanted >> 1 == me.t ? ONE << (16 * (wanted & 1)) : 0u);
   }
 }
 
@@ -109,7 +108,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
     if (step < REACH * REACH) load_block(base + buffer, args, p, p.y - step / REACH, p.x - step % REACH, me);
     copies_commit();
   };
-  const u32 own_column = me.g >> 1 == me.t ? ONE << (16 * (me.g & 1)) : 0u;
+  const u32 own_column = kept(me.g >> 1 == me.t ? ONE << (16 * (me.g & 1)) : 0u);
 
   float dk[TILES_PER_WARP][D / 8][4] = {}, dv[TILES_PER_WARP][E / 8][4] = {};
   u32 buffer = 0;
@@ -128,7 +127,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
 #pragma unroll
     for (int m = 0; m < TILES_PER_WARP; m++) {
       if (TWO_ROWS) {
-        pick_row[m][0] = (row[m][0] & 7) >> 1 == me.t ? ONE : 0u, pick_row[m][1] = pick_row[m][0] << 16;
+        pick_row[m][0] = kept((row[m][0] & 7) >> 1 == me.t ? ONE : 0u), pick_row[m][1] = kept(pick_row[m][0] << 16);
       } else {
         pick_bias(pick_row[m], row[m][0] + down, row[m][1] + down, me);
         pick_bias(pick_column[m], column[m][0] + right, column[m][1] + right, me);
@@ -147,18 +146,19 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
       u32 q[D / 16][4], q_columns[D / 16][4], g[E / 16][4], g_columns[E / 16][4];
 #pragma unroll
       for (int d = 0; d < D / 16; d++) {
-        ldmatrix(q[d], base + buffer + Pixels<D>::slot(pair * 16 + ByRows::row(me.lane),
-                                                       chunk_q + 2 * d + ByRows::chunk(me.lane)));
-        ldmatrix_transposed(q_columns[d], base + buffer + Pixels<D>::slot(pair * 16 + ByColumns::row(me.lane),
-                                                                          chunk_q + 2 * d + ByColumns::chunk(me.lane)));
+        const int chunk = chunk_q + 2 * d;
+        ldmatrix(q[d], base + buffer + Pixels<D>::slot_after<16>(pair, ByRows::row(me.lane),
+                                                                 chunk + ByRows::chunk(me.lane)));
+        ldmatrix_transposed(q_columns[d], base + buffer + Pixels<D>::slot_after<16>(pair, ByColumns::row(me.lane),
+                                                                                    chunk + ByColumns::chunk(me.lane)));
       }
 #pragma unroll
       for (int e = 0; e < E / 16; e++) {
-        ldmatrix(g[e], base + buffer + AT_GRADIENTS + Pixels<E>::slot(pair * 16 + ByRows::row(me.lane),
-                                                                     chunk_g + 2 * e + ByRows::chunk(me.lane)));
-        ldmatrix_transposed(g_columns[e],
-                            base + buffer + AT_GRADIENTS + Pixels<E>::slot(pair * 16 + ByColumns::row(me.lane),
-                                                                          chunk_g + 2 * e + ByColumns::chunk(me.lane)));
+        const u32 gradients = base + buffer + AT_GRADIENTS;
+        const int chunk = chunk_g + 2 * e;
+        ldmatrix(g[e], gradients + Pixels<E>::slot_after<16>(pair, ByRows::row(me.lane), chunk + ByRows::chunk(me.lane)));
+        ldmatrix_transposed(g_columns[e], gradients + Pixels<E>::slot_after<16>(pair, ByColumns::row(me.lane),
+                                                                                chunk + ByColumns::chunk(me.lane)));
       }
       uint4 bias[2];
       float2 log_sum_exp[2];     // of two queries

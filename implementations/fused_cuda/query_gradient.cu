@@ -70,6 +70,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
   const int local_head = me.warp / WARPS_A_HEAD, turn = me.warp % WARPS_A_HEAD, tile0 = turn * TILES_PER_WARP;
   const int chunk_k = local_head * (D / 8), chunk_v = local_head * (E / 8);
   const float scale = args.scale * LOG2_E;
+  const u32 identity = kept(me.g >> 1 == me.t ? ONE << (16 * (me.g & 1)) : 0u);  // a B operand [8, 8]
   load_tables(base + AT_TABLES, args, THREADS, me);
   copies_commit();
   if (RELATIVE) {
@@ -119,7 +120,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
             delta = fmaf(low_half(a), low_half(b), fmaf(high_half(a), high_half(b), delta));
           }
         delta += shuffle_xor(delta, 1), delta += shuffle_xor(delta, 2);
-        minus_delta[m][2 * h] = -delta, minus_delta[m][2 * h + 1] = as_float(zero(args)) - delta;
+        minus_delta[m][2 * h] = kept(-delta), minus_delta[m][2 * h + 1] = kept(as_float(zero(args)) - delta);
         if (pair.number[h] < PADDED && me.t == 0) {
           float* target = args.statistics + at_block * 2 * PADDED + pair.number[h];
           target[0] = reference[m][h], target[PADDED] = -delta;
@@ -166,14 +167,17 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
           for (int i = 0; i < 4 * HALVES; i++) {
             float& x = s[i >> 2][i & 3];
             x = exp2_fast(fmaf(x, scale, -reference[m][(i >> 1) & 1])) * dp[i >> 2][i & 3];
-            if (RELATIVE) column_sums[m][i >> 2][i & 3] += x;
           }
           u32 ds[4];
           pack_keys(ds, s);
 #pragma unroll
           for (int d = 0; d < D / 8; d++)
             mma_keys(dq[m][d], ds, k_columns[d / 2][2 * (d & 1)], k_columns[d / 2][2 * (d & 1) + 1]);
-          if (RELATIVE) mma_keys(row_sums[m][half], ds, into, into);
+          if (RELATIVE) {
+            mma_keys(row_sums[m][half], ds, into, into);
+#pragma unroll
+            for (int n = 0; n < HALVES; n++) mma8(column_sums[m][n], ds[2 * n], ds[2 * n + 1], identity, column_sums[m][n]);
+          }
         }
       }
 
