@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from halobench import Geometry, LayerSpec, Problem, backends
+from halobench.measure import graphs
 from halobench.measure.graphs import Replay
 from halobench.measure.placement import Placement
 from halobench.workload import Slot, bind
@@ -61,19 +62,20 @@ def test_every_backend_can_be_captured_in_any_place(name, direction):
         pytest.skip("no CUDA device")
     backend = backends.load(name)
     border = backend.borders[0]
-    workload = bind(backend, replace(SHORT, geometry=replace(SHORT.geometry, border=border)), "cuda")
-    call = workload.call(direction)
-    placement = Placement(backend, workload, call)
-    for _ in range(2):
-        here = placement.move()
-        assert isinstance(here, Replay)
-        with torch.no_grad():
-            for tensor in workload.tensors.values():
-                tensor.copy_(torch.randn_like(tensor))
-        found, expected = ([each] if isinstance(each, torch.Tensor) else each for each in (here(), call()))
-        for one, other in zip(found, expected, strict=True):
-            assert (one - other).float().norm() <= 2e-2 * other.float().norm()
-        del here
+    with graphs.side_stream():  # as in a worker
+        workload = bind(backend, replace(SHORT, geometry=replace(SHORT.geometry, border=border)), "cuda")
+        call = workload.call(direction)
+        placement = Placement(backend, workload, call)
+        for _ in range(2):
+            here = placement.move()
+            assert isinstance(here, Replay)
+            with torch.no_grad():
+                for tensor in workload.tensors.values():
+                    tensor.copy_(torch.randn_like(tensor))
+            found, expected = ([each] if isinstance(each, torch.Tensor) else each for each in (here(), call()))
+            for one, other in zip(found, expected, strict=True):
+                assert (one - other).float().norm() <= 2e-2 * other.float().norm()
+            del here
 
 
 @pytest.mark.gpu

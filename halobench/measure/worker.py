@@ -21,7 +21,7 @@ import torch
 
 from halobench import backends, roofline
 from halobench.environment import fingerprint
-from halobench.measure import engine, networks
+from halobench.measure import engine, graphs, networks
 from halobench.measure.clock import Clock, clock_for
 from halobench.measure.engine import Incorrect, Settings
 from halobench.measure.graphs import Uncapturable
@@ -42,6 +42,9 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
     warnings.simplefilter("ignore")
     # float32 means float32: convolutions use TF32 by default, attention does not.
     torch.backends.cudnn.allow_tf32 = False
+    if torch.device(settings.device).type == "cuda":
+        # For good: nodes of autograd that a backend leaves in a reference cycle would bring their stream into a graph.
+        torch.cuda.set_stream(graphs.stream())
     clock = clock_for(settings.device, hot=settings.hot)
     rivals = networks.Rivals()
     scope: object = None
