@@ -84,6 +84,8 @@ DRAWN = {
     "one_strided_block": Problem(Geometry(12, 2, stride=2), 11, 12, heads=2, dtype="bfloat16"),
     "two_parts": Problem(Geometry(4, 2), 7, 9, heads=2, value_dim=160, dtype="bfloat16"),
     "three_parts": Problem(Geometry(8, 3, border="zero"), 8, 9, value_dim=144, relative=False, dtype="float16"),
+    "widest": Problem(Geometry(8, 4), 8, 9, heads=2, key_dim=64, value_dim=192, dtype="bfloat16"),
+    "widest_strided": Problem(Geometry(8, 4, stride=2), 9, 8, heads=4, key_dim=64, value_dim=64, dtype="bfloat16"),
     "narrow": Problem(Geometry(8, 0), 13, 9, heads=2, value_dim=32, dtype="bfloat16"),
 }
 ALL = {

@@ -100,6 +100,8 @@ WORK: dict[Kernel, dict[tuple[int, int], tuple[Work, Work, Work, Work]]] = {
     },
 }
 MOST_WARPS = 8
+# Of the windows of a CTA, keys and values of its heads; the rest of its shared memory is for tables and for warps.
+MOST_WINDOW_BYTES: dict[Kernel, int] = {"forward": 200 * 1024, "query_gradient": 128 * 1024}
 REGISTERS = 65536  # of an SM
 
 
@@ -114,6 +116,9 @@ def layout_of(shape: Shape, kernel: Kernel) -> Layout:
     tiles_per_warp = min(work.tiles_per_warp, tiles)
     warps = -(-tiles // tiles_per_warp)
     room = max(1, min(work.heads, MOST_WARPS // warps))
+    if kernel in MOST_WINDOW_BYTES:
+        head_bytes = 2 * (shape.key_dim + shape.value_dim) * shape.geometry.window**2
+        room = max(1, min(room, MOST_WINDOW_BYTES[kernel] // head_bytes))
     heads = max(number for number in range(1, room + 1) if shape.heads % number == 0)
     min_ctas = 1 if work.registers is None else max(1, REGISTERS // (32 * warps * heads * work.registers))
     return Layout(heads, tiles_per_warp, min_ctas)
