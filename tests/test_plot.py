@@ -59,6 +59,14 @@ def test_a_whole_run_yields_every_figure(drawn):
     assert drawn["layer-block"] == "no layer rows of group 'block'"
 
 
+def test_stages_of_several_batches_are_several_figures(tmp_path):
+    rows = [files.row(batch=batch, groups=["stages"], label="H0 stage 1") for batch in (8, 64)]
+    drawn = figures_of(read(tmp_path, rows))
+    for batch in (8, 64):
+        figure = drawn[f"stages-forward-n{batch}"]
+        assert f"batch {batch}:" in "".join(text.get_text() for text in figure.texts)
+
+
 def test_axes_carry_units(drawn):
     labels = [(axes.get_xlabel(), axes.get_ylabel()) for axes in panels(drawn["side-forward"])]
     assert labels == [

@@ -72,16 +72,18 @@ def block_by_halo(selection: Selection, rows: pd.DataFrame, direction: str) -> F
 
 
 def draw_stages(selection: Selection, suite: str) -> Drawn:
-    """The share of the floor per backend and HaloNet stage."""
-    if selection.rows(suite, "stages").empty:
+    """The share of the floor per backend and HaloNet stage; a figure a batch, since shares grow with it."""
+    stages = selection.rows(suite, "stages")
+    stages = stages[stages["label"].notna()]
+    if stages.empty:
         yield "stages", f"no {suite} rows of group 'stages'"
-    for direction, rows in selection.rows(suite, "stages").groupby("direction"):
-        name = f"stages-{direction}"
-        labelled = rows[rows["label"].notna()]
-        if measured(labelled, "floor_share").empty:
+    several = stages["batch"].nunique() > 1
+    for (direction, batch), rows in stages.groupby(["direction", "batch"]):
+        name = f"stages-{direction}" + f"-n{batch}" * several
+        if measured(rows, "floor_share").empty:
             yield name, f"no {suite} case of group 'stages' has a floor"
             continue
-        yield name, stage_shares(selection, labelled, f"{suite}, {direction}")
+        yield name, stage_shares(selection, rows, f"{suite}, {direction}, batch {batch}")
 
 
 def stage_shares(selection: Selection, rows: pd.DataFrame, what: str) -> Figure:

@@ -82,10 +82,11 @@ def ratios(axes: Axes, selection: Selection, rows: pd.DataFrame, models: list[st
         colour = look_of(selection, name, rows).colour
         axes.vlines(places, part["ratio_low"], part["ratio_high"], color=colour, linewidth=1.4)
         for place, value in zip(places, part["ratio"], strict=True):
-            axes.annotate(f"{value:.2f}", (place, value), (0, 7), textcoords="offset points", size=7, ha="center")
+            away = 7 if value >= 1 else -12  # from the line at one
+            axes.annotate(f"{value:.2f}", (place, value), (0, away), textcoords="offset points", size=7, ha="center")
     plain_log(axes, (1, 1.2, 1.5, 2, 3, 5, 8))
-    least, most = axes.get_ylim()
-    axes.set_ylim(min(least, 0.8), max(most, 1.25))
+    axes.update_datalim([(0, 0.7), (0, 1.25)])  # limits that are set would hold for the panels beside this one, too
+    axes.autoscale_view()
     marks(axes, selection, rows, models)
 
 

@@ -127,12 +127,14 @@ def block_by_halo(rows: pd.DataFrame) -> Figure:
 
 
 def by_stage(rows: pd.DataFrame) -> Figure:
-    """Cells of backend and HaloNet stage."""
+    """Cells of backend and HaloNet stage, of one batch."""
+    rows = rows.assign(batch=rows["batch"].astype(str))
     made, metric = choices(rows, backend=False), metric_choice()
+    made["batch"] = choice("batch", "batch", listed(rows, "batch"), str(rows["batch"].mode().iloc[0]))
     wide = alt.Axis(labelLimit=260)
     axes: dict[str, Any] = {"x": alt.X("variant:N", title=None, axis=alt.Axis(labelAngle=-40, labelLimit=260))}
     axes["y"] = alt.Y("label:N", title=None, axis=wide)
-    chart = cells(filtered(rows, made, "label"), metric, axes)
+    chart = cells(filtered(rows, made, "label", "batch"), metric, axes)
     chart = chart.add_params(*made.values(), metric).properties(
         width=alt.Step(66), height=alt.Step(24), title=metric_title(metric, "HaloNet's stages: ")
     )
