@@ -17,8 +17,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from halobench import Geometry, HaloAttention, LayerSpec, Problem, RelativeTables, Unsupported, accuracy, backends
+from halobench import (
+    Geometry,
+    HaloAttention,
+    LayerSpec,
+    Problem,
+    RelativeTables,
+    Unsupported,
+    accuracy,
+    backends,
+    models,
+)
 from halobench.geometry import Border
+from halobench.measure.conformance import distinct_layers
+from halobench.network import Network
 from halobench.workload import Slot
 from implementations import fused_cuda
 from implementations.fused_cuda import launch, operator, packed, shapes
@@ -86,6 +98,12 @@ DRAWN = {
     "three_parts": Problem(Geometry(8, 3, border="zero"), 8, 9, value_dim=144, relative=False, dtype="float16"),
     "widest": Problem(Geometry(8, 4), 8, 9, heads=2, key_dim=64, value_dim=192, dtype="bfloat16"),
     "widest_strided": Problem(Geometry(8, 4, stride=2), 9, 8, heads=4, key_dim=64, value_dim=64, dtype="bfloat16"),
+    "h5": Problem(Geometry(14, 2), 17, 15, heads=2, value_dim=40, dtype="bfloat16"),
+    "three_octets": Problem(Geometry(8, 5), 11, 9, heads=2, key_dim=32, value_dim=32, dtype="float16"),
+    "three_octets_zero": Problem(Geometry(4, 8, border="zero"), 9, 7, heads=2, dtype="bfloat16"),
+    "three_octets_strided": Problem(Geometry(6, 9, stride=2), 13, 8, heads=1, value_dim=24, dtype="bfloat16"),
+    "three_octets_plain": Problem(Geometry(14, 2), 15, 16, heads=1, key_dim=64, relative=False, dtype="bfloat16"),
+    "narrow_values": Problem(Geometry(8, 3), 9, 10, heads=4, value_dim=8, dtype="bfloat16"),
     "narrow": Problem(Geometry(8, 0), 13, 9, heads=2, value_dim=32, dtype="bfloat16"),
 }
 ALL = {
@@ -142,11 +160,20 @@ def refused(problem: Problem, change: str | None = None) -> str:
     ("problem", "change", "reason"),
     [
         (Problem(Geometry(8, 3), 8, 8), None, "computes in bfloat16 and float16, got torch.float32"),
-        (Problem(Geometry(14, 2), 15, 8, dtype="bfloat16"), None, "windows of up to 16 pixels, got 18"),
+        (Problem(Geometry(14, 6), 15, 8, dtype="bfloat16"), None, "windows of up to 24 pixels, got 26"),
+        (Problem(Geometry(16, 1), 17, 8, dtype="bfloat16"), None, "up to 33 pixels together, got 18 and 16"),
         (Problem(Geometry(8, 3, 3), 9, 9, dtype="bfloat16"), None, "stride that divides the block, got 3, 8"),
         (Problem(Geometry(8, 3), 8, 8, key_dim=8, dtype="bfloat16"), None, "key heads of 16, 32, 48, 64, got 8"),
-        (Problem(Geometry(8, 3), 8, 8, value_dim=20, dtype="bfloat16"), None, "multiples of 16 up to 256, got 20"),
-        (Problem(Geometry(8, 3), 8, 8, value_dim=272, dtype="bfloat16"), None, "multiples of 16 up to 256, got 272"),
+        (
+            Problem(Geometry(8, 3), 8, 8, value_dim=20, dtype="bfloat16"),
+            None,
+            "of 8 up to 128 and of 16 up to 256, got 20",
+        ),
+        (
+            Problem(Geometry(8, 3), 8, 8, value_dim=272, dtype="bfloat16"),
+            None,
+            "of 8 up to 128 and of 16 up to 256, got 272",
+        ),
         (Problem(Geometry(8, 3), 8, 8, dtype="bfloat16"), "layout", "reads channels-last memory, got a query"),
     ],
 )
@@ -171,6 +198,26 @@ def test_layouts_fit(geometry: Geometry, key_dim: int, value_dim: int, heads: in
         assert threads <= 1024
         assert layout.min_ctas * threads <= 2048
         assert layout.min_ctas * threads * 64 <= shapes.REGISTERS
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_serves_every_layer_of_halonet(number: int) -> None:
+    """None of the attention layers, at the published image size, is outside the class."""
+    name = f"halonet_h{number}"
+    slots = distinct_layers(Network(name, models.entry(name).image_size, 1, "bfloat16", "strided_gather"))
+    assert len(slots) >= 4
+    for slot in slots:
+        problem = slot.problem
+        like = torch.empty(1, problem.heads, 1, 1, 1, dtype=torch.bfloat16, device="meta")
+        query, key, value = (
+            operator.channels_last(like, height, width, dim)
+            for height, width, dim in (
+                (problem.geometry.queries(problem.height), problem.geometry.queries(problem.width), problem.key_dim),
+                (problem.height, problem.width, problem.key_dim),
+                (problem.height, problem.width, problem.value_dim),
+            )
+        )
+        assert shapes.shape_of(query, key, value, None, problem.geometry).heads == problem.heads
 
 
 def test_needs_a_gpu() -> None:

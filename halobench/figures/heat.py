@@ -77,7 +77,7 @@ def draw_stages(selection: Selection, suite: str) -> Drawn:
     stages = stages[stages["label"].notna()]
     if stages.empty:
         yield "stages", f"no {suite} rows of group 'stages'"
-    several = stages["batch"].nunique() > 1
+    several = len(stages["batch"].unique()) > 1
     for (direction, batch), rows in stages.groupby(["direction", "batch"]):
         name = f"stages-{direction}" + f"-n{batch}" * several
         if measured(rows, "floor_share").empty:

@@ -1,4 +1,4 @@
-"""Fused CUDA: our kernels in CUDA C++ for windows of up to 16 pixels, forward and backward, in half precision.
+"""Fused CUDA: our kernels in CUDA C++ for windows of up to 24 pixels, forward and backward, in half precision.
 
 Nothing of the size queries x keys reaches memory: the forward pass stores the output and one log-sum-exp per query and
 head. Three kernels (``forward.cu``, ``query_gradient.cu``, ``key_gradient.cu``) share what ``halo.cuh`` explains; NVRTC
@@ -13,7 +13,7 @@ from halobench.geometry import Geometry
 from halobench.problem import Execution, LayerSpec, Problem, RelativeTables
 from implementations.fused_cuda.operator import TABLE_ROWS, forward
 from implementations.fused_cuda.packed import PackedHaloAttention
-from implementations.fused_cuda.shapes import scored_pairs, value_parts
+from implementations.fused_cuda.shapes import scored_pairs, summed_channels, value_parts
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
@@ -39,13 +39,13 @@ def build(spec: LayerSpec) -> PackedHaloAttention:
 
 
 def execution(problem: Problem) -> Execution:
-    """Rows of the window that lie in the image are scored, each as 8 or 16 keys, for each part of the values.
+    """Rows of the window that lie in the image are scored, each in whole octets of keys, for each part of the values.
 
     Backward scores twice.
     """
     geometry, parts = problem.geometry, value_parts(problem.value_dim)
     pairs = problem.batch * problem.heads * scored_pairs(geometry, problem.height, problem.width)
-    scores, sums = 2 * parts * problem.key_dim * pairs, 2 * problem.value_dim * pairs
+    scores, sums = 2 * parts * problem.key_dim * pairs, 2 * summed_channels(problem.value_dim) * pairs
     bias_flops = 2 * parts * problem.queries * 2 * TABLE_ROWS * problem.key_dim if problem.relative else 0
     return Execution(
         forward_flops=scores + sums + bias_flops,

@@ -25,10 +25,10 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_forward(const __grid_const
 #pragma unroll
   for (int m = 0; m < TILES_PER_WARP; m++) {  // on their way before anything is waited for
     const Pair pair = queries_of(args, p, tile0 + m, me);
-    load_rows<D>(q[m], args.query, p, head, pair.y, pair.x, pair.valid, me);
+    load_rows<D, D>(q[m], args.query, p, head, pair.y, pair.x, pair.valid, me);
   }
-  load_window<D, THREADS>(base + AT_KEYS, args.key, args, p, y0, x0, first, last, me);
-  load_window<E, THREADS>(base + AT_VALUES, args.value, args, p, y0, x0, first, last, me);
+  load_window<D, D, THREADS>(base + AT_KEYS, args.key, args, p, y0, x0, first, last, me);
+  load_window<E, VALUE_DIM, THREADS>(base + AT_VALUES, args.value, args, p, y0, x0, first, last, me);
   copies_commit();
   Biases bias[TILES_PER_WARP];
   copies_wait<1>();
@@ -51,15 +51,16 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_forward(const __grid_const
 #pragma unroll
       for (int m = 0; m < TILES_PER_WARP; m++) reference[m][0] = reference[m][1] = HIDDEN;
       for (int a = first; a < last; a++) {
-        u32 k[D / 16][4];
+        Row<D> k;
         load_row<D>(k, base + AT_KEYS, a, chunk_k, me);
 #pragma unroll
         for (int m = 0; m < TILES_PER_WARP; m++) {
-          float s[2][4];
-          if (a < 8 || HALVES == 1) score(s, q[m], k, bias[m], 0, one_row(a, me));
-          else score(s, q[m], k, bias[m], 1, one_row(a, me));
+          float s[LOADED][4];
+          if (a < 8 || OCTETS == 1) score(s, q[m], k, bias[m], 0, one_row(a, me));
+          else if (a < 16 || OCTETS == 2) score(s, q[m], k, bias[m], 1, one_row(a, me));
+          else score(s, q[m], k, bias[m], LOADED - 1, one_row(a, me));
 #pragma unroll
-          for (int i = 0; i < 4 * HALVES; i++)
+          for (int i = 0; i < 4 * OCTETS; i++)
             reference[m][(i >> 1) & 1] = fmaxf(reference[m][(i >> 1) & 1], s[i >> 2][i & 3] * scale);
         }
       }
@@ -81,25 +82,25 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_forward(const __grid_const
       }
     }
 #pragma unroll
-    for (int half = 0; half < HALVES; half++)
-      for (int a = max(first, 8 * half); a < min(last, 8 * half + 8); a++) {
+    for (int octet = 0; octet < OCTETS; octet++)
+      for (int a = max(first, 8 * octet); a < min(last, 8 * octet + 8); a++) {
         const u32 pick = one_row(a, me);
-        u32 k[D / 16][4], v[E / 16][4];
+        Row<D> k;
+        Row<E> v;
         load_row<D>(k, base + AT_KEYS, a, chunk_k, me);
         load_row_transposed<E>(v, base + AT_VALUES, a, chunk_v, me);
 #pragma unroll
         for (int m = 0; m < TILES_PER_WARP; m++) {
-          float s[2][4];
-          score(s, q[m], k, bias[m], half, pick);
+          float s[LOADED][4];
+          score(s, q[m], k, bias[m], octet, pick);
 #pragma unroll
-          for (int i = 0; i < 4 * HALVES; i++)
+          for (int i = 0; i < 4 * OCTETS; i++)
             s[i >> 2][i & 3] = exp2_fast(fmaf(s[i >> 2][i & 3], scale, -reference[m][(i >> 1) & 1]));
-          u32 weights[4];
+          u32 weights[2 * LOADED];
           pack_keys(weights, s);
-          mma_keys(sum[m], weights, ONE | ONE << 16, ONE | ONE << 16);
+          mma_keys(sum[m], weights, ONE | ONE << 16, ONE | ONE << 16, ONE | ONE << 16);
 #pragma unroll
-          for (int e = 0; e < E / 8; e++)
-            mma_keys(output[m][e], weights, v[e / 2][2 * (e & 1)], v[e / 2][2 * (e & 1) + 1]);
+          for (int e = 0; e < E / 8; e++) mma_keys(output[m][e], weights, v.sums(e, 0), v.sums(e, 1), v.sums(e, 2));
         }
       }
     if (exact) break;
@@ -116,7 +117,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_forward(const __grid_const
   for (int m = 0; m < TILES_PER_WARP; m++) {
     const Pair pair = queries_of(args, p, tile0 + m, me);
     const float factor[2] = {1.f / sum[m][0], 1.f / sum[m][2]};
-    store_rows<E>(output[m], factor, args.output, p, head, pair.y, pair.x, pair.valid, me);
+    store_rows<E, VALUE_DIM>(output[m], factor, args.output, p, head, pair.y, pair.x, pair.valid, me);
     float* target = args.log_sum_exp + block_index(args, p.image, head, p.y, p.x) * PADDED;
 #pragma unroll
     for (int h = 0; h < 2; h++)

@@ -2,15 +2,19 @@
 //
 // Compile-time constants: KEY_DIM, VALUE_DIM, BLOCK, HALO, STRIDE, HEADS (a CTA's), TILES_PER_WARP, RELATIVE,
 // ZERO_BORDER, FP16, MIN_CTAS. A tile is 16 queries (or keys) of a block, in row-major order: the M of a matrix product.
-// A row of the window is padded to 16 keys, its N (or K).
+// A row of the window is padded to 16 keys, its N (or K), or to 24. Values whose width is an odd multiple of 8 are padded
+// with zeros.
 #pragma once
 #include "warp.cuh"
 
-constexpr int D = KEY_DIM, E = VALUE_DIM, WINDOW = BLOCK + 2 * HALO, SIDE = BLOCK / STRIDE, QUERIES = SIDE * SIDE;
+constexpr int D = KEY_DIM, E = (VALUE_DIM + 15) / 16 * 16, WINDOW = BLOCK + 2 * HALO, SIDE = BLOCK / STRIDE, QUERIES = SIDE * SIDE;
 constexpr int QUERY_TILES = (QUERIES + 15) / 16, PADDED = 16 * QUERY_TILES;
 constexpr int KEY_TILES = (BLOCK * BLOCK + 15) / 16;
-constexpr int HALVES = WINDOW > 8 ? 2 : 1;  // of 8 pixels, along either axis of a window
-static_assert(WINDOW <= 16 && BLOCK % STRIDE == 0 && D % 16 == 0 && E % 16 == 0, "outside this kernel's class");
+constexpr int OCTETS = (WINDOW + 7) / 8;          // of pixels, along either axis of a window
+constexpr int LOADED = OCTETS > 2 ? 3 : 2;        // of them in registers: four tiles come at once
+constexpr int BIAS_VECTORS = OCTETS > 2 ? 2 : 1;  // of 16 bytes, of both biases of a lane
+static_assert(WINDOW <= 24 && WINDOW + BLOCK <= 33 && BLOCK % STRIDE == 0 && D % 16 == 0 && VALUE_DIM % 8 == 0,
+              "outside this kernel's class");
 
 constexpr int warps_a_head(int tiles) { return (tiles + TILES_PER_WARP - 1) / TILES_PER_WARP; }
 constexpr float HIDDEN = -1e30f;  // a logit that counts for nothing, far from overflow
@@ -78,8 +82,8 @@ struct ByColumns {
 };
 
 // A box of pixels to shared memory: rows [first, last) of ``columns`` pixels, whose row 0 begins at (y0, x0) of a map of
-// height x width. Zeros for pixels outside the map.
-template <int dim, int columns, int threads>
+// height x width. Zeros for pixels outside the map, and for channels of a head from ``real`` on.
+template <int dim, int real, int columns, int threads>
 DEVICE void load_box(u32 base, const View& view, const Place& p, int y0, int x0, int first, int last, int height,
                      int width, const Lane& me) {
   constexpr int chunks = Pixels<dim>::chunks;
@@ -93,9 +97,10 @@ DEVICE void load_box(u32 base, const View& view, const Place& p, int y0, int x0,
     int offset = offset_of(view, p.head + chunk * 8 / dim, y0 + row, x0 + column) + chunk * 8 % dim;
     const int next = step / columns * view.row + step % columns * view.column, wrap = view.row - columns * view.column;
     u32 target = base + Pixels<dim>::slot(number, chunk);
+    const bool exists = real == dim || chunk * 8 % dim < real;
 #pragma unroll 4
     while (row < last) {
-      bool inside = (unsigned)(y0 + row) < (unsigned)height && (unsigned)(x0 + column) < (unsigned)width;
+      bool inside = exists && (unsigned)(y0 + row) < (unsigned)height && (unsigned)(x0 + column) < (unsigned)width;
       copy_async(target, image + offset, inside);
       number += step, row += step / columns, column += step % columns, offset += next;
       if (column >= columns) column -= columns, row++, offset += wrap;
@@ -106,6 +111,7 @@ DEVICE void load_box(u32 base, const View& view, const Place& p, int y0, int x0,
     for (int i = me.thread; i < (last - first) * columns * chunks; i += threads) {
       int chunk = i % chunks, number = first * columns + i / chunks, y = y0 + number / columns, x = x0 + number % columns;
       bool inside = (unsigned)y < (unsigned)height && (unsigned)x < (unsigned)width;
+      if (real != dim) inside = inside && chunk * 8 % dim < real;
       int offset = offset_of(view, p.head + chunk * 8 / dim, y, x) + chunk * 8 % dim;
       copy_async(base + Pixels<dim>::slot(number, chunk), image + offset, inside);
     }
@@ -118,34 +124,44 @@ template <int dim, int threads> DEVICE void clear_box(u32 base, const View& view
     copy_async(base + Pixels<dim>::slot(first + i / chunks, i % chunks), view.data, false);
 }
 // Rows [first, last) of the window at (y0, x0); the padding of the last row reads the pixels behind it.
-template <int dim, int threads> DEVICE void load_window(u32 base, const View& view, const Args& args, const Place& p,
+template <int dim, int real, int threads> DEVICE void load_window(u32 base, const View& view, const Args& args, const Place& p,
                                                         int y0, int x0, int first, int last, const Lane& me) {
-  load_box<dim, WINDOW, threads>(base, view, p, y0, x0, first, last, args.height, args.width, me);
-  clear_box<dim, threads>(base, view, last * WINDOW, last * WINDOW + 16 - WINDOW, me);
+  load_box<dim, real, WINDOW, threads>(base, view, p, y0, x0, first, last, args.height, args.width, me);
+  clear_box<dim, threads>(base, view, last * WINDOW, last * WINDOW + 8 * LOADED - WINDOW, me);
 }
-// One row of the window, a head's part of it from ``chunk`` on, as B operands: of the scores, whose N are its 16 keys, ...
-template <int dim>
-DEVICE void load_row(u32 (&b)[dim / 16][4], u32 base, int a, int chunk, const Lane& me) {
+// One row of the window, a head's part of it, as B operands; its third octet of keys comes by itself.
+template <int dim> struct Row {
+  u32 b[dim / 16][4], third[dim / 16][2];
+  // Of the scores, whose N are its keys, 16 dims at a time, ...
+  DEVICE u32 scores(int d, int octet, int part) const { return octet < 2 ? b[d][2 * octet + part] : third[d][part]; }
+  // ... and of the weighted sums, whose K they are, 8 dims at a time.
+  DEVICE u32 sums(int e, int octet) const { return octet < 2 ? b[e / 2][2 * (e & 1) + octet] : third[e / 2][e & 1]; }
+};
+template <int dim> DEVICE void load_row(Row<dim>& row, u32 base, int a, int chunk, const Lane& me) {
 #pragma unroll
-  for (int d = 0; d < dim / 16; d++)
-    ldmatrix(b[d], base + Pixels<dim>::template slot_after<WINDOW>(a, ByRows::row(me.lane),
-                                                                   chunk + 2 * d + ByRows::chunk(me.lane)));
+  for (int d = 0; d < dim / 16; d++) {
+    const int first = chunk + 2 * d + ByRows::chunk(me.lane);
+    ldmatrix(row.b[d], base + Pixels<dim>::template slot_after<WINDOW>(a, ByRows::row(me.lane), first));
+    if (OCTETS > 2) ldmatrix(row.third[d], base + Pixels<dim>::template slot_after<WINDOW>(a, 16 + (me.lane & 7), first));
+  }
 }
-// ... and of the weighted sums, whose K they are.
-template <int dim>
-DEVICE void load_row_transposed(u32 (&b)[dim / 16][4], u32 base, int a, int chunk, const Lane& me) {
+template <int dim> DEVICE void load_row_transposed(Row<dim>& row, u32 base, int a, int chunk, const Lane& me) {
 #pragma unroll
-  for (int d = 0; d < dim / 16; d++)
-    ldmatrix_transposed(b[d], base + Pixels<dim>::template slot_after<WINDOW>(
-                                         a, ByColumns::row(me.lane), chunk + 2 * d + ByColumns::chunk(me.lane)));
+  for (int d = 0; d < dim / 16; d++) {
+    ldmatrix_transposed(row.b[d], base + Pixels<dim>::template slot_after<WINDOW>(
+                                             a, ByColumns::row(me.lane), chunk + 2 * d + ByColumns::chunk(me.lane)));
+    if (OCTETS > 2)
+      ldmatrix_transposed(row.third[d], base + Pixels<dim>::template slot_after<WINDOW>(
+                                                   a, 16 + (me.lane & 7), chunk + 2 * d + ByRows::chunk(me.lane)));
+  }
 }
 template <int dim> constexpr int window_bytes() {  // in whole turns of the swizzle
-  return ((WINDOW * WINDOW + 16 - WINDOW) * Pixels<dim>::line + 1023) / 1024 * 1024;
+  return ((WINDOW * WINDOW + 8 * LOADED - WINDOW) * Pixels<dim>::line + 1023) / 1024 * 1024;
 }
 
 // The tables in shared memory, from the first entry that a query can use on: a query i pixels into its block meets the
 // window's pixel a at entry a - i + BLOCK - 1. Zeros behind the last entry.
-constexpr int ENTRIES = WINDOW + BLOCK - 1, ENTRY_TILES = (BLOCK + 15 + 7) / 8;
+constexpr int ENTRIES = WINDOW + BLOCK - 1, ENTRY_TILES = (BLOCK + 8 * LOADED + 6) / 8;
 constexpr int TABLE_LINE = (D + 8) * 2, TABLE_BYTES = RELATIVE ? 32 * TABLE_LINE : 0;
 DEVICE void load_tables(u32 base, const Args& args, int threads, const Lane& me) {
   if (!RELATIVE) return;
@@ -182,8 +198,8 @@ DEVICE Pair queries_of(const Args& args, const Place& p, int tile, const Lane& m
   }
   return q;
 }
-// A tile's rows as A operands, straight from global memory: [16 queries, dim].
-template <int dim> DEVICE void load_rows(u32 (&a)[dim / 16][4], const View& view, const Place& p, int head,
+// A tile's rows as A operands, straight from global memory: [16 queries, dim], zeros from ``real`` on.
+template <int dim, int real> DEVICE void load_rows(u32 (&a)[dim / 16][4], const View& view, const Place& p, int head,
                                          const int (&y)[2], const int (&x)[2], const bool (&valid)[2], const Lane& me) {
 #pragma unroll
   for (int h = 0; h < 2; h++) {
@@ -191,11 +207,12 @@ template <int dim> DEVICE void load_rows(u32 (&a)[dim / 16][4], const View& view
 #pragma unroll
     for (int s = 0; s < dim / 16; s++)
 #pragma unroll
-      for (int c = 0; c < 2; c++) a[s][h + 2 * c] = valid[h] ? load(source + s * 16 + c * 8) : 0u;
+      for (int c = 0; c < 2; c++) 
+        a[s][h + 2 * c] = s * 16 + c * 8 < real && valid[h] ? load(source + s * 16 + c * 8) : 0u;
   }
 }
-// The accumulators of a tile's rows to global memory, times ``factor``, 8 bytes a lane.
-template <int dim> DEVICE void store_rows(const float (&c)[dim / 8][4], const float (&factor)[2], const View& view,
+// The accumulators of a tile's rows to global memory, up to ``real``, times ``factor``, 8 bytes a lane.
+template <int dim, int real> DEVICE void store_rows(const float (&c)[dim / 8][4], const float (&factor)[2], const View& view,
                                           const Place& p, int head, const int (&y)[2], const int (&x)[2],
                                           const bool (&valid)[2], const Lane& me) {
   bool odd = me.t & 1;
@@ -208,14 +225,15 @@ template <int dim> DEVICE void store_rows(const float (&c)[dim / 8][4], const fl
       u32 odd_part = pack(c[n + 1][2 * h] * factor[h], c[n + 1][2 * h + 1] * factor[h]);
       u32 other = shuffle_xor(odd ? even_part : odd_part, 1);
       uint2 both = odd ? make_uint2(other, odd_part) : make_uint2(even_part, other);
-      if (valid[h]) store(target + n * 8, both);
+      if (valid[h] && (n * 8 + 8 < real || !odd)) store(target + n * 8, both);
     }
   }
 }
 
-// A tile's products with a table, skewed to its queries: from each query's entry on 16, one for each pixel of the window.
+// A tile's products with a table, skewed to its queries: from each query's entry on, one for each pixel of the window. What
+// is behind the window is finite.
 constexpr int STAGE_LINE = 36 * 4, STAGE_BYTES = 16 * STAGE_LINE;
-DEVICE void skewed_products(float (&out)[2][4], const u32 (&q)[D / 16][4], u32 base, u32 table, u32 stage,
+DEVICE void skewed_products(float (&out)[LOADED][4], const u32 (&q)[D / 16][4], u32 base, u32 table, u32 stage,
                             const int (&entry)[2], const Lane& me) {
 #pragma unroll
   for (int n = 0; n < 2; n++) {
@@ -235,36 +253,37 @@ DEVICE void skewed_products(float (&out)[2][4], const u32 (&q)[D / 16][4], u32 b
   }
   warp_sync();
 #pragma unroll
-  for (int i = 0; i < 8; i++) {
+  for (int i = 0; i < 4 * LOADED; i++) {
     int part = i & 3, row = me.g + (part >> 1) * 8;
     int column = (i >> 2) * 8 + 2 * me.t + (part & 1) + entry[part >> 1];
+    if (OCTETS > 2) column = min(column, 31);
     out[i >> 2][part] = at<float>(stage + row * STAGE_LINE + column * 4);
   }
   warp_sync();
 }
-// Row biases as an A operand [16 queries, 16 window rows] and column biases as accumulators [16 queries, 16 keys].
+// Row biases as A operands [16 queries, 8 window rows] and column biases as accumulators [16 queries, 8 keys].
 struct Biases {
-  u32 rows[4];
-  float columns[2][4];
+  u32 rows[2 * LOADED];
+  float columns[LOADED][4];
 };
 DEVICE void compute(Biases& bias, const u32 (&q)[D / 16][4], u32 base, u32 tables, u32 stage, const Pair& pair,
                     const Lane& me) {
-  float rows[2][4];
+  float rows[LOADED][4];
   skewed_products(rows, q, base, tables, stage, pair.row_entry, me);
   skewed_products(bias.columns, q, base, tables + TABLE_BYTES, stage, pair.column_entry, me);
 #pragma unroll
-  for (int i = 0; i < 4; i++) bias.rows[i] = pack(rows[i >> 1][2 * (i & 1)], rows[i >> 1][2 * (i & 1) + 1]);
+  for (int i = 0; i < 2 * LOADED; i++) bias.rows[i] = pack(rows[i >> 1][2 * (i & 1)], rows[i >> 1][2 * (i & 1) + 1]);
 }
 // The padding of a window's row, as the pass by keys reads it: within the range of half precision.
 DEVICE void hide_padding(Biases& bias, const Lane& me) {
 #pragma unroll
-  for (int i = 0; i < 8; i++)
+  for (int i = 0; i < 4 * LOADED; i++)
     if ((i >> 2) * 8 + 2 * me.t + (i & 1) >= WINDOW) bias.columns[i >> 2][i & 3] = HIDDEN_HALF;
 }
 // Keys that do not exist: the padding of a window's row and, at a masked border, what lies outside the image.
 DEVICE void hide_columns(Biases& bias, const Args& args, int x0, const Lane& me) {
 #pragma unroll
-  for (int i = 0; i < 8; i++) {
+  for (int i = 0; i < 4 * LOADED; i++) {
     int key = (i >> 2) * 8 + 2 * me.t + (i & 1);
     bool real = key < WINDOW && (ZERO_BORDER || (unsigned)(x0 + key) < (unsigned)args.width);
     if (!real) bias.columns[i >> 2][i & 3] = HIDDEN;
@@ -275,25 +294,27 @@ DEVICE void hide_columns(Biases& bias, const Args& args, int x0, const Lane& me)
 DEVICE u32 one_row(int a, const Lane& me) { return me.t == (a & 7) >> 1 ? ONE << (16 * (a & 1)) : 0u; }
 
 // d = a b + d, summed over the keys of a window's row.
-DEVICE void mma_keys(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-  if (HALVES == 2) mma(d, a, b0, b1, d);
+DEVICE void mma_keys(float (&d)[4], const u32 (&a)[2 * LOADED], u32 b0, u32 b1, u32 b2) {
+  const u32 first[4] = {a[0], a[1], a[2], a[3]};
+  if (OCTETS > 1) mma(d, first, b0, b1, d);
   else mma8(d, a[0], a[1], b0, d);
+  if (OCTETS > 2) mma8(d, a[2 * LOADED - 2], a[2 * LOADED - 1], b2, d);
 }
-// What a lane has of [16 queries, 16 keys], as an A operand.
-DEVICE void pack_keys(u32 (&a)[4], const float (&s)[2][4]) {
+// What a lane has of [16 queries, keys], as A operands.
+DEVICE void pack_keys(u32 (&a)[2 * LOADED], const float (&s)[LOADED][4]) {
 #pragma unroll
-  for (int n = 0; n < HALVES; n++) a[2 * n] = pack(s[n][0], s[n][1]), a[2 * n + 1] = pack(s[n][2], s[n][3]);
+  for (int n = 0; n < OCTETS; n++) a[2 * n] = pack(s[n][0], s[n][1]), a[2 * n + 1] = pack(s[n][2], s[n][3]);
 }
-// Logits of a tile against window row ``a``: [16 queries, 16 keys], without the scale.
-DEVICE void score(float (&s)[2][4], const u32 (&q)[D / 16][4], const u32 (&k)[D / 16][4], const Biases& bias, int half,
+// Logits of a tile against a row of the window in its ``octet``: [16 queries, keys], without the scale.
+DEVICE void score(float (&s)[LOADED][4], const u32 (&q)[D / 16][4], const Row<D>& k, const Biases& bias, int octet,
                   u32 pick) {
 #pragma unroll
-  for (int n = 0; n < HALVES; n++) {
-    if (RELATIVE) mma8(s[n], bias.rows[2 * half], bias.rows[2 * half + 1], pick, bias.columns[n]);
+  for (int n = 0; n < OCTETS; n++) {
+    if (RELATIVE) mma8(s[n], bias.rows[2 * octet], bias.rows[2 * octet + 1], pick, bias.columns[n]);
 #pragma unroll
     for (int d = 0; d < D / 16; d++) {
-      if (d == 0 && !RELATIVE) mma(s[n], q[d], k[d][2 * n], k[d][2 * n + 1], bias.columns[n]);
-      else mma(s[n], q[d], k[d][2 * n], k[d][2 * n + 1], s[n]);
+      if (d == 0 && !RELATIVE) mma(s[n], q[d], k.scores(d, n, 0), k.scores(d, n, 1), bias.columns[n]);
+      else mma(s[n], q[d], k.scores(d, n, 0), k.scores(d, n, 1), s[n]);
     }
   }
 }

@@ -10,38 +10,44 @@ constexpr int WARPS_A_HEAD = warps_a_head(KEY_TILES), THREADS = 32 * HEADS * WAR
 constexpr int REACH = 1 + (2 * HALO + BLOCK - 1) / BLOCK;  // blocks along an axis whose queries see a tile of keys
 // A buffer holds what one block of queries brings: queries, gradients of the output, biases and statistics, head by head.
 constexpr u32 AT_GRADIENTS = PADDED * Pixels<D>::line, AT_BIASES = AT_GRADIENTS + PADDED * Pixels<E>::line,
-              AT_STATISTICS = AT_BIASES + (RELATIVE ? HEADS * PADDED * 64 : 0),
+              AT_STATISTICS = AT_BIASES + (RELATIVE ? HEADS * PADDED * 64 * BIAS_VECTORS : 0),
               BUFFER = (AT_STATISTICS + HEADS * PADDED * 8 + 1023) / 1024 * 1024, SHARED = 2 * BUFFER;
-// Where a tile of keys is two rows of 8, all its bias rows lie in one half of the window and so do its columns.
+// Where a tile of keys is two rows of 8, all its bias rows lie in one octet of the window and so do its columns.
 constexpr bool TWO_ROWS = BLOCK == 8 && WINDOW % 2 == 0;
 
 extern "C" __constant__ const int launch[2] = {THREADS, (int)SHARED};  // what the host must know
 
 DEVICE void load_block(u32 base, const Args& args, const Place& p, int y, int x, const Lane& me) {
-  load_box<D, SIDE, THREADS>(base, args.query, p, y * SIDE, x * SIDE, 0, SIDE, args.query_height, args.query_width, me);
-  load_box<E, SIDE, THREADS>(base + AT_GRADIENTS, args.output_gradient, p, y * SIDE, x * SIDE, 0, SIDE,
+  load_box<D, D, SIDE, THREADS>(base, args.query, p, y * SIDE, x * SIDE, 0, SIDE, args.query_height, args.query_width, me);
+  load_box<E, VALUE_DIM, SIDE, THREADS>(base + AT_GRADIENTS, args.output_gradient, p, y * SIDE, x * SIDE, 0, SIDE,
                              args.query_height, args.query_width, me);
   clear_box<D, THREADS>(base, args.query, QUERIES, PADDED, me);
   clear_box<E, THREADS>(base + AT_GRADIENTS, args.query, QUERIES, PADDED, me);
 #pragma unroll
   for (int head = 0; head < HEADS; head++) {
     const long long first = block_index(args, p.image, p.head + head, y, x) * PADDED;
-    const uint4* biases = args.biases + first * 4;
+    const uint4* biases = args.biases + first * 4 * BIAS_VECTORS;
     const float4* statistics = reinterpret_cast<const float4*>(args.statistics + first * 2);
     if (RELATIVE)
-      for (int i = me.thread; i < PADDED * 4; i += THREADS)
-        copy_async(base + AT_BIASES + head * PADDED * 64 + i * 16, biases + i, true);
+      for (int i = me.thread; i < PADDED * 4 * BIAS_VECTORS; i += THREADS)
+        copy_async(base + AT_BIASES + head * PADDED * 64 * BIAS_VECTORS + i * 16, biases + i, true);
     for (int i = me.thread; i < PADDED / 2; i += THREADS)
       copy_async(base + AT_STATISTICS + head * PADDED * 8 + i * 16, statistics + i, true);
   }
 }
-// The A operand [16 keys, 16 window positions] that picks the bias of two keys' positions.
-DEVICE void pick_bias(u32 (&a)[4], int position, int position8, const Lane& me) {
+// The A operands [16 keys, 8 window positions] that pick the bias of two keys' positions.
+DEVICE void pick_bias(u32 (&a)[2 * LOADED], int position, int position8, const Lane& me) {
 #pragma unroll
-  for (int i = 0; i < 4; i++) {
-    int wanted = (i & 1 ? position8 : position) - (i & 2 ? 8 : 0);
+  for (int i = 0; i < 2 * LOADED; i++) {
+    int wanted = (i & 1 ? position8 : position) - 8 * (i >> 1);
     a[i] = kept(wanted >> 1 == me.t ? ONE << (16 * (wanted & 1)) : 0u);
   }
+}
+// d = the picked biases + c
+DEVICE void pick(float (&d)[4], const u32 (&a)[2 * LOADED], u32 b0, u32 b1, u32 b2, const float (&c)[4]) {
+  const u32 first[4] = {a[0], a[1], a[2], a[3]};
+  mma(d, first, b0, b1, c);
+  if (OCTETS > 2) mma8(d, a[2 * LOADED - 2], a[2 * LOADED - 1], b2, d);
 }
 
 // One entry of a table's gradient: what the CTAs of the pass by queries left of it, added in one order.
@@ -91,8 +97,8 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
       valid[m][h] = number < BLOCK * BLOCK && (unsigned)y[m][h] < (unsigned)args.height &&
                     (unsigned)x[m][h] < (unsigned)args.width;
     }
-    load_rows<D>(k[m], args.key, p, head, y[m], x[m], valid[m], me);
-    load_rows<E>(v[m], args.value, p, head, y[m], x[m], valid[m], me);
+    load_rows<D, D>(k[m], args.key, p, head, y[m], x[m], valid[m], me);
+    load_rows<E, VALUE_DIM>(v[m], args.value, p, head, y[m], x[m], valid[m], me);
   }
 
   auto exists = [&](int step) {
@@ -121,7 +127,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
     block_sync();
 
     const int down = step / REACH * BLOCK, right = step % REACH * BLOCK;  // of the keys in this block's window
-    u32 pick_row[TILES_PER_WARP][4], pick_column[TILES_PER_WARP][4];
+    u32 pick_row[TILES_PER_WARP][2 * LOADED], pick_column[TILES_PER_WARP][2 * LOADED];
     float start[TILES_PER_WARP][4];
     bool seen[TILES_PER_WARP], some = false;
 #pragma unroll
@@ -160,14 +166,19 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
         ldmatrix_transposed(g_columns[e], gradients + Pixels<E>::slot_after<16>(pair, ByColumns::row(me.lane),
                                                                                 chunk + ByColumns::chunk(me.lane)));
       }
-      uint4 bias[2];
+      uint4 bias[2], third[2];   // the biases of the window's third octet stand by themselves
       float2 log_sum_exp[2];     // of two queries
       float minus_delta[2][4];  // of the same, as products start from it: loaded twice, not copied
 #pragma unroll
       for (int n = 0; n < 2; n++) {
-        if (RELATIVE)
-          bias[n] = at<uint4>(buffer + AT_BIASES + (local_head * PADDED * 4 + (2 * pair + n) * 32 + me.lane) * 16);
+        const int vector = local_head * PADDED * 4 * BIAS_VECTORS + (2 * pair + n) * 32 + me.lane;
+        if (RELATIVE) bias[n] = at<uint4>(buffer + AT_BIASES + vector * 16);
+        if (RELATIVE && OCTETS > 2) third[n] = at<uint4>(buffer + AT_BIASES + (PADDED * 4 + vector) * 16);
         if (TWO_ROWS) bias[n].x = down ? bias[n].y : bias[n].x, bias[n].z = right ? bias[n].w : bias[n].z;
+        if (TWO_ROWS && OCTETS > 2) {
+          if (down == 16) bias[n].x = third[n].x;
+          if (right == 16) bias[n].z = third[n].y;
+        }
         const u32 statistics = buffer + AT_STATISTICS + (local_head * 2 * PADDED + pair * 16 + n * 8 + 2 * me.t) * 4;
         log_sum_exp[n] = at<float2>(statistics);
 #pragma unroll
@@ -190,8 +201,8 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
 #pragma unroll
             for (int i = 0; i < 4; i++) s[i] = start[m][i];
             if (RELATIVE) {
-              mma(s, pick_row[m], bias[n].x, bias[n].y, start[m]);
-              mma(s, pick_column[m], bias[n].z, bias[n].w, s);
+              pick(s, pick_row[m], bias[n].x, bias[n].y, third[n].x, start[m]);
+              pick(s, pick_column[m], bias[n].z, bias[n].w, third[n].y, s);
             }
           }
 #pragma unroll
@@ -224,7 +235,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
 #pragma unroll
   for (int m = 0; m < TILES_PER_WARP; m++) {
     const float factor[2] = {args.scale, args.scale}, one[2] = {1.f, 1.f};
-    store_rows<D>(dk[m], factor, args.key_gradient, p, head, y[m], x[m], valid[m], me);
-    store_rows<E>(dv[m], one, args.value_gradient, p, head, y[m], x[m], valid[m], me);
+    store_rows<D, D>(dk[m], factor, args.key_gradient, p, head, y[m], x[m], valid[m], me);
+    store_rows<E, VALUE_DIM>(dv[m], one, args.value_gradient, p, head, y[m], x[m], valid[m], me);
   }
 }

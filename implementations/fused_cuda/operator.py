@@ -19,10 +19,10 @@ from implementations.fused_cuda.shapes import (
     readable,
     scored_pairs,
     shape_of,
+    summed_channels,
     value_parts,
 )
 
-LANE_BYTES = 16  # of a lane of 8 queries' biases
 TABLE_ROWS = 32  # of a table, padded, in products and in its gradient
 
 
@@ -230,7 +230,7 @@ def differentiated(
     args.statistics, args.count = statistics.data_ptr(), call.blocks("query_gradient")
     ctas = min(args.count, launch.resident("query_gradient", call.shape, query.device))
     if call.shape.relative:
-        biases = statistics.new_empty(log_sum_exp.numel() // 8, 32, LANE_BYTES // 4)
+        biases = statistics.new_empty(log_sum_exp.numel() // 8, 32, call.shape.lane_bytes // 4)
         partials = statistics.new_empty(ctas, 2, TABLE_ROWS, query.shape[-1])
         args.biases, args.partials, args.partial_count = biases.data_ptr(), partials.data_ptr(), ctas
     args.entries, args.entry_rows = tables.shape[1], len(tables) * tables.shape[1]
@@ -258,7 +258,7 @@ def empty_tables(query: Tensor, rows: object, geometry: Geometry) -> Tensor:
 def forward_flops(query: Any, key: Any, value: Any, rows: Any, columns: Any, *geometry: Any, **_: Any) -> int:
     """Scores, once for each part of the values, and weighted sums of the pairs that are scored."""
     pairs = query[0] * query[1] * scored_pairs(geometry_of(*geometry), *key[2:4])
-    return 2 * pairs * (value_parts(value[-1]) * query[-1] + value[-1])
+    return 2 * pairs * (value_parts(value[-1]) * query[-1] + summed_channels(value[-1]))
 
 
 @register_flop_formula(torch.ops.halobench.fused_cuda_backward)
@@ -268,4 +268,4 @@ def backward_flops(
 ) -> int:  # fmt: skip
     """The scores and the gradients of the weights twice, once a pass, and the three gradients."""
     pairs = query[0] * query[1] * scored_pairs(geometry_of(*geometry), *key[2:4])
-    return 2 * pairs * (4 * value_parts(value[-1]) * query[-1] + 3 * value[-1])
+    return 2 * pairs * (4 * value_parts(value[-1]) * query[-1] + 3 * summed_channels(value[-1]))

@@ -19,9 +19,9 @@ constexpr u32 AT_KEYS = 0, AT_VALUES = AT_KEYS + window_bytes<D>(), AT_TABLES = 
 
 // Sums over a window's rows or columns back to table entries: [16 queries, 32 entries]. What it does not write is zero, the
 // same for all blocks.
-DEVICE void skew_back(u32 skew, const float (&sums)[2][4], const int (&entry)[2], const Lane& me) {
+DEVICE void skew_back(u32 skew, const float (&sums)[LOADED][4], const int (&entry)[2], const Lane& me) {
 #pragma unroll
-  for (int i = 0; i < 8; i++) {
+  for (int i = 0; i < 4 * LOADED; i++) {
     int part = i & 3, row = me.g + (part >> 1) * 8;
     int column = (i >> 2) * 8 + 2 * me.t + (part & 1) + entry[part >> 1];
     at<u16>(skew + row * SKEW_LINE + column * 2) = (u16)pack(sums[i >> 2][part], 0.f);
@@ -90,22 +90,23 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
 #pragma unroll
     for (int m = 0; m < TILES_PER_WARP; m++) {  // all that comes from memory is on its way before anything is waited for
       const Pair pair = queries_of(args, p, tile0 + m, me);
-      load_rows<D>(q[m], args.query, p, head, pair.y, pair.x, pair.valid, me);
-      load_rows<E>(gradient[m], args.output_gradient, p, head, pair.y, pair.x, pair.valid, me);
-      load_rows<E>(output[m], args.output, p, head, pair.y, pair.x, pair.valid, me);
+      load_rows<D, D>(q[m], args.query, p, head, pair.y, pair.x, pair.valid, me);
+      load_rows<E, VALUE_DIM>(gradient[m], args.output_gradient, p, head, pair.y, pair.x, pair.valid, me);
+      load_rows<E, VALUE_DIM>(output[m], args.output, p, head, pair.y, pair.x, pair.valid, me);
 #pragma unroll
       for (int h = 0; h < 2; h++)
         reference[m][h] = pair.number[h] < PADDED ? args.log_sum_exp[at_block * PADDED + pair.number[h]] : -HIDDEN;
     }
-    load_window<D, THREADS>(base + AT_KEYS, args.key, args, p, y0, x0, first, last, me);
-    load_window<E, THREADS>(base + AT_VALUES, args.value, args, p, y0, x0, first, last, me);
+    load_window<D, D, THREADS>(base + AT_KEYS, args.key, args, p, y0, x0, first, last, me);
+    load_window<E, VALUE_DIM, THREADS>(base + AT_VALUES, args.value, args, p, y0, x0, first, last, me);
     copies_commit();
     copies_wait<1>();  // the tables
     block_sync();
 
     Biases bias[TILES_PER_WARP];
     float minus_delta[TILES_PER_WARP][4];
-    float dq[TILES_PER_WARP][D / 8][4] = {}, row_sums[TILES_PER_WARP][2][4] = {}, column_sums[TILES_PER_WARP][2][4] = {};
+    float dq[TILES_PER_WARP][D / 8][4] = {};
+    float row_sums[TILES_PER_WARP][LOADED][4] = {}, column_sums[TILES_PER_WARP][LOADED][4] = {};
 #pragma unroll
     for (int m = 0; m < TILES_PER_WARP; m++) {
       const Pair pair = queries_of(args, p, tile0 + m, me);
@@ -130,13 +131,19 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
         compute(bias[m], q[m], base, AT_TABLES, scratch, pair, me);
         hide_padding(bias[m], me);
         if (tile0 + m < QUERY_TILES) {
-          uint4* target = args.biases + (at_block * (PADDED / 8) + 2 * (tile0 + m)) * 32 + me.lane;
-          const float(&c)[2][4] = bias[m].columns;
+          uint4* target = args.biases + (at_block * (PADDED / 8) * BIAS_VECTORS + 2 * (tile0 + m)) * 32 + me.lane;
+          const float(&c)[LOADED][4] = bias[m].columns;
           target[0] = make_uint4(bias[m].rows[0], bias[m].rows[2], pack(c[0][0], c[0][1]), pack(c[1][0], c[1][1]));
           target[32] = make_uint4(bias[m].rows[1], bias[m].rows[3], pack(c[0][2], c[0][3]), pack(c[1][2], c[1][3]));
+          if (OCTETS > 2) {
+            constexpr int last = LOADED - 1;
+            target += PADDED / 8 * 32;
+            target[0] = make_uint4(bias[m].rows[2 * last], pack(c[last][0], c[last][1]), 0, 0);
+            target[32] = make_uint4(bias[m].rows[2 * last + 1], pack(c[last][2], c[last][3]), 0, 0);
+          }
           // Products read them in another order than the one they are stored in: they get registers of their own.
 #pragma unroll
-          for (int i = 0; i < 4; i++) bias[m].rows[i] |= zero(args);
+          for (int i = 0; i < 2 * LOADED; i++) bias[m].rows[i] |= zero(args);
         }
       }
       hide_columns(bias[m], args, x0, me);
@@ -145,38 +152,39 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
     block_sync();
 
 #pragma unroll
-    for (int half = 0; half < HALVES; half++)
-      for (int a = max(first, 8 * half); a < min(last, 8 * half + 8); a++) {
+    for (int octet = 0; octet < OCTETS; octet++)
+      for (int a = max(first, 8 * octet); a < min(last, 8 * octet + 8); a++) {
         const u32 pick = one_row(a, me), into = me.g == (a & 7) ? ONE | ONE << 16 : 0u;
-        u32 k[D / 16][4], v[E / 16][4], k_columns[D / 16][4];
+        Row<D> k, k_columns;
+        Row<E> v;
         load_row<D>(k, base + AT_KEYS, a, chunk_k, me);
         load_row_transposed<D>(k_columns, base + AT_KEYS, a, chunk_k, me);
         load_row<E>(v, base + AT_VALUES, a, chunk_v, me);
 #pragma unroll
         for (int m = 0; m < TILES_PER_WARP; m++) {
-          float s[2][4], dp[2][4];
-          score(s, q[m], k, bias[m], half, pick);
+          float s[LOADED][4], dp[LOADED][4];
+          score(s, q[m], k, bias[m], octet, pick);
 #pragma unroll
-          for (int n = 0; n < HALVES; n++)
+          for (int n = 0; n < OCTETS; n++)
 #pragma unroll
             for (int e = 0; e < E / 16; e++) {
-              if (e == 0) mma(dp[n], gradient[m][e], v[e][2 * n], v[e][2 * n + 1], minus_delta[m]);
-              else mma(dp[n], gradient[m][e], v[e][2 * n], v[e][2 * n + 1], dp[n]);
+              if (e == 0) mma(dp[n], gradient[m][e], v.scores(e, n, 0), v.scores(e, n, 1), minus_delta[m]);
+              else mma(dp[n], gradient[m][e], v.scores(e, n, 0), v.scores(e, n, 1), dp[n]);
             }
 #pragma unroll
-          for (int i = 0; i < 4 * HALVES; i++) {
+          for (int i = 0; i < 4 * OCTETS; i++) {
             float& x = s[i >> 2][i & 3];
             x = exp2_fast(fmaf(x, scale, -reference[m][(i >> 1) & 1])) * dp[i >> 2][i & 3];
           }
-          u32 ds[4];
+          u32 ds[2 * LOADED];
           pack_keys(ds, s);
 #pragma unroll
           for (int d = 0; d < D / 8; d++)
-            mma_keys(dq[m][d], ds, k_columns[d / 2][2 * (d & 1)], k_columns[d / 2][2 * (d & 1) + 1]);
+            mma_keys(dq[m][d], ds, k_columns.sums(d, 0), k_columns.sums(d, 1), k_columns.sums(d, 2));
           if (RELATIVE) {
-            mma_keys(row_sums[m][half], ds, into, into);
+            mma_keys(row_sums[m][octet], ds, into, into, into);
 #pragma unroll
-            for (int n = 0; n < HALVES; n++) mma8(column_sums[m][n], ds[2 * n], ds[2 * n + 1], identity, column_sums[m][n]);
+            for (int n = 0; n < OCTETS; n++) mma8(column_sums[m][n], ds[2 * n], ds[2 * n + 1], identity, column_sums[m][n]);
           }
         }
       }
@@ -208,7 +216,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
         }
       }
       const float factor[2] = {args.scale, args.scale};
-      store_rows<D>(dq[m], factor, args.query_gradient, p, head, pair.y, pair.x, pair.valid, me);
+      store_rows<D, D>(dq[m], factor, args.query_gradient, p, head, pair.y, pair.x, pair.valid, me);
     }
     if (RELATIVE) {
       if (WARPS_A_HEAD > 1) block_sync();  // a head's warps need what the others kept

@@ -16,15 +16,15 @@ Kernel = Literal["forward", "query_gradient", "key_gradient"]
 HALF = {torch.bfloat16: 0, torch.float16: 1}
 KEY_DIMS = (16, 32, 48, 64)
 WIDEST_VALUE, WIDEST_PART = 256, 128  # of a head, and of what a kernel takes of it at a time
-WIDEST_WINDOW = 16
-NARROW_WINDOW = 8  # whose rows are half of one of 16 keys
+WIDEST_WINDOW, MOST_ENTRIES = 24, 32  # of a table, that a query can use
+OCTET = 8  # pixels of a window's row come in eights
 
 
 @dataclass(frozen=True, eq=False)
 class Shape:
     """Everything about a call that its kernels know at compile time. ``shape_for`` makes them, each once.
 
-    ``value_dim`` is that of the part of the values that a kernel takes at a time.
+    ``value_dim`` is that of the part of the values that a kernel takes at a time; it fills it up to whole tiles of 16.
     """
 
     geometry: Geometry
@@ -33,6 +33,16 @@ class Shape:
     heads: int
     relative: bool
     dtype: torch.dtype
+
+    @property
+    def padded_value_dim(self) -> int:
+        """Channels of the values that a kernel works on."""
+        return padded(self.value_dim)
+
+    @property
+    def lane_bytes(self) -> int:
+        """Of 8 queries' biases, what a lane of the pass by keys reads: two octets of the window come together."""
+        return 16 if self.geometry.window <= 2 * OCTET else 32
 
     def tiles(self, kernel: Kernel) -> int:
         """Tiles of 16 that one head of a CTA works on: queries or, in the pass by keys, keys."""
@@ -101,7 +111,7 @@ WORK: dict[Kernel, dict[tuple[int, int], tuple[Work, Work, Work, Work]]] = {
 }
 MOST_WARPS = 8
 # Of the windows of a CTA, keys and values of its heads; the rest of its shared memory is for tables and for warps.
-MOST_WINDOW_BYTES: dict[Kernel, int] = {"forward": 200 * 1024, "query_gradient": 128 * 1024}
+MOST_WINDOW_BYTES: dict[Kernel, int] = {"forward": 196 * 1024, "query_gradient": 128 * 1024}
 REGISTERS = 65536  # of an SM
 
 
@@ -117,7 +127,7 @@ def layout_of(shape: Shape, kernel: Kernel) -> Layout:
     warps = -(-tiles // tiles_per_warp)
     room = max(1, min(work.heads, MOST_WARPS // warps))
     if kernel in MOST_WINDOW_BYTES:
-        head_bytes = 2 * (shape.key_dim + shape.value_dim) * shape.geometry.window**2
+        head_bytes = 2 * (shape.key_dim + shape.padded_value_dim) * shape.geometry.window**2
         room = max(1, min(room, MOST_WINDOW_BYTES[kernel] // head_bytes))
     heads = max(number for number in range(1, room + 1) if shape.heads % number == 0)
     min_ctas = 1 if work.registers is None else max(1, REGISTERS // (32 * warps * heads * work.registers))
@@ -131,8 +141,11 @@ def shape_of(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables
         Unsupported: the call is outside the class, or its tensors cannot be read as they lie in memory.
     """
     value_dim = value.shape[-1]
-    if value_dim % 16 or value_dim > WIDEST_VALUE:
-        raise Unsupported(f"fused_cuda has value heads of multiples of 16 up to {WIDEST_VALUE}, got {value_dim}")
+    if value_dim % (8 if value_dim <= WIDEST_PART else 16) or value_dim > WIDEST_VALUE:
+        raise Unsupported(
+            f"fused_cuda has value heads of multiples of 8 up to {WIDEST_PART} and of 16 up to {WIDEST_VALUE}, "
+            f"got {value_dim}"
+        )
     shape = shape_for(
         seen_geometry(geometry, *key.shape[2:4]),
         query.shape[-1],
@@ -160,6 +173,11 @@ def shape_for(
         raise Unsupported(f"fused_cuda computes in bfloat16 and float16, got {dtype}")
     if geometry.window > WIDEST_WINDOW:
         raise Unsupported(f"fused_cuda has windows of up to {WIDEST_WINDOW} pixels, got {geometry.window}")
+    if geometry.window + geometry.block - 1 > MOST_ENTRIES:
+        raise Unsupported(
+            f"fused_cuda has windows and blocks of up to {MOST_ENTRIES + 1} pixels together, "
+            f"got {geometry.window} and {geometry.block}"
+        )
     if geometry.block % geometry.stride:
         raise Unsupported(f"fused_cuda needs a stride that divides the block, got {geometry.stride}, {geometry.block}")
     if key_dim not in KEY_DIMS:
@@ -171,11 +189,21 @@ def shape_for(
 def value_parts(value_dim: int) -> int:
     """In how many parts of one width the kernels take the values of a head: as few as they can.
 
-    Widths that are no multiple of 16, which no kernel takes, have a number too: what a call would cost is asked before
-    it is refused.
+    Widths that no kernel takes have a number too: what a call would cost is asked before it is refused.
     """
     least = -(-value_dim // WIDEST_PART)
     return least if value_dim % 16 else next(n for n in count(least) if value_dim % (16 * n) == 0)
+
+
+def padded(value_dim: int) -> int:
+    """Channels of a part of the values, filled up to whole tiles of 16."""
+    return -(-value_dim // 16) * 16
+
+
+def summed_channels(value_dim: int) -> int:
+    """Channels that the products with the values of a head have, in all parts."""
+    parts = value_parts(value_dim)
+    return parts * padded(-(-value_dim // parts))
 
 
 @lru_cache
@@ -209,9 +237,9 @@ def padded_queries(geometry: Geometry) -> int:
 
 
 def scored_pairs(geometry: Geometry, height: int, width: int) -> int:
-    """Query-key pairs of one head of one image that are scored: rows of the window in the image, 8 or 16 keys each."""
+    """Query-key pairs of one head of one image that are scored: rows of the window in the image, in whole octets."""
     side, window = geometry.side, seen_geometry(geometry, height, width).window
-    rows, keys = geometry.queries(height) * window, NARROW_WINDOW if window <= NARROW_WINDOW else WIDEST_WINDOW
+    rows, keys = geometry.queries(height) * window, -(-window // OCTET) * OCTET
     if geometry.border == "masked":
         rows = geometry.seen_along(height)
     return rows * geometry.blocks(width) * side * keys

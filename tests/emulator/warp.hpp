@@ -107,7 +107,8 @@ inline void matrix_product(Warp& warp, int depth) {
     }
 }
 inline void load_matrices(Warp& warp, bool transposed) {
-  for (int i = 0; i < 4; i++) {
+  const int count = warp.requests[0].words[1];
+  for (int i = 0; i < count; i++) {
     u16 tile[8][8];
     for (int row = 0; row < 8; row++) {
       u32 address = warp.requests[i * 8 + row].words[0];
@@ -194,13 +195,13 @@ inline float shuffle_xor(float x, int mask) {
   return x;
 }
 inline u32 shared_base() { return 0; }
-inline void ldmatrix(u32 (&r)[4], u32 address) {
-  machine::Request reply = machine::together({machine::LDMATRIX, {address}});
-  memcpy(r, reply.words, 16);
+template <int count> inline void ldmatrix(u32 (&r)[count], u32 address) {
+  machine::Request reply = machine::together({machine::LDMATRIX, {address, count}});
+  memcpy(r, reply.words, sizeof r);
 }
-inline void ldmatrix_transposed(u32 (&r)[4], u32 address) {
-  machine::Request reply = machine::together({machine::LDMATRIX_TRANSPOSED, {address}});
-  memcpy(r, reply.words, 16);
+template <int count> inline void ldmatrix_transposed(u32 (&r)[count], u32 address) {
+  machine::Request reply = machine::together({machine::LDMATRIX_TRANSPOSED, {address, count}});
+  memcpy(r, reply.words, sizeof r);
 }
 inline u32 transpose8x8(u32 x) { return machine::together({machine::TRANSPOSE, {x}}).words[0]; }
 inline void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, const float (&c)[4]) {
