@@ -1,6 +1,7 @@
 """A few small calls of our own kernels for compute-sanitizer, which watches their memory: ``tox -e sanitize``.
 
-Whole and partial blocks, strides, windows beyond the map, odd heads; forward and backward, in bfloat16 and float32.
+Whole and partial blocks, strides, windows beyond the map and wide ones, heads of odd widths; forward and backward, in
+bfloat16 and float32.
 What a backend refuses is named. ``python -m tests.fused_sanitized fused_cuda`` calls one backend alone.
 """
 
@@ -18,6 +19,8 @@ CASES = (
     "stride_2_odd_block",
     "sasa",
     "halo_beyond_map",
+    "wide_window",
+    "wide_values",
     "odd_heads",
 )
 

@@ -20,7 +20,7 @@ from halobench.calibrate.planted import delay_of, delayed
 from halobench.case import Case
 from halobench.environment import fingerprint
 from halobench.geometry import Geometry
-from halobench.measure import latency
+from halobench.measure import graphs, latency
 from halobench.measure.clock import Clock, clock_for
 from halobench.measure.placement import Placement
 from halobench.options import Options
@@ -60,6 +60,7 @@ def main() -> None:
     request = json.loads(sys.stdin.readline())
     plan = Plan(**request["plan"])
     torch.backends.cudnn.allow_tf32 = False
+    graphs.adopt(plan.device)
     clock = clock_for(plan.device)
     rows = {case.name: measured(case, clock, request["amounts"].get(case.name)) for case in plan.cases()}
     answer: dict[str, Any] = {"cases": rows}

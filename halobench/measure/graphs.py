@@ -44,6 +44,15 @@ def stream() -> torch.cuda.Stream:
     return torch.cuda.Stream()
 
 
+def adopt(device: str) -> None:
+    """Let this process do everything on the stream of the captures, from now on.
+
+    Nodes of autograd that a backend leaves in a reference cycle would bring another stream into a graph.
+    """
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_stream(stream())
+
+
 @contextmanager
 def side_stream() -> Iterator[None]:
     """Work on the stream of the captures, from the first call on.
@@ -58,7 +67,7 @@ def side_stream() -> Iterator[None]:
 
 
 def warmed(call: Callable[[], Outcome], name: str) -> Replay[Outcome]:
-    """``capture`` of a call that has run on another stream, after once on this one, which takes workspaces of its own.
+    """``capture`` of a call that may have run elsewhere only, after once on this stream: its workspaces are its own.
 
     Raises:
         Uncapturable, MemoryError, torch.OutOfMemoryError: as ``capture``.

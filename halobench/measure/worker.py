@@ -42,9 +42,7 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
     warnings.simplefilter("ignore")
     # float32 means float32: convolutions use TF32 by default, attention does not.
     torch.backends.cudnn.allow_tf32 = False
-    if torch.device(settings.device).type == "cuda":
-        # For good: nodes of autograd that a backend leaves in a reference cycle would bring their stream into a graph.
-        torch.cuda.set_stream(graphs.stream())
+    graphs.adopt(settings.device)
     clock = clock_for(settings.device, hot=settings.hot)
     rivals = networks.Rivals()
     scope: object = None

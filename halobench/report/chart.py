@@ -120,20 +120,26 @@ def data(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
 
 
 def listed(rows: pd.DataFrame, column: str) -> list[str]:
-    """The values of a column, for a drop-down list."""
-    return sorted(str(value) for value in rows[column].dropna().unique())
+    """The values of a column in their order, for a drop-down list; whole numbers, as text, by their size."""
+    values = {str(value) for value in rows[column].dropna()}
+    return sorted(values, key=lambda value: (int(value) if value.isdecimal() else 0, value))
 
 
-def choices(rows: pd.DataFrame, *, backend: bool = True) -> dict[str, alt.Parameter]:
-    """The drop-down lists that most charts have: direction, suite, machine and backend. Columns by name.
+CHOICES = {"direction": "direction", "suite": "suite", "on": "measured on"}
 
-    They begin with what most rows have in common, of the operator if it has any, so that no chart begins empty.
-    """
+
+def usual(rows: pd.DataFrame, *columns: str) -> pd.Series:
+    """What most rows have in common, of the operator if it has any: what charts begin with, so that none is empty."""
     operator = rows[rows["suite"] == "operator"]
-    columns = {"direction": "direction", "suite": "suite", "on": "measured on"}
-    counts = (rows if operator.empty else operator).groupby(list(columns), as_index=False).size()
-    usual = counts.sort_values("size", ascending=False, kind="stable").iloc[0]
-    made = {name: choice(name, label, listed(rows, name), str(usual[name])) for name, label in columns.items()}
+    counts = (rows if operator.empty else operator).groupby([*CHOICES, *columns], as_index=False).size()
+    return counts.sort_values("size", ascending=False, kind="stable").iloc[0]
+
+
+def choices(rows: pd.DataFrame, *columns: str, backend: bool = True) -> dict[str, alt.Parameter]:
+    """The drop-down lists that most charts have (direction, suite, machine, backend), and ``columns``; by column."""
+    first = usual(rows, *columns)
+    labels = CHOICES | dict(zip(columns, columns, strict=True))
+    made = {name: choice(name, label, listed(rows, name), str(first[name])) for name, label in labels.items()}
     if backend:
         made["variant"] = choice("backend", "backend", [ALL, *listed(rows, "variant")])
     return made

@@ -128,9 +128,9 @@ def block_by_halo(rows: pd.DataFrame) -> Figure:
 
 def by_stage(rows: pd.DataFrame) -> Figure:
     """Cells of backend and HaloNet stage, of one batch."""
-    rows = rows.assign(batch=rows["batch"].astype(str))
-    made, metric = choices(rows, backend=False), metric_choice()
-    made["batch"] = choice("batch", "batch", listed(rows, "batch"), str(rows["batch"].mode().iloc[0]))
+    # Lists compare text; beside rows of networks, batches are no whole numbers.
+    rows = rows.assign(batch=rows["batch"].astype(int).astype(str))
+    made, metric = choices(rows, "batch", backend=False), metric_choice()
     wide = alt.Axis(labelLimit=260)
     axes: dict[str, Any] = {"x": alt.X("variant:N", title=None, axis=alt.Axis(labelAngle=-40, labelLimit=260))}
     axes["y"] = alt.Y("label:N", title=None, axis=wide)

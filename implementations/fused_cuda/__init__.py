@@ -1,4 +1,4 @@
-"""Fused CUDA: our kernels in CUDA C++ for windows of up to 24 pixels, forward and backward, in half precision.
+"""Fused CUDA: our kernels in CUDA C++ for windows of up to 24 pixels (33 with their block), in half precision.
 
 Nothing of the size queries x keys reaches memory: the forward pass stores the output and one log-sum-exp per query and
 head. Three kernels (``forward.cu``, ``query_gradient.cu``, ``key_gradient.cu``) share what ``halo.cuh`` explains; NVRTC

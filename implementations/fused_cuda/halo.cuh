@@ -124,8 +124,9 @@ template <int dim, int threads> DEVICE void clear_box(u32 base, const View& view
     copy_async(base + Pixels<dim>::slot(first + i / chunks, i % chunks), view.data, false);
 }
 // Rows [first, last) of the window at (y0, x0); the padding of the last row reads the pixels behind it.
-template <int dim, int real, int threads> DEVICE void load_window(u32 base, const View& view, const Args& args, const Place& p,
-                                                        int y0, int x0, int first, int last, const Lane& me) {
+template <int dim, int real, int threads>
+DEVICE void load_window(u32 base, const View& view, const Args& args, const Place& p, int y0, int x0, int first, int last,
+                        const Lane& me) {
   load_box<dim, real, WINDOW, threads>(base, view, p, y0, x0, first, last, args.height, args.width, me);
   clear_box<dim, threads>(base, view, last * WINDOW, last * WINDOW + 8 * LOADED - WINDOW, me);
 }
@@ -199,22 +200,23 @@ DEVICE Pair queries_of(const Args& args, const Place& p, int tile, const Lane& m
   return q;
 }
 // A tile's rows as A operands, straight from global memory: [16 queries, dim], zeros from ``real`` on.
-template <int dim, int real> DEVICE void load_rows(u32 (&a)[dim / 16][4], const View& view, const Place& p, int head,
-                                         const int (&y)[2], const int (&x)[2], const bool (&valid)[2], const Lane& me) {
+template <int dim, int real>
+DEVICE void load_rows(u32 (&a)[dim / 16][4], const View& view, const Place& p, int head, const int (&y)[2],
+                      const int (&x)[2], const bool (&valid)[2], const Lane& me) {
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     const u16* source = image_of(view, p.image) + offset_of(view, head, y[h], x[h]) + 2 * me.t;
 #pragma unroll
     for (int s = 0; s < dim / 16; s++)
 #pragma unroll
-      for (int c = 0; c < 2; c++) 
+      for (int c = 0; c < 2; c++)
         a[s][h + 2 * c] = s * 16 + c * 8 < real && valid[h] ? load(source + s * 16 + c * 8) : 0u;
   }
 }
 // The accumulators of a tile's rows to global memory, up to ``real``, times ``factor``, 8 bytes a lane.
-template <int dim, int real> DEVICE void store_rows(const float (&c)[dim / 8][4], const float (&factor)[2], const View& view,
-                                          const Place& p, int head, const int (&y)[2], const int (&x)[2],
-                                          const bool (&valid)[2], const Lane& me) {
+template <int dim, int real>
+DEVICE void store_rows(const float (&c)[dim / 8][4], const float (&factor)[2], const View& view, const Place& p, int head,
+                       const int (&y)[2], const int (&x)[2], const bool (&valid)[2], const Lane& me) {
   bool odd = me.t & 1;
 #pragma unroll
   for (int h = 0; h < 2; h++) {

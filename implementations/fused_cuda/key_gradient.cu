@@ -20,7 +20,7 @@ extern "C" __constant__ const int launch[2] = {THREADS, (int)SHARED};  // what t
 DEVICE void load_block(u32 base, const Args& args, const Place& p, int y, int x, const Lane& me) {
   load_box<D, D, SIDE, THREADS>(base, args.query, p, y * SIDE, x * SIDE, 0, SIDE, args.query_height, args.query_width, me);
   load_box<E, VALUE_DIM, SIDE, THREADS>(base + AT_GRADIENTS, args.output_gradient, p, y * SIDE, x * SIDE, 0, SIDE,
-                             args.query_height, args.query_width, me);
+                                        args.query_height, args.query_width, me);
   clear_box<D, THREADS>(base, args.query, QUERIES, PADDED, me);
   clear_box<E, THREADS>(base + AT_GRADIENTS, args.query, QUERIES, PADDED, me);
 #pragma unroll

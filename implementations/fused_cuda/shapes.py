@@ -4,7 +4,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -110,8 +110,7 @@ WORK: dict[Kernel, dict[tuple[int, int], tuple[Work, Work, Work, Work]]] = {
     },
 }
 MOST_WARPS = 8
-# Of the windows of a CTA, keys and values of its heads; the rest of its shared memory is for tables and for warps.
-MOST_WINDOW_BYTES: dict[Kernel, int] = {"forward": 196 * 1024, "query_gradient": 128 * 1024}
+MOST_SHARED_BYTES = 227 * 1024  # of a CTA, from Hopper on; a GPU that has less says so when a kernel is loaded
 REGISTERS = 65536  # of an SM
 
 
@@ -126,12 +125,43 @@ def layout_of(shape: Shape, kernel: Kernel) -> Layout:
     tiles_per_warp = min(work.tiles_per_warp, tiles)
     warps = -(-tiles // tiles_per_warp)
     room = max(1, min(work.heads, MOST_WARPS // warps))
-    if kernel in MOST_WINDOW_BYTES:
-        head_bytes = 2 * (shape.key_dim + shape.padded_value_dim) * shape.geometry.window**2
-        room = max(1, min(room, MOST_WINDOW_BYTES[kernel] // head_bytes))
-    heads = max(number for number in range(1, room + 1) if shape.heads % number == 0)
+    fitting = [number for number in range(1, room + 1) if shape.heads % number == 0]
+    while len(fitting) > 1 and shared_bytes(shape, kernel, fitting[-1], tiles_per_warp) > MOST_SHARED_BYTES:
+        fitting.pop()
+    heads = fitting[-1]
     min_ctas = 1 if work.registers is None else max(1, REGISTERS // (32 * warps * heads * work.registers))
     return Layout(heads, tiles_per_warp, min_ctas)
+
+
+def shared_bytes(shape: Shape, kernel: Kernel, heads: int, tiles_per_warp: int) -> int:
+    """What a CTA needs of shared memory, as the sources lay it out."""
+    geometry, dims, queries = shape.geometry, (shape.key_dim, shape.padded_value_dim), padded_queries(shape.geometry)
+    if kernel == "key_gradient":
+        biases_and_statistics = queries * heads * (shape.relative * 4 * shape.lane_bytes + 8)
+        buffer = queries * sum(line_bytes(heads * dim) for dim in dims) + biases_and_statistics
+        return 2 * in_kib(buffer)
+    row = OCTET * max(2, -(-geometry.window // OCTET))
+    pixels = geometry.window**2 + row - geometry.window
+    windows = sum(in_kib(pixels * line_bytes(heads * dim)) for dim in dims)
+    if not shape.relative:
+        return windows
+    entry = 2 * (shape.key_dim + 8)
+    warps, tables, stage = heads * -(-shape.tiles(kernel) // tiles_per_warp), 2 * MOST_ENTRIES * entry, 16 * 36 * 4
+    if kernel == "forward":
+        return windows + tables + warps * stage
+    sums, skews = heads * 4 * shape.key_dim // 8 * 512, 2 * tiles_per_warp * 16 * 80
+    return windows + tables + sums + warps * (max(stage, tiles_per_warp * 16 * entry) + skews)
+
+
+def line_bytes(channels: int) -> int:
+    """Bytes of a pixel in shared memory: chunks of 16, an odd number of them unless it is a power of two."""
+    chunks = channels // 8
+    return 16 * (chunks if chunks & (chunks - 1) == 0 else chunks | 1)
+
+
+def in_kib(count: int) -> int:
+    """Bytes, up to whole KiB."""
+    return -(-count // 1024) * 1024
 
 
 def shape_of(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Shape:
@@ -182,7 +212,16 @@ def shape_for(
         raise Unsupported(f"fused_cuda needs a stride that divides the block, got {geometry.stride}, {geometry.block}")
     if key_dim not in KEY_DIMS:
         raise Unsupported(f"fused_cuda has key heads of {', '.join(map(str, KEY_DIMS))}, got {key_dim}")
-    return Shape(geometry, key_dim, value_dim, heads, relative, dtype)
+    shape = Shape(geometry, key_dim, value_dim, heads, relative, dtype)
+    for kernel in get_args(Kernel):
+        layout = layout_of(shape, kernel)
+        needed = shared_bytes(shape, kernel, layout.heads, layout.tiles_per_warp)
+        if needed > MOST_SHARED_BYTES:  # said here, not by the backward pass
+            raise Unsupported(
+                f"fused_cuda has {MOST_SHARED_BYTES} bytes of shared memory, got windows of {geometry.window} pixels, "
+                f"blocks of {geometry.block} and heads of {key_dim} and {value_dim}, whose {kernel} needs {needed}"
+            )
+    return shape
 
 
 @lru_cache

@@ -1,6 +1,6 @@
 // Behind a kernel's source: runs it CTA by CTA. KERNEL_NAME is the kernel.
 namespace machine {
-static_assert(SHARED <= sizeof memory, "more shared memory than an H100 has");
+static_assert(SHARED <= sizeof memory, "more shared memory than there is");
 const Args* argument;
 void enter() {
   KERNEL_NAME(*argument);
