@@ -7,7 +7,8 @@
 #pragma once
 #include "warp.cuh"
 
-constexpr int D = KEY_DIM, E = (VALUE_DIM + 15) / 16 * 16, WINDOW = BLOCK + 2 * HALO, SIDE = BLOCK / STRIDE, QUERIES = SIDE * SIDE;
+constexpr int D = KEY_DIM, E = (VALUE_DIM + 15) / 16 * 16;
+constexpr int WINDOW = BLOCK + 2 * HALO, SIDE = BLOCK / STRIDE, QUERIES = SIDE * SIDE;
 constexpr int QUERY_TILES = (QUERIES + 15) / 16, PADDED = 16 * QUERY_TILES;
 constexpr int KEY_TILES = (BLOCK * BLOCK + 15) / 16;
 constexpr int OCTETS = (WINDOW + 7) / 8;          // of pixels, along either axis of a window
@@ -295,12 +296,16 @@ DEVICE void hide_columns(Biases& bias, const Args& args, int x0, const Lane& me)
 // The B operand [8 window rows, 8] whose row ``a`` is one: it picks a row's bias for all keys.
 DEVICE u32 one_row(int a, const Lane& me) { return me.t == (a & 7) >> 1 ? ONE << (16 * (a & 1)) : 0u; }
 
+// d = a b + c, summed over all octets that are loaded.
+DEVICE void mma_loaded(float (&d)[4], const u32 (&a)[2 * LOADED], u32 b0, u32 b1, u32 b2, const float (&c)[4]) {
+  const u32 first[4] = {a[0], a[1], a[2], a[3]};
+  mma(d, first, b0, b1, c);
+  if (OCTETS > 2) mma8(d, a[2 * LOADED - 2], a[2 * LOADED - 1], b2, d);
+}
 // d = a b + d, summed over the keys of a window's row.
 DEVICE void mma_keys(float (&d)[4], const u32 (&a)[2 * LOADED], u32 b0, u32 b1, u32 b2) {
-  const u32 first[4] = {a[0], a[1], a[2], a[3]};
-  if (OCTETS > 1) mma(d, first, b0, b1, d);
+  if (OCTETS > 1) mma_loaded(d, a, b0, b1, b2, d);
   else mma8(d, a[0], a[1], b0, d);
-  if (OCTETS > 2) mma8(d, a[2 * LOADED - 2], a[2 * LOADED - 1], b2, d);
 }
 // What a lane has of [16 queries, keys], as A operands.
 DEVICE void pack_keys(u32 (&a)[2 * LOADED], const float (&s)[LOADED][4]) {

@@ -43,12 +43,6 @@ DEVICE void pick_bias(u32 (&a)[2 * LOADED], int position, int position8, const L
     a[i] = kept(wanted >> 1 == me.t ? ONE << (16 * (wanted & 1)) : 0u);
   }
 }
-// d = the picked biases + c
-DEVICE void pick(float (&d)[4], const u32 (&a)[2 * LOADED], u32 b0, u32 b1, u32 b2, const float (&c)[4]) {
-  const u32 first[4] = {a[0], a[1], a[2], a[3]};
-  mma(d, first, b0, b1, c);
-  if (OCTETS > 2) mma8(d, a[2 * LOADED - 2], a[2 * LOADED - 1], b2, d);
-}
 
 // One entry of a table's gradient: what the CTAs of the pass by queries left of it, added in one order.
 DEVICE void sum_table_gradients(const Args& args, const Lane& me) {
@@ -201,8 +195,8 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
 #pragma unroll
             for (int i = 0; i < 4; i++) s[i] = start[m][i];
             if (RELATIVE) {
-              pick(s, pick_row[m], bias[n].x, bias[n].y, third[n].x, start[m]);
-              pick(s, pick_column[m], bias[n].z, bias[n].w, third[n].y, s);
+              mma_loaded(s, pick_row[m], bias[n].x, bias[n].y, third[n].x, start[m]);
+              mma_loaded(s, pick_column[m], bias[n].z, bias[n].w, third[n].y, s);
             }
           }
 #pragma unroll

@@ -37,7 +37,7 @@ class Shape:
     @property
     def padded_value_dim(self) -> int:
         """Channels of the values that a kernel works on."""
-        return padded(self.value_dim)
+        return whole(self.value_dim, 16)
 
     @property
     def lane_bytes(self) -> int:
@@ -139,10 +139,10 @@ def shared_bytes(shape: Shape, kernel: Kernel, heads: int, tiles_per_warp: int) 
     if kernel == "key_gradient":
         biases_and_statistics = queries * heads * (shape.relative * 4 * shape.lane_bytes + 8)
         buffer = queries * sum(line_bytes(heads * dim) for dim in dims) + biases_and_statistics
-        return 2 * in_kib(buffer)
-    row = OCTET * max(2, -(-geometry.window // OCTET))
+        return 2 * whole(buffer, 1024)
+    row = max(16, whole(geometry.window, OCTET))
     pixels = geometry.window**2 + row - geometry.window
-    windows = sum(in_kib(pixels * line_bytes(heads * dim)) for dim in dims)
+    windows = sum(whole(pixels * line_bytes(heads * dim), 1024) for dim in dims)
     if not shape.relative:
         return windows
     entry = 2 * (shape.key_dim + 8)
@@ -157,11 +157,6 @@ def line_bytes(channels: int) -> int:
     """Bytes of a pixel in shared memory: chunks of 16, an odd number of them unless it is a power of two."""
     chunks = channels // 8
     return 16 * (chunks if chunks & (chunks - 1) == 0 else chunks | 1)
-
-
-def in_kib(count: int) -> int:
-    """Bytes, up to whole KiB."""
-    return -(-count // 1024) * 1024
 
 
 def shape_of(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Shape:
@@ -234,15 +229,15 @@ def value_parts(value_dim: int) -> int:
     return least if value_dim % 16 else next(n for n in count(least) if value_dim % (16 * n) == 0)
 
 
-def padded(value_dim: int) -> int:
-    """Channels of a part of the values, filled up to whole tiles of 16."""
-    return -(-value_dim // 16) * 16
+def whole(number: int, unit: int) -> int:
+    """So many, up to whole units."""
+    return -(-number // unit) * unit
 
 
 def summed_channels(value_dim: int) -> int:
     """Channels that the products with the values of a head have, in all parts."""
     parts = value_parts(value_dim)
-    return parts * padded(-(-value_dim // parts))
+    return parts * whole(-(-value_dim // parts), 16)
 
 
 @lru_cache
@@ -272,13 +267,13 @@ def readable_layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 
 def padded_queries(geometry: Geometry) -> int:
     """Queries of a block, filled up to whole tiles of 16."""
-    return -(-(geometry.side**2) // 16) * 16
+    return whole(geometry.side**2, 16)
 
 
 def scored_pairs(geometry: Geometry, height: int, width: int) -> int:
     """Query-key pairs of one head of one image that are scored: rows of the window in the image, in whole octets."""
     side, window = geometry.side, seen_geometry(geometry, height, width).window
-    rows, keys = geometry.queries(height) * window, -(-window // OCTET) * OCTET
+    rows, keys = geometry.queries(height) * window, whole(window, OCTET)
     if geometry.border == "masked":
         rows = geometry.seen_along(height)
     return rows * geometry.blocks(width) * side * keys
