@@ -125,21 +125,16 @@ def listed(rows: pd.DataFrame, column: str) -> list[str]:
     return sorted(values, key=lambda value: (int(value) if value.isdecimal() else 0, value))
 
 
-CHOICES = {"direction": "direction", "suite": "suite", "on": "measured on"}
+def choices(rows: pd.DataFrame, *more: str, backend: bool = True) -> dict[str, alt.Parameter]:
+    """The drop-down lists that most charts have: direction, suite, machine and backend, and ``more``. Columns by name.
 
-
-def usual(rows: pd.DataFrame, *columns: str) -> pd.Series:
-    """What most rows have in common, of the operator if it has any: what charts begin with, so that none is empty."""
+    They begin with what most rows have in common, of the operator if it has any, so that no chart begins empty.
+    """
     operator = rows[rows["suite"] == "operator"]
-    counts = (rows if operator.empty else operator).groupby([*CHOICES, *columns], as_index=False).size()
-    return counts.sort_values("size", ascending=False, kind="stable").iloc[0]
-
-
-def choices(rows: pd.DataFrame, *columns: str, backend: bool = True) -> dict[str, alt.Parameter]:
-    """The drop-down lists that most charts have (direction, suite, machine, backend), and ``columns``; by column."""
-    first = usual(rows, *columns)
-    labels = CHOICES | dict(zip(columns, columns, strict=True))
-    made = {name: choice(name, label, listed(rows, name), str(first[name])) for name, label in labels.items()}
+    columns = {"direction": "direction", "suite": "suite", "on": "measured on"} | {name: name for name in more}
+    counts = (rows if operator.empty else operator).groupby(list(columns), as_index=False).size()
+    usual = counts.sort_values("size", ascending=False, kind="stable").iloc[0]
+    made = {name: choice(name, label, listed(rows, name), str(usual[name])) for name, label in columns.items()}
     if backend:
         made["variant"] = choice("backend", "backend", [ALL, *listed(rows, "variant")])
     return made
