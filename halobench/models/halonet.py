@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from halobench import backends
 from halobench.models.architecture import Activation, Architecture, Block
 from halobench.models.folded import FoldedConv2d
+from halobench.models.norm.module import NormActivation
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU}
 # The ratio that keeps the hybrids of H7 near the 67 M parameters that the paper states for all of them.
@@ -62,8 +63,12 @@ class Bottleneck(nn.Module):
         stride = block.layer.geometry.stride
         self.reduce = convolution_norm(block.channels, block.layer.channels, activation=activation)
         self.layer = layer
-        self.norm = nn.Sequential(nn.BatchNorm2d(block.layer.value_channels), activation(inplace=True))
-        self.expand = convolution_norm(block.layer.value_channels, block.out_channels)
+        self.norm = nn.Sequential(NormActivation(block.layer.value_channels, activation))
+        # What rescales or drops the branch comes between its normalisation and the shortcut.
+        self.joined = not (block.squeeze or block.drop)
+        last = NormActivation(block.out_channels, activation) if self.joined else nn.BatchNorm2d(block.out_channels)
+        convolution = nn.Conv2d(block.layer.value_channels, block.out_channels, 1, bias=False)
+        self.expand = nn.Sequential(convolution, last)
         # Each block begins as its shortcut (Goyal et al., 2017). Attention averages over a window, and normalisation
         # makes up for that: without this, gradients grow from block to block, and training diverges.
         nn.init.zeros_(self.expand.get_parameter("1.weight"))
@@ -78,8 +83,12 @@ class Bottleneck(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Transform the map."""
-        branch = self.squeeze(self.expand(self.norm(self.layer(self.reduce(pixels)))))
-        output: Tensor = self.activation(self.drop(branch) + self.shortcut(pixels))
+        mixed, shortcut = self.norm(self.layer(self.reduce(pixels))), self.shortcut(pixels)
+        if self.joined:
+            convolution, last = self.expand
+            output: Tensor = last(convolution(mixed), shortcut)
+        else:
+            output = self.activation(self.drop(self.squeeze(self.expand(mixed))) + shortcut)
         return output
 
 
@@ -87,11 +96,8 @@ def convolution_norm(
     channels: int, out_channels: int, stride: int = 1, activation: type[nn.Module] | None = None
 ) -> nn.Sequential:
     """A 1x1 convolution without bias, batch normalisation and, on request, an activation."""
-    modules: list[nn.Module] = [
-        nn.Conv2d(channels, out_channels, 1, stride, bias=False),
-        nn.BatchNorm2d(out_channels),
-    ]
-    return nn.Sequential(*modules, *([activation(inplace=True)] if activation else []))
+    norm = nn.BatchNorm2d(out_channels) if activation is None else NormActivation(out_channels, activation)
+    return nn.Sequential(nn.Conv2d(channels, out_channels, 1, stride, bias=False), norm)
 
 
 def stem(architecture: Architecture, activation: type[nn.Module]) -> nn.Sequential:
@@ -99,9 +105,8 @@ def stem(architecture: Architecture, activation: type[nn.Module]) -> nn.Sequenti
     channels = architecture.stem_channels
     if architecture.stem == "patch":
         patches = nn.Conv2d(3, channels, 4, stride=4, bias=False)
-        return nn.Sequential(WholePatches(4), patches, nn.BatchNorm2d(channels), activation(inplace=True))
-    convolution = FoldedConv2d(3, channels, 7), nn.BatchNorm2d(channels), activation(inplace=True)
-    return nn.Sequential(*convolution, nn.MaxPool2d(3, stride=2, padding=1))
+        return nn.Sequential(WholePatches(4), patches, NormActivation(channels, activation))
+    return nn.Sequential(FoldedConv2d(3, channels, 7), NormActivation(channels, activation, pooled=True))
 
 
 class WholePatches(nn.Module):
