@@ -13,6 +13,7 @@ from torch import nn
 
 from halobench import models
 from halobench.models.norm.module import NormActivation
+from halobench.models.norm.operator import norm_activation
 from tests.norm_interpreted import CASES, check
 
 without_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -30,7 +31,7 @@ def interpreted() -> dict[str, str | None]:
     return {line["name"]: line["fault"] for line in map(json.loads, process.stdout.splitlines())}
 
 
-@pytest.mark.parametrize("case", [*CASES, "registered"])
+@pytest.mark.parametrize("case", CASES)
 def test_in_the_interpreter(interpreted, case):
     assert interpreted[case] is None, interpreted[case]
 
@@ -45,6 +46,17 @@ def test_on_a_gpu(case, dtype):
         check(case, "cuda", dtype)
     finally:
         torch.use_deterministic_algorithms(mode=False)
+
+
+@pytest.mark.gpu
+@without_gpu
+@pytest.mark.parametrize("pooled", [False, True])
+def test_pytorch_accepts_the_operator(pooled):
+    """PyTorch's own check: schema, fake tensors, autograd, compilation."""
+    pixels = torch.randn(2, 8, 4, 6, device="cuda").to(memory_format=torch.channels_last).requires_grad_()
+    weight, bias = torch.rand(2, 8, device="cuda").requires_grad_().unbind()
+    shortcut = None if pooled else torch.randn_like(pixels, requires_grad=True)
+    torch.library.opcheck(norm_activation, (pixels, weight, bias, shortcut, 1e-5, False, pooled))
 
 
 def test_uncompiled_it_is_pytorch():

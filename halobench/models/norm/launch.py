@@ -1,17 +1,25 @@
 """The kernels on tensors: what is allocated, and how they are launched."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 import triton
 from torch import Tensor
+from torch.library import wrap_triton
 
-from halobench.models.norm import kernels
+from halobench.models.norm.kernels import (
+    gradient_sums,
+    normalize,
+    parameter_gradients,
+    pixel_gradient,
+    pixel_sums,
+    statistics,
+)
+from halobench.models.norm.pooled_kernels import normalize_and_pool, pooled_gradient_sums, pooled_pixel_gradient
 
-BLOCK_CHANNELS = 64
-PROGRAMS = 1056  # that share one sum: eight a multiprocessor of an H100
-SUMMED_PROGRAMS, SUMMED_CHANNELS = 64, 16  # of one program that adds up the others' sums
+WIDEST_BLOCK = 64  # of channels
+SUMMED_PROGRAMS, SUMMED_CHANNELS = 256, 8  # of one program that adds up the others' sums
+PROGRAMS = 528  # that share one sum: four a multiprocessor of an H100
 
 
 class Tile(NamedTuple):
@@ -20,16 +28,8 @@ class Tile(NamedTuple):
     rows: int
     warps: int
 
-    def constants(self) -> dict[str, int]:
-        """What a kernel is compiled for."""
-        return {"BLOCK_ROWS": self.rows, "BLOCK_CHANNELS": BLOCK_CHANNELS, "num_warps": self.warps}
 
-    def grid(self, rows: int, channels: int) -> tuple[int, int]:
-        """Programs for so many pixels: a tile each."""
-        return triton.cdiv(rows, self.rows), triton.cdiv(channels, BLOCK_CHANNELS)
-
-
-SUMS, PIXELS, WINDOWS = Tile(64, 8), Tile(32, 8), Tile(32, 8)  # of kernels that sum, write pixels, write windows
+SUMS, PIXELS, QUADS, WINDOWS = Tile(32, 4), Tile(32, 4), Tile(16, 4), Tile(16, 8)  # of sums, and of what is written
 
 
 class Call(NamedTuple):
@@ -54,14 +54,33 @@ class Call(NamedTuple):
         return self.pixels.shape[1]
 
     @property
+    def block(self) -> int:
+        """Channels of a program: all of a narrow map's."""
+        return min(WIDEST_BLOCK, 1 << (self.channels - 1).bit_length())
+
+    @property
     def sizes(self) -> tuple[int, int, int, int]:
         """Height and width of the map, then of the map of windows."""
         height, width = self.pixels.shape[2:]
         return height, width, *pooled_size(height, width)
 
-    def empty_sums(self) -> Tensor:
-        """What programs sum up, (programs, 2, channels)."""
-        tiles, parts = SUMS.grid(self.rows, self.channels)
+    @property
+    def windows(self) -> int:
+        """Windows of all images, or quads."""
+        height, width = pooled_size(*self.pixels.shape[2:])
+        return self.pixels.shape[0] * height * width
+
+    def tile(self, tile: Tile) -> dict[str, int]:
+        """What a kernel is compiled for."""
+        return {"BLOCK_ROWS": tile.rows, "BLOCK_CHANNELS": self.block, "num_warps": tile.warps}
+
+    def grid(self, tile: Tile, rows: int) -> tuple[int, int]:
+        """Programs for so many rows: a tile each."""
+        return triton.cdiv(rows, tile.rows), triton.cdiv(self.channels, self.block)
+
+    def empty_sums(self, tile: Tile, rows: int) -> Tensor:
+        """What programs sum up over so many rows, (programs, 2, channels)."""
+        tiles, parts = self.grid(tile, rows)
         programs = min(tiles, triton.cdiv(PROGRAMS, parts))
         return self.pixels.new_empty((programs, 2, self.channels), dtype=torch.float32)
 
@@ -74,65 +93,77 @@ def pooled_size(height: int, width: int) -> tuple[int, int]:
 def forward(call: Call, output: Tensor, winners: Tensor, mean: Tensor, variance: Tensor) -> None:
     """Fill the output, the windows' winners where it is pooled, and the statistics of each channel."""
     pixels, rows, channels = call.pixels, call.rows, call.channels
-    parts = triton.cdiv(channels, BLOCK_CHANNELS)
-    with on_device(pixels):
-        sums = call.empty_sums()
-        kernels.pixel_sums[sums.shape[0], parts](pixels, sums, rows, channels, **SUMS.constants())
-        kernels.statistics[summing(channels)](
-            pixels, sums, mean, variance, rows, sums.shape[0], channels, **summing_tiles()
-        )
-        given = (mean, variance, call.weight, call.bias, output)
-        if call.pooled:
-            windows = output.numel() // channels
-            kernels.normalize_and_pool[WINDOWS.grid(windows, channels)](
-                pixels, *given, winners, windows, channels, *call.sizes, call.eps,
-                RELU=call.relu, **WINDOWS.constants(),
-            )  # fmt: skip
-        else:
-            has_shortcut = call.shortcut is not None
-            shortcut = pixels if call.shortcut is None else call.shortcut  # not read then
-            kernels.normalize[PIXELS.grid(rows, channels)](
-                pixels, shortcut, *given, rows, channels, call.eps,
-                SHORTCUT=has_shortcut, RELU=call.relu, **PIXELS.constants(),
-            )  # fmt: skip
+    sums = call.empty_sums(SUMS, rows)
+    wrap_triton(pixel_sums)[sums.shape[0], call.grid(SUMS, rows)[1]](pixels, sums, rows, channels, **call.tile(SUMS))
+    wrap_triton(statistics)[summing_grid(channels)](
+        pixels, sums, mean, variance, rows, sums.shape[0], channels, **summing_tile()
+    )
+    if call.pooled:
+        wrap_triton(normalize_and_pool)[call.grid(WINDOWS, call.windows)](
+            pixels, mean, variance, call.weight, call.bias, output, winners,
+            call.windows, channels, *call.sizes, call.eps, RELU=call.relu, **call.tile(WINDOWS),
+        )  # fmt: skip
+    else:
+        has_shortcut = call.shortcut is not None
+        shortcut = pixels if call.shortcut is None else call.shortcut  # not read then
+        wrap_triton(normalize)[call.grid(PIXELS, rows)](
+            pixels, shortcut, mean, variance, call.weight, call.bias, output,
+            rows, channels, call.eps, SHORTCUT=has_shortcut, RELU=call.relu, **call.tile(PIXELS),
+        )  # fmt: skip
 
 
 def backward(
     call: Call, gradient: Tensor, winners: Tensor, mean: Tensor, variance: Tensor,
-    pixel_gradient: Tensor, shortcut_gradient: Tensor, weight_gradient: Tensor, bias_gradient: Tensor,
+    of_pixels: Tensor, of_shortcut: Tensor, of_weight: Tensor, of_bias: Tensor,
 ) -> None:  # fmt: skip
     """Fill the gradients of the pixels, of the shortcut where there is one, and of the parameters (float32)."""
+    if call.pooled:
+        return pooled_backward(call, gradient, winners, mean, variance, of_pixels, of_weight, of_bias)
     pixels, rows, channels = call.pixels, call.rows, call.channels
     has_shortcut = call.shortcut is not None
     shortcut = pixels if call.shortcut is None else call.shortcut  # not read then
-    constants = {"SHORTCUT": has_shortcut, "POOLED": call.pooled, "RELU": call.relu}
-    given = (mean, variance, call.weight, call.bias)
-    with on_device(pixels):
-        sums = call.empty_sums()
-        kernels.gradient_sums[sums.shape[0], triton.cdiv(channels, BLOCK_CHANNELS)](
-            gradient, winners, pixels, shortcut, *given, sums, shortcut_gradient,
-            rows, channels, *call.sizes, call.eps, **constants, **SUMS.constants(),
-        )  # fmt: skip
-        kernels.parameter_gradients[summing(channels)](
-            sums, bias_gradient, weight_gradient, sums.shape[0], channels, **summing_tiles()
-        )
-        kernels.pixel_gradient[PIXELS.grid(rows, channels)](
-            shortcut_gradient if has_shortcut else gradient, winners, pixels, *given,
-            bias_gradient, weight_gradient, pixel_gradient,
-            rows, channels, *call.sizes, call.eps, **constants, **PIXELS.constants(),
-        )  # fmt: skip
+    sums = call.empty_sums(SUMS, rows)
+    wrap_triton(gradient_sums)[sums.shape[0], call.grid(SUMS, rows)[1]](
+        gradient, pixels, shortcut, mean, variance, call.weight, call.bias, sums,
+        of_shortcut if has_shortcut else of_pixels,  # not written without
+        rows, channels, call.eps, SHORTCUT=has_shortcut, RELU=call.relu, **call.tile(SUMS),
+    )  # fmt: skip
+    wrap_triton(parameter_gradients)[summing_grid(channels)](
+        sums, of_bias, of_weight, sums.shape[0], channels, **summing_tile()
+    )
+    wrap_triton(pixel_gradient)[call.grid(PIXELS, rows)](
+        of_shortcut if has_shortcut else gradient, pixels, mean, variance, call.weight, call.bias,
+        of_bias, of_weight, of_pixels, rows, channels, call.eps,
+        SHORTCUT=has_shortcut, RELU=call.relu, **call.tile(PIXELS),
+    )  # fmt: skip
+    return None
 
 
-def summing(channels: int) -> tuple[int, int]:
+def pooled_backward(
+    call: Call, gradient: Tensor, winners: Tensor, mean: Tensor, variance: Tensor,
+    of_pixels: Tensor, of_weight: Tensor, of_bias: Tensor,
+) -> None:  # fmt: skip
+    """The same through the windows."""
+    pixels, quads, channels = call.pixels, call.windows, call.channels
+    sums = call.empty_sums(QUADS, quads)
+    wrap_triton(pooled_gradient_sums)[sums.shape[0], call.grid(QUADS, quads)[1]](
+        gradient, winners, pixels, mean, variance, call.weight, call.bias, sums,
+        quads, channels, *call.sizes, call.eps, RELU=call.relu, **call.tile(QUADS),
+    )  # fmt: skip
+    wrap_triton(parameter_gradients)[summing_grid(channels)](
+        sums, of_bias, of_weight, sums.shape[0], channels, **summing_tile()
+    )
+    wrap_triton(pooled_pixel_gradient)[call.grid(QUADS, quads)](
+        gradient, winners, pixels, mean, variance, call.weight, call.bias, of_bias, of_weight, of_pixels,
+        call.rows, quads, channels, *call.sizes, call.eps, RELU=call.relu, **call.tile(QUADS),
+    )  # fmt: skip
+
+
+def summing_grid(channels: int) -> tuple[int, int]:
     """Programs that add up what others have summed."""
     return 1, triton.cdiv(channels, SUMMED_CHANNELS)
 
 
-def summing_tiles() -> dict[str, int]:
-    """The tile of one of them."""
-    return {"BLOCK_PROGRAMS": SUMMED_PROGRAMS, "BLOCK_CHANNELS": SUMMED_CHANNELS}
-
-
-def on_device(tensor: Tensor) -> AbstractContextManager[object]:
-    """Launch where the tensor is; Triton launches on the current device."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+def summing_tile() -> dict[str, int]:
+    """What they are compiled for."""
+    return {"BLOCK_PROGRAMS": SUMMED_PROGRAMS, "BLOCK_CHANNELS": SUMMED_CHANNELS, "num_warps": 4}

@@ -4,7 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from halobench.models.norm.operator import norm_activation
+try:
+    from halobench.models.norm.operator import norm_activation
+except ModuleNotFoundError:  # PyTorch is there where Triton is not; nothing is compiled for a GPU then
+    norm_activation = None
 
 MOMENTUM = 0.1  # of the running statistics, as is PyTorch's default
 FUSED_DTYPES = (torch.bfloat16, torch.float16, torch.float32)

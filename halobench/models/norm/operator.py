@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halobench.models.norm.launch import Call, backward, forward, pooled_size
+
 Fields = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-@torch.library.custom_op("halobench::norm_activation", mutates_args=())
+@torch.library.triton_op("halobench::norm_activation", mutates_args=())
 def norm_activation(
     pixels: Tensor,
     weight: Tensor,
@@ -27,28 +29,13 @@ def norm_activation(
     The output is ReLU, or else SiLU, of the normalised map plus the shortcut; ``pooled`` takes its maximum over windows
     of 3 x 3 pixels, stride 2, padding 1, and is for maps without a shortcut.
     """
-    from halobench.models.norm import launch  # noqa: PLC0415 - PyTorch is there where Triton is not
-
     pixels, shortcut = channels_last(pixels), None if shortcut is None else channels_last(shortcut)
     fields = empty_fields(pixels, pooled=pooled)
-    launch.forward(launch.Call(pixels, weight, bias, shortcut, eps, relu, pooled), *fields)
+    forward(Call(pixels, weight, bias, shortcut, eps, relu, pooled), *fields)
     return fields
 
 
-@norm_activation.register_fake
-def _(
-    pixels: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    shortcut: Tensor | None,
-    eps: float,
-    relu: bool,  # noqa: FBT001
-    pooled: bool,  # noqa: FBT001
-) -> Fields:
-    return empty_fields(pixels, pooled=pooled)
-
-
-@torch.library.custom_op("halobench::norm_activation_backward", mutates_args=())
+@torch.library.triton_op("halobench::norm_activation_backward", mutates_args=())
 def norm_activation_backward(
     gradient: Tensor,
     pixels: Tensor,
@@ -63,31 +50,11 @@ def norm_activation_backward(
     pooled: bool,  # noqa: FBT001
 ) -> Fields:
     """Gradients of pixels, shortcut (empty without one), weight and bias (both float32)."""
-    from halobench.models.norm import launch  # noqa: PLC0415
-
     gradient, pixels = channels_last(gradient), channels_last(pixels)
     shortcut = None if shortcut is None else channels_last(shortcut)
     fields = empty_gradients(pixels, shortcut)
-    call = launch.Call(pixels, weight, bias, shortcut, eps, relu, pooled)
-    launch.backward(call, gradient, winners, mean, variance, *fields)
+    backward(Call(pixels, weight, bias, shortcut, eps, relu, pooled), gradient, winners, mean, variance, *fields)
     return fields
-
-
-@norm_activation_backward.register_fake
-def _(
-    gradient: Tensor,
-    pixels: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    shortcut: Tensor | None,
-    winners: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    eps: float,
-    relu: bool,  # noqa: FBT001
-    pooled: bool,  # noqa: FBT001
-) -> Fields:
-    return empty_gradients(pixels, shortcut)
 
 
 def channels_last(pixels: Tensor) -> Tensor:
@@ -105,7 +72,7 @@ def empty_fields(pixels: Tensor, *, pooled: bool) -> Fields:
     """What the forward operator returns, still empty."""
     height, width = pixels.shape[2:]
     if pooled:
-        height, width = (height - 1) // 2 + 1, (width - 1) // 2 + 1
+        height, width = pooled_size(height, width)
     output = empty_map(pixels, height, width)
     winners = empty_map(pixels, height, width, torch.uint8) if pooled else pixels.new_empty(0, dtype=torch.uint8)
     mean, variance = (pixels.new_empty(pixels.shape[1], dtype=torch.float32) for _ in range(2))
