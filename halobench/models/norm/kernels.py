@@ -1,6 +1,6 @@
 """The Triton kernels. A map is seen as (rows, channels): channels-last in memory, a row a pixel of an image.
 
-``x`` is the map, ``z = (x - mean) / sqrt(variance + eps) * weight + bias`` (plus the shortcut, where there is one),
+``x`` is the map, ``z = (x - mean) / sqrt(variance + EPS) * weight + bias`` (plus the shortcut, where there is one),
 and the output ``activation(z)``. Numbers are float32 between loads and stores.
 """
 
@@ -125,12 +125,13 @@ def parameter_gradients(
 
 @triton.jit
 def normalize(
-    pixels, shortcut, mean, variance, weight, bias, output, rows, channels, eps,
-    SHORTCUT: tl.constexpr, RELU: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    pixels, shortcut, mean, variance, weight, bias, output, rows, channels,
+    EPS: tl.constexpr, SHORTCUT: tl.constexpr, RELU: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The output, pixel by pixel."""
     channel, there = channel_block(channels, BLOCK_CHANNELS)
-    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + eps)
+    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + EPS)
     gain, offset = scale * per_channel(weight, channel, there), per_channel(bias, channel, there)
     place, real = places(last_tile_first(BLOCK_ROWS), rows, channel, there, channels)
     z = (tl.load(pixels + place, mask=real, other=0.0).to(tl.float32) - center) * gain + offset
@@ -141,15 +142,16 @@ def normalize(
 
 @triton.jit
 def gradient_sums(
-    gradient, pixels, shortcut, mean, variance, weight, bias, sums, inner_gradient, rows, channels, eps,
-    SHORTCUT: tl.constexpr, RELU: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    gradient, pixels, shortcut, mean, variance, weight, bias, sums, inner_gradient, rows, channels,
+    EPS: tl.constexpr, SHORTCUT: tl.constexpr, RELU: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Sums of the gradient of z, and of it times the normalised pixels; with a shortcut it is stored as its gradient.
 
     Each program sums every so many-th block of pixels: (programs, 2, channels).
     """
     channel, there = channel_block(channels, BLOCK_CHANNELS)
-    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + eps)
+    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + EPS)
     gain, offset = scale * per_channel(weight, channel, there), per_channel(bias, channel, there)
     total = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), tl.float32)
     weighted = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), tl.float32)
@@ -172,12 +174,13 @@ def gradient_sums(
 
 @triton.jit
 def pixel_gradient(
-    gradient, pixels, mean, variance, weight, bias, bias_gradient, weight_gradient, output, rows, channels, eps,
-    SHORTCUT: tl.constexpr, RELU: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    gradient, pixels, mean, variance, weight, bias, bias_gradient, weight_gradient, output, rows, channels,
+    EPS: tl.constexpr, SHORTCUT: tl.constexpr, RELU: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the pixels. With a shortcut, ``gradient`` is that of z already."""
     channel, there = channel_block(channels, BLOCK_CHANNELS)
-    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + eps)
+    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + EPS)
     gain, offset = scale * per_channel(weight, channel, there), per_channel(bias, channel, there)
     average = per_channel(bias_gradient, channel, there) / rows
     incline = per_channel(weight_gradient, channel, there) / rows * scale

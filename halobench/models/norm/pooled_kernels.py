@@ -27,8 +27,8 @@ def spots(image, y, x, inside, height, width, channel, there, channels):
 @triton.jit
 def normalize_and_pool(
     pixels, mean, variance, weight, bias, output, winners,
-    rows, channels, height, width, pooled_height, pooled_width, eps,
-    RELU: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    rows, channels, height, width, pooled_height, pooled_width,
+    EPS: tl.constexpr, RELU: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The output, a row a window; ``winners`` tells which of the nine pixels it is, the first of equals.
 
@@ -36,20 +36,23 @@ def normalize_and_pool(
     where x is least or greatest, and only these two need be activated.
     """
     channel, there = channel_block(channels, BLOCK_CHANNELS)
-    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + eps)
+    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + EPS)
     gain, offset = scale * per_channel(weight, channel, there), per_channel(bias, channel, there)
     row = last_tile_first(BLOCK_ROWS)
     image, i, j = unravel(row, pooled_height, pooled_width)
+    center_pixel = (image.to(tl.int64) * height + 2 * i) * width + 2 * j
+    middle = pixels + center_pixel[:, None] * channels + channel[None, :]
     least = tl.full((BLOCK_ROWS, BLOCK_CHANNELS), float("inf"), tl.float32)
     greatest = tl.full((BLOCK_ROWS, BLOCK_CHANNELS), float("-inf"), tl.float32)
     least_tap = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), tl.int32)
     greatest_tap = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), tl.int32)
     for tap in tl.static_range(9):
-        place, real = spots(
-            image, 2 * i - 1 + tap // 3, 2 * j - 1 + tap % 3, row < rows, height, width, channel, there, channels
-        )
-        value = tl.load(pixels + place, mask=real, other=0.0).to(tl.float32)
-        lower, higher = real & (value < least), real & (value > greatest)
+        y, x = 2 * i - 1 + tap // 3, 2 * j - 1 + tap % 3
+        inside = (row < rows) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        spot = middle + ((tap // 3 - 1) * width + tap % 3 - 1) * channels
+        # What is not there is NaN, which is neither less nor greater than anything.
+        value = tl.load(spot, mask=inside[:, None] & there[None, :], other=float("nan")).to(tl.float32)
+        lower, higher = value < least, value > greatest
         least, least_tap = tl.where(lower, value, least), tl.where(lower, tap, least_tap)
         greatest, greatest_tap = tl.where(higher, value, greatest), tl.where(higher, tap, greatest_tap)
     one, other = activated((least - center) * gain + offset, RELU), activated((greatest - center) * gain + offset, RELU)
@@ -92,12 +95,12 @@ def quad_gradients(gradient, winners, image, i, j, inside, pooled_height, pooled
 @triton.jit
 def pooled_gradient_sums(
     gradient, winners, pixels, mean, variance, weight, bias, sums,
-    rows, channels, height, width, pooled_height, pooled_width, eps,
-    RELU: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    rows, channels, height, width, pooled_height, pooled_width,
+    EPS: tl.constexpr, RELU: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """As ``gradient_sums``, a row a quad."""
     channel, there = channel_block(channels, BLOCK_CHANNELS)
-    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + eps)
+    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + EPS)
     gain, offset = scale * per_channel(weight, channel, there), per_channel(bias, channel, there)
     total = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), tl.float32)
     weighted = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), tl.float32)
@@ -121,12 +124,12 @@ def pooled_gradient_sums(
 @triton.jit
 def pooled_pixel_gradient(
     gradient, winners, pixels, mean, variance, weight, bias, bias_gradient, weight_gradient, output,
-    count, rows, channels, height, width, pooled_height, pooled_width, eps,
-    RELU: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    count, rows, channels, height, width, pooled_height, pooled_width,
+    EPS: tl.constexpr, RELU: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """As ``pixel_gradient``, a row a quad; ``count`` is the number of pixels."""
     channel, there = channel_block(channels, BLOCK_CHANNELS)
-    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + eps)
+    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + EPS)
     gain, offset = scale * per_channel(weight, channel, there), per_channel(bias, channel, there)
     average = per_channel(bias_gradient, channel, there) / count
     incline = per_channel(weight_gradient, channel, there) / count * scale
