@@ -363,7 +363,7 @@ def test_networks_are_drawn_over_their_size(browser, pages):
     wanted = [row["throughput"]["images_per_s"] for row in rows if not row["network"]["compiled"]]
     drawn = [float(re.search(r"value: ([\d.]+)", label)[1]) for label in marks(browser, "networks")]
     assert sorted(drawn) == pytest.approx(sorted(wanted), rel=1e-6)
-    choose(browser, "networks", "view", "training step, eager, over image side (pixels)")
+    choose(browser, "networks", "view", "training step, captured, over image side (pixels)")
     wait(lambda: len(marks(browser, "networks")) == 9)
     choose(browser, "networks", "metric", "peak memory (MiB)")
     wait(lambda: "peak memory (MiB)" in browser.find_element("css selector", "#networks svg.marks").text)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from halobench.figures.heat import latency
-from halobench.figures.selection import NO_BACKEND, Drawn, Selection, measured
+from halobench.figures.selection import MODES, NO_BACKEND, Drawn, Selection, measured
 from halobench.figures.style import FAINT, INK, Style, canvas, entry, failure_entry, failure_mark, legend
 from halobench.results import OK, STATUSES
 
@@ -19,7 +19,6 @@ RIVAL_LOOKS = {
     "ViT": Style("#7a7a7a", "D"),
     "timm's HaloNet": Style("#8a5a9e", "X"),
 }
-MODES = {False: "eager", True: "compiled"}
 
 
 def draw(selection: Selection) -> Drawn:
@@ -30,12 +29,12 @@ def draw(selection: Selection) -> Drawn:
         yield "ratio", "no training step was taken in turn with a rival's"
     else:
         title = "Training step of HaloNet over EfficientNet's, taken in turn at the same batch"
-        yield "ratio", by_model(selection, paired, title, ratios, "compiled")
+        yield "ratio", by_model(selection, paired, title, ratios, "mode")
     if measured(pairs, "peak_bytes").empty:
         yield "memory", "no training step of a pair has its memory"
     else:
         title = "Peak memory of a training step, weights and optimizer included"
-        yield "memory", by_model(selection, pairs, title, memory, "compiled")
+        yield "memory", by_model(selection, pairs, title, memory, "mode")
     if measured(pairs, "images_per_s").empty:
         yield "throughput", "no training step of a pair was measured"
     else:
@@ -54,14 +53,14 @@ Fill = Callable[[Axes, Selection, pd.DataFrame, list[str]], None]
 
 def by_model(selection: Selection, rows: pd.DataFrame, title: str, fill: Fill, panels: str) -> Figure:
     """A panel a mode (or batch), the models from left to right, a line a variant."""
-    values = sorted(rows[panels].dropna().unique())
+    values = sorted(rows[panels].dropna().unique(), key=MODES.index if panels == "mode" else None)
     models = sorted(rows["model"].map(pair_name).unique())
     width = max(7.5, 2.2 + max(3.2, 0.9 * len(models)) * len(values))
     figure = canvas(width, 4.6, title, conditions(rows), selection.footer)
     for number, value in enumerate(values):
         axes = figure.add_subplot(1, len(values), number + 1, sharey=figure.axes[0] if figure.axes else None)
         fill(axes, selection, rows[rows[panels] == value], models)
-        axes.set_title(MODES[bool(value)] if panels == "compiled" else f"batch {value:g}", fontsize=9)
+        axes.set_title(value if panels == "mode" else f"batch {value:g}", fontsize=9)
         axes.set_xticks(range(len(models)), models, rotation=30, ha="right", rotation_mode="anchor")
         axes.set_xlim(-0.5, len(models) - 0.5)
         if number:
@@ -121,12 +120,12 @@ def marks(axes: Axes, selection: Selection, rows: pd.DataFrame, models: list[str
 
 def throughput(selection: Selection, rows: pd.DataFrame) -> Figure:
     """Images a second over parameters, a panel a mode, a line a variant."""
-    modes = sorted(rows["compiled"].unique())
+    modes = sorted(rows["mode"].unique(), key=MODES.index)
     title = "Training throughput over parameters"
     figure = canvas(1.4 + 4.2 * len(modes), 4.4, title, conditions(rows), selection.footer)
     for number, mode in enumerate(modes):
         axes = figure.add_subplot(1, len(modes), number + 1, sharey=figure.axes[0] if figure.axes else None)
-        of = rows[rows["compiled"] == mode]
+        of = rows[rows["mode"] == mode]
         for name in variants(selection, of):
             part = measured(of[of["variant"] == name], "images_per_s").sort_values("parameters")
             look = look_of(selection, name, of)
@@ -134,7 +133,7 @@ def throughput(selection: Selection, rows: pd.DataFrame) -> Figure:
             for _, row in part.iterrows():
                 place = (row["parameters"] / 1e6, row["images_per_s"])
                 axes.annotate(short(row["model"]), place, (4, 4), textcoords="offset points", size=7, color=FAINT)
-        axes.set_title(MODES[bool(mode)], fontsize=9)
+        axes.set_title(mode, fontsize=9)
         axes.set_xlabel("parameters (M)")
         axes.set_ylabel("images a second" if number == 0 else "")
         axes.set_xscale("log")
