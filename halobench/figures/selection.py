@@ -148,6 +148,13 @@ def in_group(table: pd.DataFrame, group: str) -> "pd.Series[bool]":
     return table["groups"].map(lambda groups: group in groups.split()).astype(bool)
 
 
+def of_the_device(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows without launched steps whose replayed twins are there: those show the host."""
+    keys = ["machine", "dtype", "backend", "direction", "model", "side", "block", "halo"]
+    names = pd.Series(list(rows[keys].astype(str).itertuples(index=False, name=None)), rows.index, dtype=object)
+    return rows[(rows["mode"] != "eager") | ~names.isin(set(names[rows["mode"] == "captured"]))]
+
+
 def most_common(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The rows that share the most common values of these columns; of several such values, the least."""
     if rows.empty:
