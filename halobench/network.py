@@ -14,7 +14,8 @@ class Network:
 
     ``backend`` fills the attention slots, ``None`` where the model has none. ``overrides`` are arguments of
     ``models.create``. ``label_smoothing`` changes the loss of a training step; ``magnitude`` puts RandAugment of two
-    operations at this magnitude before it, on the device and on the whole batch at once.
+    operations at this magnitude before it, on the device and on the whole batch at once. On a GPU the call of a
+    ``compiled`` network is captured as a CUDA graph and replayed; ``captured`` asks for that without compiling.
     """
 
     model: str
@@ -26,12 +27,13 @@ class Network:
     overrides: tuple[tuple[str, object], ...] = ()
     label_smoothing: float = 0.0
     magnitude: int | None = None
+    captured: bool = False
 
     @property
     def name(self) -> str:
         """A short name, such as ``halonet_h0-256-n128-bfloat16-compiled``; what is unusual is appended."""
         parts = [self.model, str(self.side), f"n{self.batch}", self.dtype]
-        parts += ["compiled"] * self.compiled
+        parts += ["compiled"] * self.compiled + ["captured"] * self.captured
         parts += [f"{name}={plain(value)}" for name, value in self.overrides]
         parts += [f"smoothing={self.label_smoothing:g}"] * bool(self.label_smoothing)
         parts += [f"randaugment={self.magnitude}"] * (self.magnitude is not None)

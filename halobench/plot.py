@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser().error(f"--index describes a folder of results, got {folder}")
     try:
         results = read_all(options.results)
-        drawn = draw(results, output, options.format, folder)
+        drawn = draw(results, output, options.format, folder if options.results[0].is_dir() else None)
         if options.index:
             write_index(results, folder, drawn)
     except (ResultsError, OSError) as error:
@@ -52,7 +52,7 @@ def draw(results: Results, output: Path, file_format: str = "png", folder: Path 
     """Draw every figure that the results have data for, and write the summaries; the figures' paths.
 
     A figure that lacks its data is left out, with a line on stdout that says why. Curves of training runs are looked
-    for below ``folder``.
+    for below ``folder``, where one is given.
     """
     if file_format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {file_format!r}")

@@ -92,6 +92,7 @@ NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {
     "side": Field("network.side", "count", required=True),
     "dtype": Field("network.dtype", "text", required=True),
     "compiled": Field("network.compiled", "flag", required=True),
+    "captured": Field("network.captured", "flag"),
     "label_smoothing": Field("network.label_smoothing", "number"),
     "magnitude": Field("network.magnitude", "count"),
     "block": Field("network.overrides.block", "text"),

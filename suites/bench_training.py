@@ -8,7 +8,8 @@
 - ``side``, ``grid``: the step over the image side, and over block and halo;
 - ``inference``: the pairs' forward passes at batch 1 and at the training batch.
 
-On a GPU the compiled ones are replayed as CUDA graphs, so that their times are the device's.
+On a GPU the compiled ones are replayed as CUDA graphs, and so are, uncompiled, those of ``side`` and ``grid``: their
+times are the device's.
 
 Tiers: ``smoke`` has reduced networks, ``default`` the pairs up to H2 and, eager, what is accelerated; ``full``
 everything.
@@ -183,7 +184,7 @@ def sides(options: Options, names: Sequence[str], values: Sequence[int], batch: 
     """The step over the side of the images."""
     for name in names:
         for side in values:
-            for own in filled(options, network(options, name, side, batch)):
+            for own in filled(options, captured(options, network(options, name, side, batch))):
                 yield case(options, own, None, "side")
 
 
@@ -193,7 +194,7 @@ def grid(
     """The step over block and halo."""
     for block in blocks:
         for halo in halos:
-            for own in filled(options, network(options, name, side, batch)):
+            for own in filled(options, captured(options, network(options, name, side, batch))):
                 yield case(options, replace(own, overrides=(("block", block), ("halo", halo))), None, "grid")
 
 
@@ -221,6 +222,11 @@ def network(
     """A network at its published side unless another is given, without a backend."""
     side = side or models.entry(model).image_size
     return Network(model, side, options.batch or batch, options.dtype, compiled=compiled)
+
+
+def captured(options: Options, launched: Network) -> Network:
+    """The network, replayed where there is a GPU: launched, its small points would show the host."""
+    return replace(launched, captured=options.device == "cuda")
 
 
 def filled(options: Options, empty: Network) -> list[Network]:

@@ -250,14 +250,14 @@ MILLIONS = {"h0": 5.5, "h1": 8.1, "h2": 9.4, "h7": 67.4, "b0": 5.3, "b1": 7.8, "
 def network_row(model, backend=None, direction="training", rival=None, **changes):
     """A row about a network whose status is OK. ``changes`` are fields of the network, or the row's own."""
     network = {"model": model, "side": 256, "batch": 128, "dtype": "bfloat16", "backend": backend, "compiled": False}
-    network |= {"overrides": {}, "label_smoothing": 0.0, "magnitude": None}
+    network |= {"overrides": {}, "label_smoothing": 0.0, "magnitude": None, "captured": False}
     network |= {name: changes.pop(name) for name in list(changes) if name in network}
     key = model.rpartition("_")[2]
     parameters = round(1e6 * MILLIONS.get(key, 20.0))
     ratio = {None: 1.0, "sdpa": 2.9, "fused": 1.2}.get(backend, 3.9) / (1.3 if network["compiled"] else 1.0)
     median = 0.06 * network["batch"] * parameters**0.5 / 1e3 * ratio * (network["side"] / 256) ** 2
     parts = [model, str(network["side"]), f"n{network['batch']}", network["dtype"]]
-    parts += ["compiled"] * network["compiled"]
+    parts += ["compiled"] * network["compiled"] + ["captured"] * network["captured"]
     name = "-".join([*parts, *(f"{key}={value}" for key, value in network["overrides"].items())])
     filled = {
         "case": f"training/{backend or 'none'}/{direction}/{name}",
@@ -276,7 +276,7 @@ def network_row(model, backend=None, direction="training", rival=None, **changes
             "low_ms": 0.98 * median,
             "high_ms": 1.03 * median,
             "host_ms": median / 2,
-            "replayed": network["compiled"],
+            "replayed": network["compiled"] or network["captured"],
         },
         "samples_ms": [0.99 * median, median, 1.02 * median],
         "clock": {"sm_mhz": 1755, "throttled": False, "reasons": []},
@@ -338,12 +338,12 @@ def table_rows():
 
 def axis_rows():
     """The step over image side, and over block and halo."""
-    same = {"groups": ["side"], "batch": 64}
+    same = {"groups": ["side"], "batch": 64, "captured": True}
     kinds = (("halonet_h1", "sdpa"), ("halonet_h1", "fused"), ("resnet50", None))
     rows = [network_row(*kind, side=side, **same) for side in (128, 257, 512) for kind in kinds]
     for block, halo in ((4, 1), (4, 3), (8, 1), (8, 3)):
         overrides = {"block": str(block), "halo": str(halo)}
-        rows.append(network_row("halonet_h1", "fused", groups=["grid"], overrides=overrides))
+        rows.append(network_row("halonet_h1", "fused", groups=["grid"], overrides=overrides, captured=True))
     return rows
 
 

@@ -16,7 +16,7 @@ from halobench.problem import Unsupported
 from halobench.train import workload
 
 EAGER = Network("resnet_mini", 32, 2, "float32")
-COMPILED = replace(EAGER, compiled=True)
+COMPILED, CAPTURED = replace(EAGER, compiled=True), replace(EAGER, captured=True)
 SETTINGS = Settings("cpu", effort=Effort(LEAST, 0.0, 0.02))
 
 
@@ -35,16 +35,17 @@ def captured(monkeypatch):
         return 17
 
     monkeypatch.setattr(torch, "compile", lambda model, **_: model)
-    monkeypatch.setattr(networks, "replays", lambda network, _: network.compiled)
+    monkeypatch.setattr(networks, "replays", lambda network, _: network.compiled or network.captured)
     monkeypatch.setattr(graphs, "side_stream", nullcontext)
     monkeypatch.setattr(graphs, "capture", capture)
     monkeypatch.setattr(memory, "peak_bytes", peak_bytes)
     return order
 
 
-def test_what_is_compiled_is_captured_after_its_memory_was_measured(captured):
+@pytest.mark.parametrize("network", [COMPILED, CAPTURED], ids=lambda network: network.name)
+def test_a_step_is_captured_after_its_memory_was_measured(captured, network):
     """A replay allocates nothing; its row has the memory of the step that the graph was made of."""
-    case = NetworkCase("training", COMPILED, "training", "cpu")
+    case = NetworkCase("training", network, "training", "cpu")
     fields = networks.measure(case, CpuClock(), SETTINGS, networks.Rivals())
     assert captured[:2] == ["peak", "capture resnet_mini"]
     assert set(captured[2:]) == {"replay"}
@@ -80,14 +81,24 @@ def test_a_replay_keeps_what_its_graph_refers_to(captured):
     assert [tensor.shape[0] for tensor in step.args] == [COMPILED.batch] * 2
 
 
-def test_what_is_replayed():
-    assert networks.replays(COMPILED, "cuda")
-    assert networks.replays(COMPILED, "cuda:0")
-    assert not networks.replays(COMPILED, "cpu")
+@pytest.mark.parametrize("network", [COMPILED, CAPTURED], ids=lambda network: network.name)
+def test_what_is_replayed(network):
+    assert networks.replays(network, "cuda")
+    assert networks.replays(network, "cuda:0")
+    assert not networks.replays(network, "cpu")
     assert not networks.replays(EAGER, "cuda")
-    assert not networks.replays(replace(COMPILED, magnitude=10), "cpu")
+    assert not networks.replays(replace(network, magnitude=10), "cpu")
     with pytest.raises(Unsupported, match=r"RandAugment draws anew .* got magnitude 10"):
-        networks.replays(replace(COMPILED, magnitude=10), "cuda")
+        networks.replays(replace(network, magnitude=10), "cuda")
+
+
+def test_what_asks_for_a_capture_on_a_cpu_is_launched_and_uncompiled(monkeypatch):
+    """Its row is that of the eager network, but for its name."""
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    own = networks.Contestant.prepare(CAPTURED, "training", "cpu", CpuClock())
+    eager = networks.Contestant.prepare(EAGER, "training", "cpu", CpuClock())
+    assert not own.replayed
+    assert own.call().equal(eager.call())
 
 
 FULL, WAITS = torch.OutOfMemoryError("out of memory"), RuntimeError("not permitted\n  while capturing")
@@ -144,6 +155,12 @@ REPLAYED = [
     Network("halonet_h0", 256, 8, "bfloat16", "fused_cuda", compiled=True),
     Network("convnet_mini", 64, 32, "bfloat16", compiled=True),
     Network("efficientnet_mini", 64, 32, "bfloat16", compiled=True),
+    Network("halonet_mini", 64, 32, "bfloat16", "strided_gather", captured=True),
+    Network("halonet_mini", 64, 32, "bfloat16", "sdpa", captured=True, overrides=(("stochastic_depth", 0.5),)),
+    Network("halonet_mini", 64, 32, "bfloat16", "fused", captured=True),
+    Network("halonet_h0", 256, 8, "bfloat16", "fused_cuda", captured=True),
+    Network("efficientnet_mini", 64, 32, "bfloat16", captured=True),
+    Network("resnet_mini", 64, 32, "bfloat16", captured=True),
 ]
 
 
@@ -182,7 +199,7 @@ def taken_from(step, tensors, start, seed):
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("clean_gpu")
-@pytest.mark.parametrize("network", REPLAYED, ids=lambda network: f"{network.model}-{network.backend}")
+@pytest.mark.parametrize("network", REPLAYED, ids=lambda network: f"{network.name}-{network.backend}")
 def test_a_replayed_step_trains_as_the_step_does(network):
     """From the same state and seed: the same losses and updates, but for the order in which atomics add up."""
     with graphs.side_stream():
@@ -203,7 +220,7 @@ def test_a_replayed_step_trains_as_the_step_does(network):
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("clean_gpu")
-@pytest.mark.parametrize("network", REPLAYED, ids=lambda network: f"{network.model}-{network.backend}")
+@pytest.mark.parametrize("network", REPLAYED, ids=lambda network: f"{network.name}-{network.backend}")
 def test_replayed_inference_is_inference(network):
     own = networks.Contestant.prepare(network, "forward", "cuda", clock_for("cuda"))
     expected = own.call.call()

@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 from halobench import plot, results
 from halobench.figures import curves, published
 from halobench.figures.selection import network_selections
-from halobench.figures.style import look
+from halobench.figures.style import canvas, look
 from tests import results_files as files
+from tests.results_files import network_row
 
 ALL = ("ratio", "memory", "throughput", "inference", "hybrids", "transfer", "components", "side", "grid")
 
@@ -44,6 +45,117 @@ def test_the_ratio_is_the_paired_one_beside_the_line_at_one(drawn):
     wanted = rows[(rows["backend"] == "sdpa") & ~rows["compiled"].astype(bool)].sort_values("model")["ratio"].tolist()
     assert drawn_line(eager, "sdpa").get_ydata() == pytest.approx(wanted)
     assert any(list(line.get_ydata()) == [1, 1] for line in eager.lines)
+
+
+def several_files(folder, *groups):
+    """The figures of one file for each of these lists of rows."""
+    folder.mkdir()
+    for number, rows in enumerate(groups):
+        files.write(folder / f"{number}.json", rows, gpu=files.H100)
+    (selection,) = network_selections(results.read_all([folder]))
+    with look():
+        return dict(plot.network_figures(selection))
+
+
+def pair(number, batch, **changes):
+    own, rival = f"halonet_h{number}", f"efficientnet_b{number}"
+    return [network_row(rival, batch=batch, **changes), network_row(own, "fused", rival=rival, batch=batch, **changes)]
+
+
+def test_pairs_of_several_files_stand_in_one_figure_and_each_says_its_batch(tmp_path):
+    """A panel has the pairs that were measured in its mode."""
+    groups = [pair(number, batch, compiled=True) for number, batch in ((7, 16), (1, 128), (0, 128), (2, 64))]
+    figures = several_files(tmp_path / "all", *groups, pair(0, 128))
+    for name in ("ratio", "memory"):
+        eager, compiled = figures[name].axes
+        assert [tick.get_text() for tick in eager.get_xticklabels()] == ["H0 : B0\nbatch 128"]
+        ticks = [tick.get_text() for tick in compiled.get_xticklabels()]
+        batches = (128, 128, 64, 16)
+        assert ticks == [f"H{n} : B{n}\nbatch {batch}" for n, batch in zip((0, 1, 2, 7), batches, strict=True)]
+        assert len(drawn_line(compiled, "fused").get_xdata()) == 4
+    for name in ("ratio", "memory", "throughput"):
+        said = [text.get_text() for text in figures[name].texts]
+        assert any(line.startswith("batch 128 (H0, H1), 64 (H2), 16 (H7), channels-last") for line in said)
+
+
+def test_no_number_of_a_ratio_lies_on_another_mark(tmp_path):
+    """Of two close ratios the larger one's number is above, the smaller one's below."""
+    rows = pair(1, 128)
+    for backend, ratio in (("sdpa", 5.9), ("naive_unfold", 6.5), ("flex", 3.9)):
+        row = network_row("halonet_h1", backend, rival="efficientnet_b1", batch=128)
+        row["paired"] |= {"ratio": ratio, "ratio_low": 0.99 * ratio, "ratio_high": 1.01 * ratio}
+        rows.append(row)
+    (axes,) = several_files(tmp_path / "close", rows)["ratio"].axes
+    axes.figure.draw_without_rendering()
+    texts = {text.get_text(): text.get_window_extent() for text in axes.texts}
+    assert set(texts) == {"1.20", "3.90", "5.90", "6.50"}
+    radius = 2 * axes.figure.dpi / 72  # of what is seen of a mark
+    places = [axes.transData.transform((0, ratio))[1] for ratio in (1, 1.2, 3.9, 5.9, 6.5)]
+    assert not [text for text, box in texts.items() for y in places if box.y0 - radius < y < box.y1 + radius]
+    assert not [one for one, box in texts.items() if box.count_overlaps(texts.values()) > 1]
+
+
+def test_a_network_is_named_once_in_a_panel_at_its_fastest(drawn):
+    _, figures = drawn
+    eager = figures["throughput"].axes[0]
+    names = {text.get_text(): text for text in eager.texts}
+    assert (
+        sorted(names)
+        == sorted(text.get_text() for text in eager.texts)
+        == ["B0", "B1", "B2", "B7", "H0", "H1", "H2", "H7"]
+    )
+    assert names["H1"].xy[1] == max(
+        line.get_ydata()[1] for line in eager.lines if line.get_label() in ("sdpa", "fused")
+    )
+
+
+def test_memory_shows_variants_that_need_the_same(drawn):
+    """Both lines are seen."""
+    _, figures = drawn
+    axes = figures["memory"].axes[0]
+    places = [tuple(drawn_line(axes, name).get_xdata()) for name in ("EfficientNet", "sdpa", "fused")]
+    assert len(set(places)) == 3
+    assert all(abs(place - round(place)) < 0.3 for places_of in places for place in places_of)
+
+
+def test_replayed_steps_take_the_place_of_launched_ones(tmp_path):
+    """Over block and halo and over the side; what has no replayed twin stays, and of several batches the largest."""
+    grid = {"groups": ["grid"], "backend": "fused", "overrides": {"block": "8", "halo": "3"}}
+    launched = network_row("halonet_h1", **grid)
+    replayed, smaller = (network_row("halonet_h1", **grid, captured=True, batch=batch) for batch in (64, 32))
+    alone = network_row("halonet_h1", **grid | {"overrides": {"block": "8", "halo": "1"}})
+    sides = [
+        network_row("resnet50", groups=["side"], side=side, captured=captured)
+        for side, captured in ((128, True), (256, True), (256, False), (512, False))
+    ]
+    figures = several_files(tmp_path / "both", [launched, alone, *sides], [replayed, smaller])
+    cells = [text.get_text() for text in figures["grid"].axes[0].texts]
+    assert cells == [f"{row['latency']['median_ms']:.3g}" for row in (alone, replayed)]
+    line = next(line for line in figures["side"].axes[0].lines if len(line.get_xdata()) > 1)
+    assert list(line.get_xdata()) == [128, 256, 512]
+
+
+def test_a_single_side_is_no_axis(tmp_path):
+    """The baseline of the components belongs to the axis, too."""
+    figures = several_files(tmp_path / "one", [network_row("resnet50", groups=["components", "side"])])
+    assert figures["side"] == "no training step of group 'side' was measured at two sides"
+
+
+def test_figures_say_how_their_networks_are_called(drawn):
+    _, figures = drawn
+    said = {name: figures[name].texts[1].get_text() for name in ("grid", "side", "hybrids", "components", "ratio")}
+    assert all("eager steps replayed as a CUDA graph" in said[name] for name in ("grid", "side"))
+    assert ", compiled, " in said["hybrids"]
+    assert ", eager, " in said["components"]
+    assert "eager" not in said["ratio"]  # its panels say so
+
+
+def test_a_figure_is_as_wide_as_its_lines():
+    """A footer names many files; a grid of one backend is narrow."""
+    figure = canvas(3.0, 2.0, "title", "subtitle", "footer " * 40)
+    for line in figure.texts:
+        extent = line.get_window_extent()
+        assert 0 < extent.x0 < extent.x1 < figure.get_size_inches()[0] * figure.dpi
 
 
 def test_memory_and_throughput_show_the_rival_too(drawn):
@@ -140,6 +252,15 @@ def test_curves_of_another_kind_are_skipped_with_a_line(tmp_path, capsys):
     found = curves.read(tmp_path / "curves", "curves.csv", curves.CURVES)
     assert len(found) == 6
     assert "it has no column model, backend" in capsys.readouterr().err
+
+
+def test_a_file_that_is_named_is_drawn_alone(tmp_path):
+    """The training runs beside it are not its own."""
+    files.write(tmp_path / "mine.json", pair(0, 128), gpu=files.H100)
+    runs(tmp_path)
+    assert plot.main([str(tmp_path / "mine.json"), "--output", str(tmp_path / "out")]) == 0
+    drawn = {path.stem.rpartition("-")[2] for path in (tmp_path / "out").glob("*.png")}
+    assert drawn == {"ratio", "memory", "throughput"}
 
 
 def test_the_command_draws_and_writes_networks_and_curves(tmp_path):

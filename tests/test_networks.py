@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from halobench import results
+from halobench.figures.selection import network_selections
 from halobench.measure import conformance, networks, steps
 from halobench.measure.clock import Burst, CpuClock
 from halobench.measure.engine import Settings
@@ -229,8 +230,17 @@ def test_rows_of_networks_are_a_table_of_their_own(tmp_path):
     assert (len(read.table), len(read.networks)) == (1, 1)
     assert read.networks["model"].tolist() == ["halonet_h1"]
     assert read.networks["ratio"].notna().all()
-    assert read.networks["replayed"].tolist() == [False]
+    assert read.networks["replayed"].tolist() == read.networks["captured"].tolist() == [False]
     assert len(read.samples_ms) == 2
+
+
+def test_a_file_from_before_there_were_captured_networks_is_read(tmp_path):
+    old = results_files.network_row("halonet_h1", "sdpa")
+    del old["network"]["captured"]
+    path = results_files.write(tmp_path / "old.json", [old], gpu=results_files.H100)
+    (selection,) = network_selections(results.read(path))
+    assert selection.table["captured"].isna().all()
+    assert selection.table["mode"].tolist() == ["eager"]
 
 
 def test_an_impossible_network_row_is_refused():
@@ -241,21 +251,21 @@ def test_an_impossible_network_row_is_refused():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("compiled", [False, True])
-def test_a_network_on_a_gpu(compiled):
+@pytest.mark.parametrize("mode", [{}, {"compiled": True}, {"captured": True}], ids=str)
+def test_a_network_on_a_gpu(mode):
     """With clock, energy where the step is long enough, memory of the allocator, and the rival in turn."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    own = Network("halonet_mini", 64, 256, "bfloat16", "sdpa", compiled=compiled)
-    rival = Network("resnet_mini", 64, 256, "bfloat16", compiled=compiled)
+    own = Network("halonet_mini", 64, 256, "bfloat16", "sdpa", **mode)
+    rival = Network("resnet_mini", 64, 256, "bfloat16", **mode)
     with Session(Settings("cuda"), timeout_s=180) as session:
         row = session.measure(NetworkCase("training", own, "training", "cuda", rival=rival, energy=True))
     assert (row["status"], row["reason"]) == ("OK", None)
     assert row["paired"]["ratio"] > 0
     assert row["memory"]["peak_bytes"] > row["memory"]["resident_bytes"] + own.batch * 3 * 64 * 64 * 2
     assert checked_row(row)["images_per_s"] > 0
-    assert row["latency"]["replayed"] is compiled
-    if compiled:
+    assert row["latency"]["replayed"] is bool(mode)
+    if own.compiled:
         assert row["throughput"]["first_step_s"] > 10 * row["latency"]["median_ms"] / 1e3
 
 

@@ -8,8 +8,10 @@ import time
 
 import pytest
 
+from halobench.report import charts, network_charts
 from halobench.report.__main__ import main
 from halobench.report.page import page
+from halobench.report.points import points
 from halobench.results import read_all
 from tests import results_files as files
 
@@ -363,10 +365,35 @@ def test_networks_are_drawn_over_their_size(browser, pages):
     wanted = [row["throughput"]["images_per_s"] for row in rows if not row["network"]["compiled"]]
     drawn = [float(re.search(r"value: ([\d.]+)", label)[1]) for label in marks(browser, "networks")]
     assert sorted(drawn) == pytest.approx(sorted(wanted), rel=1e-6)
-    choose(browser, "networks", "view", "training step, eager, over image side (pixels)")
+    choose(browser, "networks", "view", "training step, captured, over image side (pixels)")
     wait(lambda: len(marks(browser, "networks")) == 9)
     choose(browser, "networks", "metric", "peak memory (MiB)")
     wait(lambda: "peak memory (MiB)" in browser.find_element("css selector", "#networks svg.marks").text)
+
+
+def test_pairs_of_different_batches_are_one_line_and_each_batch_of_inference_is_one(tmp_path):
+    """Large networks need smaller batches; inference is measured at two of each network."""
+    for number, batch in ((0, 128), (1, 128), (7, 16)):
+        rows = [files.network_row(f"halonet_h{number}", "fused", batch=batch)]
+        rows += [files.network_row(f"halonet_h{number}", "fused", "forward", batch=of) for of in (1, batch)]
+        files.write(tmp_path / f"{number}.json", rows, gpu=files.H100)
+    rows = points(read_all([tmp_path]))
+    lines = rows.assign(line=network_charts.apart(rows)).groupby("direction")["line"].unique()
+    assert list(lines["training"]) == [""]
+    assert sorted(lines["forward"]) == ["1.0", "128.0", "16.0"]
+
+
+def test_cells_of_block_and_halo_are_of_replayed_steps_where_there_are_any(tmp_path):
+    """A launched step would lie in the same cell; cells of operators stay as they are."""
+    same = {"groups": ["grid"], "overrides": {"block": "8", "halo": "3"}}
+    rows = [files.network_row("halonet_h1", "fused", **same, captured=captured) for captured in (False, True)]
+    files.write(tmp_path / "mine.json", [files.row(groups=["grid"]), *rows], gpu=files.H100)
+    results = read_all([tmp_path])
+    (grid,) = [figure for figure in charts.draw(results, points(results)) if figure.name == "grid"]
+    (drawn,) = grid.spec()["datasets"].values()
+    wanted = ["operator", "training"]
+    assert sorted(row["suite"] for row in drawn) == wanted
+    assert [row["case"].endswith("captured-block=8-halo=3") for row in drawn if row["suite"] == "training"] == [True]
 
 
 def test_networks_stand_in_the_table_of_all_cases(browser, pages):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def test_rivals_share_batch_dtype_and_mode(tier):
     assert paired
     for case in paired:
         own, rival = case.network, case.rival
-        assert (own.batch, own.dtype, own.compiled) == (rival.batch, rival.dtype, rival.compiled)
+        assert (own.batch, own.dtype) == (rival.batch, rival.dtype)
+        assert (own.compiled, own.captured) == (rival.compiled, rival.captured)
         if {"pairs", "hybrids"} & set(case.groups) and tier != "smoke":
             assert own.side == models.entry(own.model).image_size
             assert rival.side == models.entry(rival.model).image_size
@@ -111,6 +113,20 @@ def test_inference_is_measured_at_batch_1_and_large():
     inference = [case for case in cases("full") if "inference" in case.groups]
     assert {case.network.batch for case in inference} == {1, 128}
     assert {case.direction for case in inference} == {"forward"}
+
+
+@pytest.mark.parametrize(("tier", "device"), [("full", "cuda"), ("smoke", "cuda"), ("full", "cpu"), ("smoke", "cpu")])
+def test_the_axes_are_captured_on_a_gpu_and_nothing_else_is(tier, device):
+    """Launched, their small points would show the host, and to compile each takes a minute."""
+    found = list(bench_training.cases(replace(options(tier), device=device)))
+    for case in found:
+        on_axes = {"side", "grid"} & set(case.groups)
+        assert case.network.captured == bool(on_axes and device == "cuda")
+        assert not (case.network.captured and case.network.compiled)
+        assert ("captured" in case.name) == case.network.captured == case.row()["network"]["captured"]
+        if case.network.captured:
+            assert on_axes == set(case.groups)
+    assert {"side", "grid"} <= {group for case in found for group in case.groups}
 
 
 def test_components_add_what_they_say():

@@ -7,18 +7,27 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from halobench.figures.heat import cells, failures, latency
 from halobench.figures.networks import SUITE, conditions, look_of, plain_log, variants
-from halobench.figures.selection import NO_BACKEND, Drawn, Selection, measured
+from halobench.figures.selection import NO_BACKEND, Drawn, Selection, measured, of_the_device
 from halobench.figures.style import canvas, entry, failure_entry, legend
 from halobench.results import OK, STATUSES
 
 
 def draw(selection: Selection) -> Drawn:
     """The figures of groups side and grid."""
-    rows = selection.rows(SUITE, "side", "training")
-    yield "side", over_side(selection, rows) if len(measured(rows)) else "no training step of group 'side' was measured"
-    rows = selection.rows(SUITE, "grid", "training")
+    rows = one_each(selection.rows(SUITE, "side", "training"))
+    if len(set(measured(rows)["side"])) > 1:
+        yield "side", over_side(selection, rows)
+    else:
+        yield "side", "no training step of group 'side' was measured at two sides"
+    rows = one_each(selection.rows(SUITE, "grid", "training"))
     rows = rows[rows["block"].notna() & rows["halo"].notna()]
     yield "grid", over_grid(selection, rows) if len(measured(rows)) else "no training step of group 'grid' was measured"
+
+
+def one_each(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a point: replayed where there is such a one, at the largest batch that was measured."""
+    ordered = of_the_device(rows).sort_values("batch", na_position="first", kind="stable")
+    return ordered.drop_duplicates(["variant", "model", "side", "block", "halo"], keep="last").sort_index()
 
 
 def over_side(selection: Selection, rows: pd.DataFrame) -> Figure:

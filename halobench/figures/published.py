@@ -136,7 +136,7 @@ def bars(axes: Axes, selection: Selection, groups: list[Group], label: str) -> N
         place = number - 0.4 + width / 2
         if group.published is not None:
             axes.bar(place, group.published, width * 0.94, color=PUBLISHED)
-            axes.text(place, group.published, f"{group.published:.2g}", ha="center", va="bottom", size=7)
+            at_foot(axes, place, f"{group.published:.2g}")
         place += width if any(other.published for other in groups) else 0
         for name in names:
             for _, row in group.rows[group.rows["variant"] == name].head(1).iterrows():
@@ -145,6 +145,8 @@ def bars(axes: Axes, selection: Selection, groups: list[Group], label: str) -> N
     axes.axhline(1, color=INK, linewidth=1.2)
     axes.set_xticks(np.arange(len(groups)), [group.label.replace(" (", "\n(") for group in groups], size=8)
     axes.set_ylabel(label)
+    spare = max(0, 3 - len(groups)) / 2  # so that a single group has no giant bars
+    axes.set_xlim(-0.5 - spare, len(groups) - 0.5 + spare)
     axes.grid(visible=False, axis="x")
     axes.margins(y=0.12)
 
@@ -157,7 +159,14 @@ def one_bar(axes: Axes, row: "pd.Series[Any]", place: float, width: float, colou
         return
     axes.bar(place, row["ratio"], width * 0.94, color=colour)
     axes.vlines(place, row["ratio_low"], row["ratio_high"], color=INK, linewidth=1.1)
-    axes.text(place, row["ratio_high"], f"{row['ratio']:.2f}", ha="center", va="bottom", size=7)
+    at_foot(axes, place, f"{row['ratio']:.2f}")
+
+
+def at_foot(axes: Axes, place: float, number: str) -> None:
+    """A bar's number, where no interval and no line is in its way."""
+    paper = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+    place_of = axes.get_xaxis_transform()
+    axes.text(place, 0.03, number, transform=place_of, ha="center", va="bottom", size=7, color=INK, bbox=paper)
 
 
 def finish(figure: Figure, selection: Selection, rows: pd.DataFrame, *, published: bool) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -14,6 +15,7 @@ AXES = ("side", "block", "halo")
 SHAPE = ("stride", "height", "width", "batch", "heads", "key_dim", "value_dim", "relative")
 BASELINE = "naive_unfold"
 NO_BACKEND = "none"  # of models without attention slots
+MODES = ("eager", "captured", "compiled")  # how a network is called; captured is eager, replayed as a CUDA graph
 FAMILIES = {
     "efficientnet": "EfficientNet",
     "resnet": "ResNet",
@@ -102,7 +104,11 @@ def operators(results: Results) -> pd.DataFrame:
 def networks(results: Results) -> pd.DataFrame:
     """All rows about whole networks. A variant is a backend, or a family of models that have none."""
     table = results.networks
-    return table.assign(variant=table["backend"].where(table["backend"] != NO_BACKEND, table["model"].map(family)))
+    variants = table["backend"].where(table["backend"] != NO_BACKEND, table["model"].map(family))
+    # Files from before there were captured networks do not say whether one is.
+    modes = np.where(table["captured"].fillna(value=False).astype(bool), "captured", "eager")
+    modes = np.where(table["compiled"].astype(bool), "compiled", modes)
+    return table.assign(variant=variants, mode=modes)
 
 
 def newest(table: pd.DataFrame, results: Results) -> pd.DataFrame:
@@ -140,6 +146,13 @@ def variant(backend: str, border: str, stride: int) -> str:
 def in_group(table: pd.DataFrame, group: str) -> "pd.Series[bool]":
     """Which rows belong to the group."""
     return table["groups"].map(lambda groups: group in groups.split()).astype(bool)
+
+
+def of_the_device(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows without launched steps whose replayed twins are there: those show the host."""
+    keys = ["machine", "dtype", "backend", "direction", "model", "side", "block", "halo"]
+    names = pd.Series(list(rows[keys].astype(str).itertuples(index=False, name=None)), rows.index, dtype=object)
+    return rows[(rows["mode"] != "eager") | ~names.isin(set(names[rows["mode"] == "captured"]))]
 
 
 def most_common(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

@@ -86,12 +86,19 @@ def look() -> Iterator[None]:
 
 
 def canvas(width: float, height: float, title: str, subtitle: str, footer: str) -> Figure:
-    """An empty figure of this size in inches, with a title and the footer, and room kept for both."""
+    """An empty figure of this size in inches, wider if a line needs it, with titles and footer, and room for them."""
     figure = Figure((width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.text(EDGE / width, 1 - 0.09 / height, title, size=11, weight="bold", va="top", color=INK)
-    figure.text(EDGE / width, 1 - 0.32 / height, subtitle, size=8.5, va="top", color=INK)
-    figure.text(EDGE / width, 0.06 / height, footer, size=7, va="bottom", color="#555555")
+    lines = [
+        figure.text(0, 1 - 0.09 / height, title, size=11, weight="bold", va="top", color=INK),
+        figure.text(0, 1 - 0.32 / height, subtitle, size=8.5, va="top", color=INK),
+        figure.text(0, 0.06 / height, footer, size=7, va="bottom", color="#555555"),
+    ]
+    widest = max(line.get_window_extent().width for line in lines) / figure.dpi
+    width = max(width, widest + 2 * EDGE)
+    figure.set_size_inches(width, height)
+    for line in lines:
+        line.set_x(EDGE / width)
     keep(figure, FOOTER)
     return figure
 

@@ -51,7 +51,7 @@ def network_lines(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     head = ["network", "backend", "direction", "batch", "ms [95 %]", "images/s", "peak GiB", "J/image"]
     head += ["first step s", "over its rival [95 %]", "rival"]
     lines = []
-    for _, row in rows.sort_values(["direction", "side", "model", "compiled", "case"]).iterrows():
+    for _, row in rows.sort_values(["direction", "side", "model", "mode", "case"]).iterrows():
         ratio = "-"
         if pd.notna(row["ratio"]):
             ratio = f"{row['ratio']:.3f} [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}]"

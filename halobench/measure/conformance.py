@@ -34,10 +34,10 @@ def verify(network: Network, direction: Direction, device: str) -> dict[str, Any
     """
     if network.backend is None:
         return None
-    return dict(checked(replace(network, compiled=False, batch=IMAGES), direction, device))
+    return dict(checked(replace(network, compiled=False, captured=False, batch=IMAGES), direction, device))
 
 
-@lru_cache(maxsize=8)  # eager and compiled networks have the same layers
+@lru_cache(maxsize=8)  # eager, captured and compiled networks have the same layers
 def checked(network: Network, direction: Direction, device: str) -> dict[str, Any]:
     """``verify``, for a network with attention slots."""
     assert network.backend is not None

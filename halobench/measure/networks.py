@@ -86,17 +86,17 @@ class Contestant:
 
 
 def replays(network: Network, device: str) -> bool:
-    """Whether this network is measured by replaying its call: a compiled one on a GPU.
+    """Whether this network is measured by replaying its call: a compiled one on a GPU, or one that asks for it.
 
     Raises:
         Unsupported: each of its steps draws on the host, and a graph would repeat one draw.
     """
-    if not network.compiled or torch.device(device).type != "cuda":
+    if not (network.compiled or network.captured) or torch.device(device).type != "cuda":
         return False
     if network.magnitude is not None:
         raise Unsupported(
             f"RandAugment draws anew on the host in each step, a CUDA graph would repeat one draw: "
-            f"on a GPU, not compiled only, got magnitude {network.magnitude}"
+            f"on a GPU neither compiled nor captured, got magnitude {network.magnitude}"
         )
     return True
 

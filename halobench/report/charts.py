@@ -7,7 +7,7 @@ import altair as alt
 import pandas as pd
 
 from halobench.figures.scaling import LABELS
-from halobench.figures.selection import AXES, in_group, measured, selections
+from halobench.figures.selection import AXES, in_group, measured, of_the_device, selections
 from halobench.report.chart import (
     HEIGHT,
     WIDTH,
@@ -42,7 +42,7 @@ def draw(results: Results, every: pd.DataFrame) -> Iterator[Figure]:
     reference = at_reference(results, rows)
     if not measured(reference).empty:
         yield bars(reference)
-    grid = every[in_group(every, "grid") & every["block"].notna() & every["halo"].notna()]
+    grid = of_the_device(every[in_group(every, "grid") & every["block"].notna() & every["halo"].notna()])
     if not measured(grid).empty:
         yield block_by_halo(grid)
     stages = rows[in_group(rows, "stages") & rows["label"].notna()]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import pandas as pd
 
 from halobench.figures.bars import with_speedup
-from halobench.figures.networks import MODES
 from halobench.figures.selection import Selection, held, in_group, measured, network_selections, selections
 from halobench.figures.summary import memory, network_lines, number, share, speedup, time
 from halobench.report.points import STEPS
@@ -82,7 +81,7 @@ def standing(best: pd.DataFrame) -> str:
     for way in DIRECTIONS:
         said = [
             f"{row['model']} takes {row['ratio']:.3g} times as long as {row['rival']} ({row['variant']}, "
-            f"{MODES[bool(row['compiled'])]}, batch {number(row['batch'])}, side {row['side']})"
+            f"{row['mode']}, batch {number(row['batch'])}, side {row['side']})"
             for _, row in measured(best[best["direction"] == way], "ratio").iterrows()
         ]
         if said:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from halobench.figures import published
 from halobench.figures.networks import short
-from halobench.figures.selection import in_group, measured
+from halobench.figures.selection import NO_BACKEND, in_group, measured
 from halobench.report.chart import (
     HEIGHT,
     INHERIT,
@@ -35,11 +35,20 @@ def draw(rows: pd.DataFrame) -> Iterator[Figure]:
     pairs = measured(networks[in_group(networks, "pairs") | in_group(networks, "inference")], "parameters")
     sides = measured(networks[in_group(networks, "side")])
     along = [
-        pairs.assign(over="parameters (millions)", at=pairs["parameters"] * 1e-6, line=pairs["batch"].astype(str)),
+        pairs.assign(over="parameters (millions)", at=pairs["parameters"] * 1e-6, line=apart(pairs)),
         sides.assign(over="image side (pixels)", at=sides["side"], line=sides["model"]),
     ]
     if not all(part.empty for part in along):
         yield over_size(pd.concat([part for part in along if not part.empty], ignore_index=True))
+
+
+def apart(rows: pd.DataFrame) -> "pd.Series[str]":
+    """The batch of each row, for a line each, in the directions in which networks were measured at several.
+
+    Where each network has one batch, nothing: large networks, which need smaller ones, are in one line with the others.
+    """
+    batches = rows.groupby(["on", "mode", "direction", "variant", "model"])["batch"].transform("nunique")
+    return rows["batch"].astype(str).where((batches > 1).groupby(rows["direction"]).transform("any"), "")
 
 
 def against_rivals(rows: pd.DataFrame) -> Figure:
@@ -49,9 +58,9 @@ def against_rivals(rows: pd.DataFrame) -> Figure:
     made = {"comparison": choice("comparison", "comparison", comparisons), **choices(rows)}
     del made["suite"], made["direction"]
     colour, shape = looks(rows)
-    about_rivals = ("network", "rival", "ratio", "over_rival", "reason")
+    about_rivals = ("network", "batch", "rival", "ratio", "over_rival", "reason")
     columns = ("comparison", "published", "ratio_low", "ratio_high", "fate", *about_rivals)
-    line = alt.Y("network:N", title=None, axis=alt.Axis(labelLimit=360))
+    line = alt.Y("network:N", title=None, axis=alt.Axis(labelLimit=480))
     offset = alt.YOffset("variant:N", sort=listed(rows, "variant"))
     base = filtered(rows, made, *columns).encode(y=line, yOffset=offset, color=colour)
     ends = rows[["ratio_low", "ratio_high", "published"]].assign(equal=1.0).astype(float)
@@ -110,15 +119,17 @@ def over_size(rows: pd.DataFrame) -> Figure:
     made = {"view": choice("view", "view", views), **choices(rows)}
     del made["suite"], made["direction"]
     colour, shape = looks(rows)
-    base = by_metric(filtered(rows, made, "view", "at", "line", "model", "short"), metric).encode(
+    base = by_metric(filtered(rows, made, "view", "at", "line", "model", "short", "batch"), metric).encode(
         x=alt.X("at:Q", title=None, scale=alt.Scale(type="log", nice=False, padding=30)),
         y=alt.Y("value:Q", title=None, scale=alt.Scale(type="log", nice=False, padding=20)),
         color=colour,
     )
+    # A network and its rival may be at one place.
+    aside = alt.ExprRef(expr=f"datum.backend == '{NO_BACKEND}' ? 12 : -10")
     chart = alt.layer(
         base.mark_line(strokeWidth=1.5).encode(detail="line:N"),
-        base.mark_point(filled=True, size=70).encode(shape=shape, tooltip=hover("model")),
-        base.mark_text(dy=-10, fontSize=9).encode(text="short:N", color=alt.value(INHERIT)),
+        base.mark_point(filled=True, size=70).encode(shape=shape, tooltip=hover("model", "batch")),
+        base.mark_text(dy=aside, fontSize=9).encode(text="short:N", color=alt.value(INHERIT)),
     )
     title = metric_title(metric, "", view="view")
     chart = chart.add_params(*made.values(), metric).properties(width=WIDTH, height=HEIGHT, title=title)

@@ -2,7 +2,6 @@
 
 import pandas as pd
 
-from halobench.figures.networks import MODES
 from halobench.figures.selection import commit_of, networks, newest, operators
 from halobench.results import Header, Results
 
@@ -40,7 +39,6 @@ def of_networks(results: Results) -> pd.DataFrame:
     rows = networks(results)
     return rows.assign(
         network=[case.rpartition("/")[2] for case in rows["case"]],
-        mode=[MODES[bool(compiled)] for compiled in rows["compiled"]],
         height=rows["side"],
         width=rows["side"],
         block=pd.to_numeric(rows["block"], errors="coerce"),
