@@ -8,8 +8,8 @@
 - ``side``, ``grid``: the step over the image side, and over block and halo;
 - ``inference``: the pairs' forward passes at batch 1 and at the training batch.
 
-On a GPU the compiled ones are replayed as CUDA graphs, and so are, uncompiled, those of ``side`` and ``grid``: their
-times are the device's.
+On a GPU the compiled ones are replayed as CUDA graphs, and so are, uncompiled, those of ``side``, ``grid`` and
+``components`` but for RandAugment: their times are the device's.
 
 Tiers: ``smoke`` has reduced networks, ``default`` the pairs up to H2 and, eager, what is accelerated; ``full``
 everything.
@@ -169,15 +169,15 @@ def transfer(options: Options) -> Iterator[NetworkCase]:
 
 
 def components(options: Options, name: str, side: int, batch: int) -> Iterator[NetworkCase]:
-    """Each line of the table, in turn with the baseline of the same family."""
+    """Each line of the table, in turn with the baseline of the same family, which is called as it is."""
     resnet = network(options, "resnet50", side, batch)
-    for line in COMPONENTS:
-        own = line.of_resnet(resnet)
-        yield case(options, own, None if own == resnet else resnet, "components", label=line.label)
-    for base in filled(options, network(options, name, side, batch))[:1]:
+    families = [(resnet, Component.of_resnet)]
+    families += [(one, Component.of_halonet) for one in filled(options, network(options, name, side, batch))[:1]]
+    for base, changed in families:
         for line in COMPONENTS:
-            own = line.of_halonet(base)
-            yield case(options, own, None if own == base else base, "components", label=line.label)
+            launched = line.magnitude is not None  # it draws on the host
+            rival, own = (one if launched else captured(options, one) for one in (base, changed(line, base)))
+            yield case(options, own, None if own == rival else rival, "components", label=line.label)
 
 
 def sides(options: Options, names: Sequence[str], values: Sequence[int], batch: int = BATCH) -> Iterator[NetworkCase]:

@@ -116,16 +116,18 @@ def test_inference_is_measured_at_batch_1_and_large():
 
 
 @pytest.mark.parametrize(("tier", "device"), [("full", "cuda"), ("smoke", "cuda"), ("full", "cpu"), ("smoke", "cpu")])
-def test_the_axes_are_captured_on_a_gpu_and_nothing_else_is(tier, device):
+def test_axes_and_components_are_captured_on_a_gpu_and_nothing_else_is(tier, device):
     """Launched, their small points would show the host, and to compile each takes a minute."""
     found = list(bench_training.cases(replace(options(tier), device=device)))
+    asking = {"side", "grid", "components"}
     for case in found:
-        on_axes = {"side", "grid"} & set(case.groups)
-        assert case.network.captured == bool(on_axes and device == "cuda")
+        asks = bool(asking & set(case.groups)) and case.network.magnitude is None
+        assert case.network.captured == (asks and device == "cuda")
+        assert case.rival is None or case.rival.captured == case.network.captured
         assert not (case.network.captured and case.network.compiled)
         assert ("captured" in case.name) == case.network.captured == case.row()["network"]["captured"]
         if case.network.captured:
-            assert on_axes == set(case.groups)
+            assert asking >= set(case.groups)
     assert {"side", "grid"} <= {group for case in found for group in case.groups}
 
 
