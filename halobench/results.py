@@ -101,8 +101,9 @@ class Results:
 
     @property
     def by_age(self) -> list[str]:
-        """The files, the oldest first."""
-        return sorted(self.headers, key=lambda file: (self.headers[file].datetime or "", file))
+        """The files, the oldest first. A journal bears no date and comes last: a run that goes on would finish it."""
+        order = {file: (not header.complete, header.datetime or "", file) for file, header in self.headers.items()}
+        return sorted(self.headers, key=order.__getitem__)
 
 
 @dataclass(frozen=True)

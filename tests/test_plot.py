@@ -217,6 +217,17 @@ def test_of_a_case_measured_twice_the_newest_counts(tmp_path):
     assert [header.file for header in selection.headers] == ["a.json"]
 
 
+def test_of_a_case_in_a_journal_and_a_finished_run_the_journal_counts(tmp_path):
+    """It bears no date; its run was begun after those that are finished, or it would be finished, too."""
+    old, new = files.row(), files.row()
+    new["latency"]["median_ms"] *= 2
+    files.write_journal(tmp_path / "a.jsonl", [new], gpu=files.H100)
+    files.write(tmp_path / "b.json", [old], gpu=files.H100)
+    (selection,) = selections(results.read_all(tmp_path))
+    assert list(selection.table["median_ms"]) == [new["latency"]["median_ms"]]
+    assert "a.jsonl: the run did not finish" in selection.footer
+
+
 def test_machines_and_dtypes_get_figures_of_their_own(tmp_path):
     few = [files.row(name, groups=["side"]) for name in ("naive_unfold", "sdpa")]
     files.write(tmp_path / "h100.json", few, gpu=files.H100)
