@@ -7,6 +7,7 @@ counts as one that did not. Starting Python and importing PyTorch come before.
 
 import argparse
 import csv
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     add("--batch", type=int, default=256)
     add("--image-size", type=int, default=64, metavar="PIXELS")
     add("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
-    add("--workers", type=int, default=4, help="processes that read images (default: %(default)s)")
+    add("--workers", type=int, default=os.cpu_count(), help="processes that read images (default: one a core)")
     return command
 
 
