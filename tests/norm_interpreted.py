@@ -6,12 +6,16 @@
 
 import json
 import traceback
+from collections.abc import Callable
+from functools import partial
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halobench.models.norm.module import NormActivation
+from halobench.models.norm.operator import norm_activation
 
 # Batch, channels, height and width; pooled, with a shortcut; activation; dtype. Rows and channels fill tiles or do not.
 CASES: dict[str, tuple[tuple[int, int, int, int], bool, bool, type[nn.Module], torch.dtype]] = {
@@ -23,6 +27,10 @@ CASES: dict[str, tuple[tuple[int, int, int, int], bool, bool, type[nn.Module], t
     "pooled": ((2, 64, 9, 8), True, False, nn.SiLU, torch.float32),
     "pooled_relu": ((2, 16, 8, 7), True, False, nn.ReLU, torch.float32),
     "pooled_row": ((1, 16, 1, 6), True, False, nn.SiLU, torch.float32),
+    "pooled_column": ((1, 16, 6, 1), True, False, nn.ReLU, torch.float32),
+    "pooled_channel": ((3, 1, 7, 4), True, False, nn.SiLU, torch.float32),
+    "channel": ((3, 1, 4, 5), False, True, nn.SiLU, torch.float32),
+    "row": ((2, 9, 1, 5), False, False, nn.SiLU, torch.float32),
     "half": ((2, 24, 7, 5), False, True, nn.SiLU, torch.float16),
     "pooled_half": ((2, 24, 7, 5), True, False, nn.SiLU, torch.float16),
 }
@@ -76,12 +84,77 @@ def reference(
     return F.max_pool2d(output, 3, stride=2, padding=1) if module.pooled else output
 
 
+def what_is_no_number_shows(device: str) -> None:
+    """A NaN or an infinity of the map is in all of its channel and its variance; one of the shortcut in its pixel."""
+    channel = torch.arange(8, device=device) == 3
+    for wrong, activation, pooled in product((torch.nan, torch.inf, -torch.inf), (nn.ReLU, nn.SiLU), (False, True)):
+        module = NormActivation(8, activation, pooled=pooled).to(device)
+        pixels = torch.randn(2, 8, 5, 4, device=device)
+        pixels[1, 3, 2, 2] = wrong
+        output = module.fused(pixels, None)
+        assert torch.equal(output.isnan(), channel[:, None, None].expand_as(output)), (wrong, activation, pooled)
+        assert torch.equal(module.get_buffer("running_var").isnan(), channel)
+    shortcut = torch.zeros_like(pixels)
+    shortcut[1, 3, 2, 2] = torch.nan
+    output = NormActivation(8, nn.ReLU).to(device).fused(torch.randn_like(pixels), shortcut)
+    assert torch.equal(output.isnan(), shortcut.isnan())
+
+
+def parameters_have_any_strides(device: str) -> None:
+    """The numbers of a weight need not lie side by side."""
+    pixels, parameters = torch.randn(2, 6, 5, 4, device=device), torch.randn(6, 2, device=device)
+    found = norm_activation(pixels, *parameters.unbind(1), None, 1e-5, True, False)[0]
+    wanted = norm_activation(pixels, *parameters.T.contiguous(), None, 1e-5, True, False)[0]
+    assert torch.equal(found, wanted)
+
+
+def what_does_not_fit_is_refused(device: str) -> None:
+    """The kernels would read beside it."""
+    pixels, eight = torch.randn(2, 8, 5, 4, device=device), torch.ones(8, device=device)
+    for shortcut, weight, pooled, named in (
+        (pixels[:, :, :1, :1], eight, False, "shortcut"),
+        (pixels.double(), eight, False, "shortcut"),
+        (pixels, eight, True, "shortcut"),
+        (None, eight[:7], False, "weight"),
+    ):
+        try:
+            norm_activation(pixels, weight, eight, shortcut, 1e-5, True, pooled)
+        except ValueError as error:
+            assert named in str(error)  # noqa: PT017 - no test that pytest collects
+        else:
+            raise AssertionError((named, pooled))
+
+
+def a_second_derivative_is_refused(device: str) -> None:
+    """Rather than wrong."""
+    pixels = torch.randn(2, 8, 5, 4, device=device, requires_grad=True)
+    output = NormActivation(8, nn.SiLU).to(device).fused(pixels, None)
+    (first,) = torch.autograd.grad(output.square().sum(), pixels, create_graph=True)
+    try:
+        first.sum().backward()
+    except RuntimeError as error:
+        assert "norm_activation_backward" in str(error)  # noqa: PT017
+    else:
+        raise AssertionError
+
+
+PROPERTIES: dict[str, Callable[[str], None]] = {
+    function.__name__: function
+    for function in (
+        what_is_no_number_shows,
+        parameters_have_any_strides,
+        what_does_not_fit_is_refused,
+        a_second_derivative_is_refused,
+    )
+}
+
+
 def main() -> None:
     torch.use_deterministic_algorithms(True)  # fills empty tensors with NaN
-    for name in CASES:
+    for name, holds in {**{case: partial(check, case) for case in CASES}, **PROPERTIES}.items():
         fault = None
         try:
-            check(name, "cpu")
+            holds("cpu")
         except Exception:  # noqa: BLE001 - the test that reads it shows it
             fault = traceback.format_exc()
         print(json.dumps({"name": name, "fault": fault}), flush=True)  # noqa: T201 - what the test reads

@@ -14,7 +14,7 @@ from torch import nn
 from halobench import models
 from halobench.models.norm.module import NormActivation
 from halobench.models.norm.operator import norm_activation
-from tests.norm_interpreted import CASES, check
+from tests.norm_interpreted import CASES, PROPERTIES, check
 
 without_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +31,7 @@ def interpreted() -> dict[str, str | None]:
     return {line["name"]: line["fault"] for line in map(json.loads, process.stdout.splitlines())}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *PROPERTIES])
 def test_in_the_interpreter(interpreted, case):
     assert interpreted[case] is None, interpreted[case]
 
@@ -46,6 +46,13 @@ def test_on_a_gpu(case, dtype):
         check(case, "cuda", dtype)
     finally:
         torch.use_deterministic_algorithms(mode=False)
+
+
+@pytest.mark.gpu
+@without_gpu
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_on_a_gpu_it_holds_that(name):
+    PROPERTIES[name]("cuda")
 
 
 @pytest.mark.gpu

@@ -36,9 +36,9 @@ def sigmoid(z):
 
 @triton.jit
 def activated(z, RELU: tl.constexpr):
-    """ReLU or SiLU."""
+    """ReLU or SiLU. What is not a number stays so: a step that overflowed must show."""
     if RELU:
-        return tl.where(z > 0, z, 0.0)
+        return tl.where(z <= 0, 0.0, z)
     return z * sigmoid(z)
 
 
@@ -46,7 +46,7 @@ def activated(z, RELU: tl.constexpr):
 def slope(z, RELU: tl.constexpr):
     """The derivative of ``activated``."""
     if RELU:
-        return tl.where(z > 0, 1.0, 0.0)
+        return tl.where(z <= 0, 0.0, 1.0)
     gate = sigmoid(z)
     return gate + gate * (z - z * gate)
 
@@ -69,7 +69,8 @@ def store_sums(sums, one, other, channels, channel, there):
 def pixel_sums(pixels, sums, rows, channels, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr):
     """Each program sums every so many-th block of pixels: (programs, 2, channels), of differences and their squares.
 
-    The differences are those to the first pixel, so that nothing cancels where the mean is far from zero.
+    The differences are those to the first pixel: little cancels, however far the mean is from zero, unless that pixel
+    is itself many deviations from the mean.
     """
     channel, there = channel_block(channels, BLOCK_CHANNELS)
     first = per_channel(pixels, channel, there)
@@ -108,7 +109,8 @@ def statistics(
     first = tl.load(pixels + channel, mask=there, other=0.0).to(tl.float32)
     shift = total / rows
     tl.store(mean + channel, first + shift, mask=there)
-    tl.store(variance + channel, tl.maximum(squares / rows - shift * shift, 0.0), mask=there)
+    spread = squares / rows - shift * shift
+    tl.store(variance + channel, tl.where(spread < 0, 0.0, spread), mask=there)  # a NaN stays
 
 
 @triton.jit
