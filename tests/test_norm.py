@@ -110,7 +110,7 @@ def empty(pixels, weight, bias, shortcut, eps, relu, pooled):
     return empty_fields(pixels, pooled=pooled)
 
 
-def compiled(module, monkeypatch, *inputs):
+def compiled(module, monkeypatch, *inputs, dynamic=None):
     """The output of the compiled module, as if the CPU were a GPU, and how often it called the operator."""
     monkeypatch.setattr(norm_module, "FUSED_DEVICE", "cpu")
     monkeypatch.setattr(norm_module, "norm_activation", stand_in)
@@ -122,16 +122,16 @@ def compiled(module, monkeypatch, *inputs):
 
     torch.compiler.reset()
     with torch.no_grad():
-        return torch.compile(module, backend=backend)(*inputs), len(calls)
+        return torch.compile(module, backend=backend, dynamic=dynamic)(*inputs), len(calls)
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("momentum", [0.1, 1.0])
-def test_compiled_it_calls_the_operator(monkeypatch, pooled, momentum):
+@pytest.mark.parametrize(("momentum", "dynamic"), [(0.1, None), (1.0, None), (0.1, True)])
+def test_compiled_it_calls_the_operator(monkeypatch, pooled, momentum, dynamic):
     module, plain = sequence(8, nn.SiLU, pooled=pooled), sequence(8, nn.SiLU, pooled=pooled)
     module[0].momentum = plain[0].momentum = momentum  # what estimates the statistics anew sets it
     pixels = torch.randn(2, 8, 5, 4)
-    output, calls = compiled(module, monkeypatch, pixels)
+    output, calls = compiled(module, monkeypatch, pixels, dynamic=dynamic)
     assert calls == 1
     torch.testing.assert_close(output, plain(pixels))
     torch.testing.assert_close(module.state_dict(), plain.state_dict())

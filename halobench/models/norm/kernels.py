@@ -22,6 +22,14 @@ def per_channel(pointer, channel, there):
 
 
 @triton.jit
+def affine(mean, variance, weight, bias, channel, there, EPS: tl.constexpr):
+    """Center, scale, gain and offset of each channel: z is (x - center) * gain + offset, gain is scale * weight."""
+    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + EPS)
+    gain, offset = scale * per_channel(weight, channel, there), per_channel(bias, channel, there)
+    return center, scale, gain, offset
+
+
+@triton.jit
 def places(row, rows, channel, there, channels):
     """Where the elements (row, channel) of a map lie, and which of them there are."""
     return row.to(tl.int64)[:, None] * channels + channel[None, :], (row < rows)[:, None] & there[None, :]
@@ -133,8 +141,7 @@ def normalize(
 ):  # fmt: skip
     """The output, pixel by pixel."""
     channel, there = channel_block(channels, BLOCK_CHANNELS)
-    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + EPS)
-    gain, offset = scale * per_channel(weight, channel, there), per_channel(bias, channel, there)
+    center, _, gain, offset = affine(mean, variance, weight, bias, channel, there, EPS)
     place, real = places(last_tile_first(BLOCK_ROWS), rows, channel, there, channels)
     z = (tl.load(pixels + place, mask=real, other=0.0).to(tl.float32) - center) * gain + offset
     if SHORTCUT:
@@ -153,8 +160,7 @@ def gradient_sums(
     Each program sums every so many-th block of pixels: (programs, 2, channels).
     """
     channel, there = channel_block(channels, BLOCK_CHANNELS)
-    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + EPS)
-    gain, offset = scale * per_channel(weight, channel, there), per_channel(bias, channel, there)
+    center, scale, gain, offset = affine(mean, variance, weight, bias, channel, there, EPS)
     total = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), tl.float32)
     weighted = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), tl.float32)
     for start in range(tl.program_id(0) * BLOCK_ROWS, rows, tl.num_programs(0) * BLOCK_ROWS):
@@ -182,8 +188,7 @@ def pixel_gradient(
 ):  # fmt: skip
     """The gradient of the pixels. With a shortcut, ``gradient`` is that of z already."""
     channel, there = channel_block(channels, BLOCK_CHANNELS)
-    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + EPS)
-    gain, offset = scale * per_channel(weight, channel, there), per_channel(bias, channel, there)
+    center, scale, gain, offset = affine(mean, variance, weight, bias, channel, there, EPS)
     average = per_channel(bias_gradient, channel, there) / rows
     incline = per_channel(weight_gradient, channel, there) / rows * scale
     place, real = places(last_tile_first(BLOCK_ROWS), rows, channel, there, channels)
