@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halobench.models.norm.module import NormActivation, Parts, fused
-from halobench.models.norm.operator import norm_activation
+from halobench.models.norm.operator import norm_activation, norm_activation_backward
 
 # Batch, channels, height and width; pooled, with a shortcut; activation; dtype. Rows and channels fill tiles or do not.
 CASES: dict[str, tuple[tuple[int, int, int, int], bool, bool, type[nn.Module], torch.dtype]] = {
@@ -101,12 +101,19 @@ def what_is_no_number_shows(device: str) -> None:
     assert torch.equal(output.isnan(), shortcut.isnan())
 
 
-def parameters_have_any_strides(device: str) -> None:
-    """The numbers of a weight need not lie side by side."""
+def tensors_have_any_strides(device: str) -> None:
+    """The numbers of a weight need not lie side by side, nor do a map's channels."""
     pixels, parameters = torch.randn(2, 6, 5, 4, device=device), torch.randn(6, 2, device=device)
-    found = norm_activation(pixels, *parameters.unbind(1), None, 1e-5, True, False)[0]
-    wanted = norm_activation(pixels, *parameters.T.contiguous(), None, 1e-5, True, False)[0]
-    assert torch.equal(found, wanted)
+    usual = pixels.contiguous(memory_format=torch.channels_last)
+    found = norm_activation(pixels, *parameters.unbind(1), None, 1e-5, True, True)
+    wanted = norm_activation(usual, *parameters.T.contiguous(), None, 1e-5, True, True)
+    gradient, winners, *statistics = wanted
+    given = pixels, *parameters.unbind(1), None, winners.contiguous(), *statistics, 1e-5, True, True
+    found += norm_activation_backward(gradient.contiguous(), *given)
+    given = usual, *parameters.T.contiguous(), None, winners, *statistics, 1e-5, True, True
+    wanted += norm_activation_backward(gradient, *given)
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.equal(one, other)
 
 
 def what_does_not_fit_is_refused(device: str) -> None:
@@ -158,7 +165,7 @@ PROPERTIES: dict[str, Callable[[str], None]] = {
     function.__name__: function
     for function in (
         what_is_no_number_shows,
-        parameters_have_any_strides,
+        tensors_have_any_strides,
         what_does_not_fit_is_refused,
         a_second_derivative_is_refused,
         running_statistics_are_those_of_pytorch,

@@ -172,6 +172,14 @@ def test_other_shortcuts_are_added_as_they_are(monkeypatch, pooled):
         torch.testing.assert_close(output, plain(pixels, shortcut))
 
 
+def test_compiled_without_triton_it_is_pytorch(monkeypatch):
+    module, plain, pixels = sequence(8, nn.SiLU), sequence(8, nn.SiLU), torch.randn(2, 8, 5, 4)
+    monkeypatch.setattr(norm_module, "FUSED_DEVICE", "cpu")
+    monkeypatch.setattr(norm_module, "norm_activation", None)
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(module, backend="eager")(pixels), plain(pixels))
+
+
 def test_without_triton_there_are_models():
     """PyTorch for a CPU comes without it."""
     program = "import sys; sys.modules['triton'] = None; from halobench import models; models.create('halonet_mini')"
@@ -200,3 +208,21 @@ def test_a_compiled_network_uses_it_and_agrees(monkeypatch):
     for one, other in zip(*outcomes, strict=True):
         scale = other.abs().max().clamp(min=1e-6)
         torch.testing.assert_close(one / scale, other / scale, rtol=0, atol=2e-3)
+
+
+@pytest.mark.gpu
+@without_gpu
+@pytest.mark.parametrize("pooled", [False, True])
+def test_compiled_once_it_takes_batches_of_any_size(pooled):
+    torch.compiler.reset()
+    module = sequence(24, nn.ReLU, pooled=pooled).cuda()
+    plain, several = copy.deepcopy(module), torch.compile(module, dynamic=True, fullgraph=True)
+    for batch in (2, 3, 5):
+        pixels = torch.randn(batch, 24, 9, 6, device="cuda").to(memory_format=torch.channels_last)
+        found, wanted = (call(pixels) for call in (several, plain))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        for network, output in ((module, found), (plain, wanted)):
+            network.zero_grad()
+            output.square().mean().backward()
+        for one, other in zip(module.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
