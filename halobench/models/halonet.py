@@ -63,12 +63,12 @@ class Bottleneck(nn.Module):
         stride = block.layer.geometry.stride
         self.reduce = convolution_norm(block.channels, block.layer.channels, activation=activation)
         self.layer = layer
-        self.norm = nn.Sequential(NormActivation(block.layer.value_channels, activation))
+        self.norm = NormActivation(nn.BatchNorm2d(block.layer.value_channels), activation(inplace=True))
         # What rescales or drops the branch comes between its normalisation and the shortcut.
         self.joined = not (block.squeeze or block.drop)
-        last = NormActivation(block.out_channels, activation) if self.joined else nn.BatchNorm2d(block.out_channels)
-        convolution = nn.Conv2d(block.layer.value_channels, block.out_channels, 1, bias=False)
-        self.expand = nn.Sequential(convolution, last)
+        self.expand = convolution_norm(
+            block.layer.value_channels, block.out_channels, activation=activation if self.joined else None
+        )
         # Each block begins as its shortcut (Goyal et al., 2017). Attention averages over a window, and normalisation
         # makes up for that: without this, gradients grow from block to block, and training diverges.
         nn.init.zeros_(self.expand.get_parameter("1.weight"))
@@ -85,8 +85,7 @@ class Bottleneck(nn.Module):
         """Transform the map."""
         mixed, shortcut = self.norm(self.layer(self.reduce(pixels))), self.shortcut(pixels)
         if self.joined:
-            convolution, last = self.expand
-            output: Tensor = last(convolution(mixed), shortcut)
+            output: Tensor = self.expand(mixed, shortcut)
         else:
             output = self.activation(self.drop(self.squeeze(self.expand(mixed))) + shortcut)
         return output
@@ -96,17 +95,19 @@ def convolution_norm(
     channels: int, out_channels: int, stride: int = 1, activation: type[nn.Module] | None = None
 ) -> nn.Sequential:
     """A 1x1 convolution without bias, batch normalisation and, on request, an activation."""
-    norm = nn.BatchNorm2d(out_channels) if activation is None else NormActivation(out_channels, activation)
-    return nn.Sequential(nn.Conv2d(channels, out_channels, 1, stride, bias=False), norm)
+    convolution, norm = nn.Conv2d(channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+    if activation is None:
+        return nn.Sequential(convolution, norm)
+    return NormActivation(convolution, norm, activation(inplace=True))
 
 
-def stem(architecture: Architecture, activation: type[nn.Module]) -> nn.Sequential:
+def stem(architecture: Architecture, activation: type[nn.Module]) -> NormActivation:
     """From pixels to the first stage at a quarter of the side, rounded up."""
     channels = architecture.stem_channels
+    tail = nn.BatchNorm2d(channels), activation(inplace=True)
     if architecture.stem == "patch":
-        patches = nn.Conv2d(3, channels, 4, stride=4, bias=False)
-        return nn.Sequential(WholePatches(4), patches, NormActivation(channels, activation))
-    return nn.Sequential(FoldedConv2d(3, channels, 7), NormActivation(channels, activation, pooled=True))
+        return NormActivation(WholePatches(4), nn.Conv2d(3, channels, 4, stride=4, bias=False), *tail)
+    return NormActivation(FoldedConv2d(3, channels, 7), *tail, nn.MaxPool2d(3, stride=2, padding=1))
 
 
 class WholePatches(nn.Module):

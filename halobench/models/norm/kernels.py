@@ -22,6 +22,14 @@ def per_channel(pointer, channel, there):
 
 
 @triton.jit
+def affine(mean, variance, weight, bias, channel, there, EPS: tl.constexpr):
+    """Center, scale, gain and offset of each channel: z is (x - center) * gain + offset, gain is scale * weight."""
+    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + EPS)
+    gain, offset = scale * per_channel(weight, channel, there), per_channel(bias, channel, there)
+    return center, scale, gain, offset
+
+
+@triton.jit
 def places(row, rows, channel, there, channels):
     """Where the elements (row, channel) of a map lie, and which of them there are."""
     return row.to(tl.int64)[:, None] * channels + channel[None, :], (row < rows)[:, None] & there[None, :]
@@ -36,9 +44,9 @@ def sigmoid(z):
 
 @triton.jit
 def activated(z, RELU: tl.constexpr):
-    """ReLU or SiLU."""
+    """ReLU or SiLU. What is not a number stays so: a step that overflowed must show."""
     if RELU:
-        return tl.where(z > 0, z, 0.0)
+        return tl.where(z <= 0, 0.0, z)
     return z * sigmoid(z)
 
 
@@ -46,7 +54,7 @@ def activated(z, RELU: tl.constexpr):
 def slope(z, RELU: tl.constexpr):
     """The derivative of ``activated``."""
     if RELU:
-        return tl.where(z > 0, 1.0, 0.0)
+        return tl.where(z <= 0, 0.0, 1.0)
     gate = sigmoid(z)
     return gate + gate * (z - z * gate)
 
@@ -69,7 +77,8 @@ def store_sums(sums, one, other, channels, channel, there):
 def pixel_sums(pixels, sums, rows, channels, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr):
     """Each program sums every so many-th block of pixels: (programs, 2, channels), of differences and their squares.
 
-    The differences are those to the first pixel, so that nothing cancels where the mean is far from zero.
+    The differences are those to the first pixel: little cancels, however far the mean is from zero, unless that pixel
+    is itself many deviations from the mean.
     """
     channel, there = channel_block(channels, BLOCK_CHANNELS)
     first = per_channel(pixels, channel, there)
@@ -108,7 +117,8 @@ def statistics(
     first = tl.load(pixels + channel, mask=there, other=0.0).to(tl.float32)
     shift = total / rows
     tl.store(mean + channel, first + shift, mask=there)
-    tl.store(variance + channel, tl.maximum(squares / rows - shift * shift, 0.0), mask=there)
+    spread = squares / rows - shift * shift
+    tl.store(variance + channel, tl.where(spread < 0, 0.0, spread), mask=there)  # a NaN stays
 
 
 @triton.jit
@@ -131,8 +141,7 @@ def normalize(
 ):  # fmt: skip
     """The output, pixel by pixel."""
     channel, there = channel_block(channels, BLOCK_CHANNELS)
-    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + EPS)
-    gain, offset = scale * per_channel(weight, channel, there), per_channel(bias, channel, there)
+    center, _, gain, offset = affine(mean, variance, weight, bias, channel, there, EPS)
     place, real = places(last_tile_first(BLOCK_ROWS), rows, channel, there, channels)
     z = (tl.load(pixels + place, mask=real, other=0.0).to(tl.float32) - center) * gain + offset
     if SHORTCUT:
@@ -151,8 +160,7 @@ def gradient_sums(
     Each program sums every so many-th block of pixels: (programs, 2, channels).
     """
     channel, there = channel_block(channels, BLOCK_CHANNELS)
-    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + EPS)
-    gain, offset = scale * per_channel(weight, channel, there), per_channel(bias, channel, there)
+    center, scale, gain, offset = affine(mean, variance, weight, bias, channel, there, EPS)
     total = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), tl.float32)
     weighted = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), tl.float32)
     for start in range(tl.program_id(0) * BLOCK_ROWS, rows, tl.num_programs(0) * BLOCK_ROWS):
@@ -180,8 +188,7 @@ def pixel_gradient(
 ):  # fmt: skip
     """The gradient of the pixels. With a shortcut, ``gradient`` is that of z already."""
     channel, there = channel_block(channels, BLOCK_CHANNELS)
-    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + EPS)
-    gain, offset = scale * per_channel(weight, channel, there), per_channel(bias, channel, there)
+    center, scale, gain, offset = affine(mean, variance, weight, bias, channel, there, EPS)
     average = per_channel(bias_gradient, channel, there) / rows
     incline = per_channel(weight_gradient, channel, there) / rows * scale
     place, real = places(last_tile_first(BLOCK_ROWS), rows, channel, there, channels)

@@ -1,59 +1,96 @@
-"""Batch normalisation, an activation and what else belongs to them, as a module."""
+"""Modules that end in batch normalisation and an activation, called in one operator where that is faster."""
+
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 try:
     from halobench.models.norm.operator import norm_activation
-except ModuleNotFoundError:  # PyTorch is there where Triton is not; nothing is compiled for a GPU then
+except ModuleNotFoundError:  # PyTorch is there where Triton is not
     norm_activation = None
 
-MOMENTUM = 0.1  # of the running statistics, as is PyTorch's default
+FUSED_DEVICE = "cuda"
 FUSED_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
-class NormActivation(nn.BatchNorm2d):
-    """``activation(batch_norm(pixels) + shortcut)``, pooled where the stem asks for it: (b c H W) -> (b c H' W').
+class Parts(NamedTuple):
+    """The modules of a ``NormActivation`` by what they are for."""
 
-    Parameters and buffers are those of ``nn.BatchNorm2d``; ``pooled`` appends a maximum over 3 x 3 pixels, stride 2.
-    In a compiled training step on a GPU all of it is one operator: the compiler alone writes the normalised map in
-    float32 before it differentiates the activation, more than twice the traffic. Elsewhere it is PyTorch's functions.
+    before: list[nn.Module]
+    norm: nn.Module
+    activation: nn.Module
+    pooling: nn.MaxPool2d | None
+
+
+class NormActivation(nn.Sequential):
+    """A sequence whose last modules are a normalisation, an activation and, in the stem, a ``nn.MaxPool2d``.
+
+    (b c H W) -> (b c' H' W'). A shortcut, if there is one, is added between normalisation and activation.
+
+    In a compiled training step on a GPU an ``nn.BatchNorm2d`` and all after it are one operator: the compiler alone
+    writes the normalised map in float32 before it differentiates the activation, more than twice the traffic. Else the
+    modules are called one by one, and so they are if one was replaced, as for statistics of several processes
+    (``nn.SyncBatchNorm.convert_sync_batchnorm``).
     """
 
-    def __init__(self, channels: int, activation: type[nn.Module], *, pooled: bool = False) -> None:
-        super().__init__(channels, momentum=MOMENTUM)
-        self.activation = activation(inplace=True)
-        self.pooled = pooled
-
     def forward(self, pixels: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """Normalise with the statistics of the batch in training, with the running ones else."""
-        if self.training and self.fuses(pixels):
-            return self.fused(pixels, shortcut)
-        output: Tensor = super().forward(pixels)
-        output = self.activation(output if shortcut is None else output + shortcut)
-        return F.max_pool2d(output, 3, stride=2, padding=1) if self.pooled else output
+        """Call what comes before, and normalise with the statistics of the batch in training, the running ones else."""
+        parts = self.parts()
+        for module in parts.before:
+            pixels = module(pixels)
+        if fuses(parts, pixels, shortcut):
+            return fused(parts, pixels, shortcut)
+        output: Tensor = parts.norm(pixels)
+        output = parts.activation(output if shortcut is None else output + shortcut)
+        return output if parts.pooling is None else parts.pooling(output)
 
-    def fused(self, pixels: Tensor, shortcut: Tensor | None) -> Tensor:
-        """The same in one operator, whatever the device: Triton must serve it."""
-        relu = isinstance(self.activation, nn.ReLU)
-        output: Tensor
-        output, _, mean, variance = norm_activation(
-            pixels, self.weight, self.bias, shortcut, self.eps, relu, self.pooled
-        )
-        count = pixels.numel() // pixels.shape[1]
-        with torch.no_grad():
-            self.get_buffer("num_batches_tracked").add_(1)
-            self.get_buffer("running_mean").lerp_(mean, MOMENTUM)
-            self.get_buffer("running_var").lerp_(variance * (count / (count - 1)), MOMENTUM)
-        return output
+    def parts(self) -> Parts:
+        """The modules in their order."""
+        *modules, last = self
+        pooling = last if isinstance(last, nn.MaxPool2d) else None
+        *before, norm, activation = modules if pooling else [*modules, last]
+        return Parts(before, norm, activation, pooling)
 
-    def fuses(self, pixels: Tensor) -> bool:
-        """Whether the operator serves this call. Uncompiled, launching it would cost what it saves."""
-        return (
-            torch.compiler.is_compiling()
-            and pixels.is_cuda
-            and pixels.dtype in FUSED_DTYPES
-            and isinstance(self.activation, nn.SiLU | nn.ReLU)
-            and pixels.numel() > pixels.shape[1]  # one pixel has no variance: PyTorch says so
-        )
+
+def fuses(parts: Parts, pixels: Tensor, shortcut: Tensor | None) -> bool:
+    """Whether the operator serves this call. Uncompiled, launching it would cost what it saves."""
+    return (
+        torch.compiler.is_compiling()
+        and norm_activation is not None
+        and pixels.device.type == FUSED_DEVICE
+        and pixels.dtype in FUSED_DTYPES
+        and pixels.numel() > pixels.shape[1]  # one pixel has no variance: PyTorch says so
+        and fits(parts, joined=shortcut is not None)
+        and (shortcut is None or (shortcut.shape == pixels.shape and shortcut.dtype == pixels.dtype))
+    )
+
+
+def fits(parts: Parts, *, joined: bool) -> bool:
+    """Whether the modules compute what the operator does: another's class, or setting, is another's meaning."""
+    norm, pooling = parts.norm, parts.pooling
+    window = pooling and (pooling.kernel_size, pooling.stride, pooling.padding, pooling.dilation, pooling.ceil_mode)
+    return (
+        type(norm) is nn.BatchNorm2d
+        and norm.training
+        and all(part is not None for part in (norm.weight, norm.bias, norm.running_mean, norm.momentum))
+        and isinstance(parts.activation, nn.SiLU | nn.ReLU)
+        and (pooling is None or (not joined and window == (3, 2, 1, 1, False)))
+    )
+
+
+def fused(parts: Parts, pixels: Tensor, shortcut: Tensor | None) -> Tensor:
+    """The last modules in one operator, whatever the device: Triton must serve it."""
+    norm = parts.norm
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.momentum is not None
+    relu, pooled = isinstance(parts.activation, nn.ReLU), parts.pooling is not None
+    output: Tensor
+    output, _, mean, variance = norm_activation(pixels, norm.weight, norm.bias, shortcut, norm.eps, relu, pooled)
+    count = pixels.numel() // pixels.shape[1]
+    with torch.no_grad():
+        norm.get_buffer("num_batches_tracked").add_(1)
+        for name, found in (("running_mean", mean), ("running_var", variance * (count / (count - 1)))):
+            running = norm.get_buffer(name)
+            running.lerp_(found.to(running.dtype), norm.momentum)
+    return output

@@ -28,10 +28,13 @@ def norm_activation(
 
     The output is ReLU, or else SiLU, of the normalised map plus the shortcut; ``pooled`` takes its maximum over windows
     of 3 x 3 pixels, stride 2, padding 1, and is for maps without a shortcut.
+
+    Raises:
+        ValueError: the shortcut is not as the map is, or the parameters do not fit it.
     """
-    pixels, shortcut = channels_last(pixels), None if shortcut is None else channels_last(shortcut)
-    fields = empty_fields(pixels, pooled=pooled)
-    forward(Call(pixels, weight, bias, shortcut, eps, relu, pooled), *fields)
+    call = arranged(pixels, weight, bias, shortcut, eps, relu=relu, pooled=pooled)
+    fields = empty_fields(call.pixels, pooled=pooled)
+    forward(call, *fields)
     return fields
 
 
@@ -50,11 +53,29 @@ def norm_activation_backward(
     pooled: bool,  # noqa: FBT001
 ) -> Fields:
     """Gradients of pixels, shortcut (empty without one), weight and bias (both float32)."""
-    gradient, pixels = channels_last(gradient), channels_last(pixels)
-    shortcut = None if shortcut is None else channels_last(shortcut)
-    fields = empty_gradients(pixels, shortcut)
-    backward(Call(pixels, weight, bias, shortcut, eps, relu, pooled), gradient, winners, mean, variance, *fields)
+    call = arranged(pixels, weight, bias, shortcut, eps, relu=relu, pooled=pooled)
+    fields = empty_gradients(call.pixels, call.shortcut)
+    winners = channels_last(winners) if pooled else winners
+    backward(call, channels_last(gradient), winners, mean, variance, *fields)
     return fields
+
+
+def arranged(
+    pixels: Tensor, weight: Tensor, bias: Tensor, shortcut: Tensor | None, eps: float, *, relu: bool, pooled: bool
+) -> Call:
+    """The call with its tensors as the kernels read them, which trust in shapes and strides."""
+    if shortcut is not None and (pooled or shortcut.shape != pixels.shape or shortcut.dtype != pixels.dtype):
+        raise ValueError(
+            f"a shortcut must be as the map is, {tuple(pixels.shape)} {pixels.dtype}, and is not for a pooled one; "
+            f"got {tuple(shortcut.shape)} {shortcut.dtype}, pooled={pooled}"
+        )
+    if weight.shape != pixels.shape[1:2] or bias.shape != weight.shape:
+        raise ValueError(
+            f"weight and bias must have a number for each of {pixels.shape[1]} channels; "
+            f"got {tuple(weight.shape)} and {tuple(bias.shape)}"
+        )
+    shortcut = None if shortcut is None else channels_last(shortcut)
+    return Call(channels_last(pixels), weight.contiguous(), bias.contiguous(), shortcut, eps, relu, pooled)
 
 
 def channels_last(pixels: Tensor) -> Tensor:

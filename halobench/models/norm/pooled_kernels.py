@@ -7,7 +7,15 @@ The window of (i, j) begins at (2 i - 1, 2 j - 1); what is outside the map takes
 import triton
 import triton.language as tl
 
-from halobench.models.norm.kernels import activated, channel_block, last_tile_first, per_channel, slope, store_sums
+from halobench.models.norm.kernels import (
+    activated,
+    affine,
+    channel_block,
+    last_tile_first,
+    per_channel,
+    slope,
+    store_sums,
+)
 
 
 @triton.jit
@@ -36,8 +44,7 @@ def normalize_and_pool(
     where x is least or greatest, and only these two need be activated.
     """
     channel, there = channel_block(channels, BLOCK_CHANNELS)
-    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + EPS)
-    gain, offset = scale * per_channel(weight, channel, there), per_channel(bias, channel, there)
+    center, _, gain, offset = affine(mean, variance, weight, bias, channel, there, EPS)
     row = last_tile_first(BLOCK_ROWS)
     image, i, j = unravel(row, pooled_height, pooled_width)
     center_pixel = (image.to(tl.int64) * height + 2 * i) * width + 2 * j
@@ -100,8 +107,7 @@ def pooled_gradient_sums(
 ):  # fmt: skip
     """As ``gradient_sums``, a row a quad."""
     channel, there = channel_block(channels, BLOCK_CHANNELS)
-    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + EPS)
-    gain, offset = scale * per_channel(weight, channel, there), per_channel(bias, channel, there)
+    center, scale, gain, offset = affine(mean, variance, weight, bias, channel, there, EPS)
     total = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), tl.float32)
     weighted = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), tl.float32)
     for start in range(tl.program_id(0) * BLOCK_ROWS, rows, tl.num_programs(0) * BLOCK_ROWS):
@@ -129,8 +135,7 @@ def pooled_pixel_gradient(
 ):  # fmt: skip
     """As ``pixel_gradient``, a row a quad; ``count`` is the number of pixels."""
     channel, there = channel_block(channels, BLOCK_CHANNELS)
-    center, scale = per_channel(mean, channel, there), tl.rsqrt(per_channel(variance, channel, there) + EPS)
-    gain, offset = scale * per_channel(weight, channel, there), per_channel(bias, channel, there)
+    center, scale, gain, offset = affine(mean, variance, weight, bias, channel, there, EPS)
     average = per_channel(bias_gradient, channel, there) / count
     incline = per_channel(weight_gradient, channel, there) / count * scale
     row = last_tile_first(BLOCK_ROWS)
