@@ -88,10 +88,9 @@ def ratios(axes: Axes, selection: Selection, rows: pd.DataFrame, models: list[st
     drawn = []
     for name in variants(selection, rows):
         part = lines(axes, selection, rows, name, models, "ratio")
-        places = part["model"].map(lambda model: models.index(pair_name(model)))
         colour = look_of(selection, name, rows).colour
-        axes.vlines(places, part["ratio_low"], part["ratio_high"], color=colour, linewidth=1.4)
-        drawn.append(part.assign(place=places))
+        axes.vlines(part["place"], part["ratio_low"], part["ratio_high"], color=colour, linewidth=1.4)
+        drawn.append(part)
     for _, of in pd.concat(drawn).groupby("place"):
         numbers(axes, of)
     plain_log(axes, (1, 1.2, 1.5, 2, 3, 5, 8))
@@ -128,11 +127,11 @@ def lines(
     axes: Axes, selection: Selection, rows: pd.DataFrame, name: str, models: list[str], column: str,
     scale: float = 1.0, aside: float = 0.0,
 ) -> pd.DataFrame:  # fmt: skip
-    """A variant's values over the models, one each, ``aside`` of their places; the rows drawn."""
+    """A variant's values over the models, one each, ``aside`` of their places; the rows drawn, with their ``place``."""
     part = measured(rows[rows["variant"] == name], column).drop_duplicates("model").sort_values("model")
-    places = [models.index(pair_name(model)) + aside for model in part["model"]]
+    part = part.assign(place=[models.index(pair_name(model)) + aside for model in part["model"]])
     look = look_of(selection, name, rows)
-    axes.plot(places, part[column] * scale, color=look.colour, marker=look.marker, markersize=6, label=name)
+    axes.plot(part["place"], part[column] * scale, color=look.colour, marker=look.marker, markersize=6, label=name)
     return part
 
 

@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     add("--batch", type=int, default=256)
     add("--image-size", type=int, default=64, metavar="PIXELS")
     add("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
-    add("--workers", type=int, default=os.cpu_count(), help="processes that read images (default: one a core)")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="processes that read images (default: one a core)")
     return command
 
 

@@ -68,8 +68,13 @@ class Call(NamedTuple):
     @property
     def windows(self) -> int:
         """Windows of all images, or quads."""
-        height, width = pooled_size(*self.pixels.shape[2:])
+        *_, height, width = self.sizes
         return self.pixels.shape[0] * height * width
+
+    @property
+    def parts(self) -> int:
+        """In how many blocks the channels are cut."""
+        return -(-self.channels // self.block)
 
     def tile(self, tile: Tile) -> dict[str, int]:
         """What a kernel is compiled for."""
@@ -77,12 +82,11 @@ class Call(NamedTuple):
 
     def grid(self, tile: Tile, rows: int) -> tuple[int, int]:
         """Programs for so many rows: a tile each."""
-        return triton.cdiv(rows, tile.rows), triton.cdiv(self.channels, self.block)
+        return triton.cdiv(rows, tile.rows), self.parts
 
     def empty_sums(self, tile: Tile, rows: int) -> Tensor:
         """What programs sum up over so many rows, (programs, 2, channels)."""
-        tiles, parts = self.grid(tile, rows)
-        programs = min(tiles, triton.cdiv(PROGRAMS, parts))
+        programs = min(triton.cdiv(rows, tile.rows), triton.cdiv(PROGRAMS, self.parts))
         return self.pixels.new_empty((programs, 2, self.channels), dtype=torch.float32)
 
 
@@ -95,9 +99,7 @@ def forward(call: Call, output: Tensor, winners: Tensor, mean: Tensor, variance:
     """Fill the output, the windows' winners where it is pooled, and the statistics of each channel."""
     pixels, rows, channels = call.pixels, call.rows, call.channels
     sums = call.empty_sums(STATISTICS, rows)
-    wrap_triton(pixel_sums)[sums.shape[0], call.grid(STATISTICS, rows)[1]](
-        pixels, sums, rows, channels, **call.tile(STATISTICS)
-    )
+    wrap_triton(pixel_sums)[sums.shape[0], call.parts](pixels, sums, rows, channels, **call.tile(STATISTICS))
     wrap_triton(statistics)[summing_grid(channels)](
         pixels, sums, mean, variance, rows, sums.shape[0], channels, **summing_tile()
     )
@@ -126,7 +128,7 @@ def backward(
     has_shortcut = call.shortcut is not None
     shortcut = pixels if call.shortcut is None else call.shortcut  # not read then
     sums = call.empty_sums(GRADIENTS, rows)
-    wrap_triton(gradient_sums)[sums.shape[0], call.grid(GRADIENTS, rows)[1]](
+    wrap_triton(gradient_sums)[sums.shape[0], call.parts](
         gradient, pixels, shortcut, mean, variance, call.weight, call.bias, sums,
         of_shortcut if has_shortcut else of_pixels,  # not written without
         rows, channels, EPS=call.eps, SHORTCUT=has_shortcut, RELU=call.relu, **call.tile(GRADIENTS),
@@ -149,7 +151,7 @@ def pooled_backward(
     """The same through the windows."""
     pixels, quads, channels = call.pixels, call.windows, call.channels
     sums = call.empty_sums(QUADS, quads)
-    wrap_triton(pooled_gradient_sums)[sums.shape[0], call.grid(QUADS, quads)[1]](
+    wrap_triton(pooled_gradient_sums)[sums.shape[0], call.parts](
         gradient, winners, pixels, mean, variance, call.weight, call.bias, sums,
         quads, channels, *call.sizes, EPS=call.eps, RELU=call.relu, **call.tile(QUADS),
     )  # fmt: skip

@@ -38,10 +38,10 @@ def normalize_and_pool(
     rows, channels, height, width, pooled_height, pooled_width,
     EPS: tl.constexpr, RELU: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """The output, a row a window; ``winners`` tells which of the nine pixels it is, the first of equals.
+    """The output, a row a window; ``winners`` tells which of the nine pixels it is.
 
     The activations fall to a minimum and rise from there, if they fall at all, and z is linear in x: so the winner is
-    where x is least or greatest, and only these two need be activated.
+    where x is least or greatest, each time the first such pixel, and only these two need be activated.
     """
     channel, there = channel_block(channels, BLOCK_CHANNELS)
     center, _, gain, offset = affine(mean, variance, weight, bias, channel, there, EPS)
@@ -63,7 +63,7 @@ def normalize_and_pool(
         least, least_tap = tl.where(lower, value, least), tl.where(lower, tap, least_tap)
         greatest, greatest_tap = tl.where(higher, value, greatest), tl.where(higher, tap, greatest_tap)
     one, other = activated((least - center) * gain + offset, RELU), activated((greatest - center) * gain + offset, RELU)
-    # Of equals the first; a NaN is in the statistics, and so in both.
+    # Of two equals the first; a NaN is in the statistics, and so in both.
     first = (one > other) | ((one == other) & (least_tap < greatest_tap))
     place, real = spots(image, i, j, row < rows, pooled_height, pooled_width, channel, there, channels)
     tl.store(output + place, tl.where(first, one, other).to(output.dtype.element_ty), mask=real)
