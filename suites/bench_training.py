@@ -8,8 +8,8 @@
 - ``side``, ``grid``: the step over the image side, and over block and halo;
 - ``inference``: the pairs' forward passes at batch 1 and at the training batch.
 
-On a GPU the compiled ones are replayed as CUDA graphs, and so are, uncompiled, those of ``side``, ``grid`` and
-``components`` but for RandAugment: their times are the device's.
+On a GPU the compiled ones are replayed as CUDA graphs, and so are, uncompiled, those of ``inference``, ``side``,
+``grid`` and ``components`` but for RandAugment: their times are the device's.
 
 Tiers: ``smoke`` has reduced networks, ``default`` the pairs up to H2 and, eager, what is accelerated; ``full``
 everything.
@@ -137,9 +137,9 @@ def pair(
 ) -> Iterator[NetworkCase]:
     """The EfficientNet of this number, then the HaloNet with each backend, in turn with it; timm's own H1 with them."""
     group = "pairs" if direction == "training" else "inference"
-    rival = network(options, f"efficientnet_b{number}", compiled=compiled, batch=batch)
-    own = network(options, f"halonet_h{number}", compiled=compiled, batch=batch)
-    others = [network(options, "timm_halonet_h1", compiled=compiled, batch=batch)] if number == 1 else []
+    names = [f"efficientnet_b{number}", f"halonet_h{number}", *["timm_halonet_h1"] * (number == 1)]
+    called = [network(options, name, compiled=compiled, batch=batch) for name in names]
+    rival, own, *others = called if direction == "training" else [captured(options, one) for one in called]
     spared = SPARED if compiled and options.tier == "default" and number != 1 and unnamed(options) else ()
     contestants = [one for one in filled(options, own) if one.backend not in spared]
     yield case(options, rival, None, group, direction, label=f"B{number}")
@@ -202,10 +202,14 @@ def smoke(options: Options) -> Iterator[NetworkCase]:
     """Reduced networks on small images, uncompiled, a few of every group."""
     rival = network(options, "efficientnet_mini", SMOKE_SIDE, SMOKE_BATCH)
     own = network(options, "halonet_mini", SMOKE_SIDE, SMOKE_BATCH)
-    directions: tuple[tuple[Direction, str], ...] = (("training", "pairs"), ("forward", "inference"))
-    for direction, group in directions:
-        for one in (rival, *filled(options, own)):
-            yield case(options, one, None if one is rival else rival, group, direction, label=f"reduced {one.model}")
+    both = [rival, *filled(options, own)]
+    inferring = [captured(options, one) for one in both]
+    groups: tuple[tuple[list[Network], str, Direction], ...]
+    groups = (both, "pairs", "training"), (inferring, "inference", "forward")
+    for (alone, *others), group, direction in groups:
+        yield case(options, alone, None, group, direction, label=f"reduced {alone.model}")
+        for one in others:
+            yield case(options, one, alone, group, direction, label=f"reduced {one.model}")
     for base in filled(options, own)[:1]:
         for stages in ((1,), (1, 2)):
             hybrid = replace(base, overrides=(("convolution_stages", stages),))

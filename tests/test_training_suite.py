@@ -116,10 +116,10 @@ def test_inference_is_measured_at_batch_1_and_large():
 
 
 @pytest.mark.parametrize(("tier", "device"), [("full", "cuda"), ("smoke", "cuda"), ("full", "cpu"), ("smoke", "cpu")])
-def test_axes_and_components_are_captured_on_a_gpu_and_nothing_else_is(tier, device):
+def test_axes_components_and_inference_are_captured_on_a_gpu_and_nothing_else_is(tier, device):
     """Launched, their small points would show the host, and to compile each takes a minute."""
     found = list(bench_training.cases(replace(options(tier), device=device)))
-    asking = {"side", "grid", "components"}
+    asking = {"side", "grid", "components", "inference"}
     for case in found:
         asks = bool(asking & set(case.groups)) and case.network.magnitude is None
         assert case.network.captured == (asks and device == "cuda")
