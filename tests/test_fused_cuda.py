@@ -71,7 +71,7 @@ def emulated(folder: Path, monkeypatch: pytest.MonkeyPatch, unlaunched: None) ->
         command = ["g++", "-O1", "-std=c++20", "-w", "-shared", "-fPIC", f"-DKERNEL_NAME=halo_{kernel}", *definitions]
         subprocess.run([*command, "-o", path.with_suffix(".so"), path], check=True)
         library, layout = ctypes.CDLL(str(path.with_suffix(".so"))), shapes.layout_of(shape, kernel)
-        needed = shapes.shared_bytes(shape, kernel, layout.heads, layout.tiles_per_warp)
+        needed = shapes.shared_bytes(shape, kernel, layout)
         assert list((ctypes.c_int * 2).in_dll(library, "launch"))[1] == needed
         return library
 
@@ -102,6 +102,9 @@ DRAWN = {
     "widest": Problem(Geometry(8, 4), 8, 9, heads=2, key_dim=64, value_dim=192, dtype="bfloat16"),
     "widest_strided": Problem(Geometry(8, 4, stride=2), 9, 8, heads=4, key_dim=64, value_dim=64, dtype="bfloat16"),
     "h5": Problem(Geometry(14, 2), 17, 15, heads=2, value_dim=40, dtype="bfloat16"),
+    "h5_zero": Problem(Geometry(14, 2, border="zero"), 15, 17, heads=1, value_dim=40, dtype="float16"),
+    "h5_wide_heads": Problem(Geometry(14, 2), 15, 16, heads=1, key_dim=32, value_dim=80, dtype="bfloat16"),
+    "h5_one_block": Problem(Geometry(14, 2), 14, 13, heads=2, key_dim=64, value_dim=160, dtype="bfloat16"),
     "three_octets": Problem(Geometry(8, 5), 11, 9, heads=2, key_dim=32, value_dim=32, dtype="float16"),
     "three_octets_zero": Problem(Geometry(4, 8, border="zero"), 9, 7, heads=2, dtype="bfloat16"),
     "three_octets_strided": Problem(Geometry(6, 9, stride=2), 13, 8, heads=1, value_dim=24, dtype="bfloat16"),
@@ -200,8 +203,7 @@ def test_layouts_fit(geometry: Geometry, key_dim: int, value_dim: int, heads: in
     shape = shapes.shape_for(geometry, key_dim, value_dim, heads, torch.bfloat16, relative=True)
     for kernel in get_args(Kernel):
         layout = shapes.layout_of(shape, kernel)
-        warps_a_head = -(-shape.tiles(kernel) // layout.tiles_per_warp)
-        threads = 32 * warps_a_head * layout.heads
+        threads = 32 * layout.warps(shape.tiles(kernel))
         assert heads % layout.heads == 0
         assert threads <= 1024
         assert layout.min_ctas * threads <= 2048

@@ -20,7 +20,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_forward(const __grid_const
   load_tables(base + AT_TABLES, args, THREADS, me);
   copies_commit();
   const int local_head = me.warp / WARPS_A_HEAD, head = p.head + local_head;
-  const int tile0 = me.warp % WARPS_A_HEAD * TILES_PER_WARP;
+  const int tile0 = p.part * tiles_a_part(QUERY_TILES) + me.warp % WARPS_A_HEAD * TILES_PER_WARP;
   u32 q[TILES_PER_WARP][D / 16][4];
 #pragma unroll
   for (int m = 0; m < TILES_PER_WARP; m++) {  // on their way before anything is waited for

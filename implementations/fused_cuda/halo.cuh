@@ -1,6 +1,6 @@
 // What the three kernels share: shapes, places, windows in shared memory, biases of relative positions.
 //
-// Compile-time constants: KEY_DIM, VALUE_DIM, BLOCK, HALO, STRIDE, HEADS (a CTA's), TILES_PER_WARP, RELATIVE,
+// Compile-time constants: KEY_DIM, VALUE_DIM, BLOCK, HALO, STRIDE, HEADS (a CTA's), TILES_PER_WARP, PARTS, RELATIVE,
 // ZERO_BORDER, FP16, MIN_CTAS. A tile is 16 queries (or keys) of a block, in row-major order: the M of a matrix product.
 // A row of the window is padded to 16 keys, its N (or K), or to 24. Values whose width is an odd multiple of 8 are padded
 // with zeros.
@@ -13,11 +13,13 @@ constexpr int QUERY_TILES = (QUERIES + 15) / 16, PADDED = 16 * QUERY_TILES;
 constexpr int KEY_TILES = (BLOCK * BLOCK + 15) / 16;
 constexpr int OCTETS = (WINDOW + 7) / 8;          // of pixels, along either axis of a window
 constexpr int LOADED = OCTETS > 2 ? 3 : 2;        // of them in registers: four tiles come at once
-constexpr int BIAS_VECTORS = OCTETS > 2 ? 2 : 1;  // of 16 bytes, of both biases of a lane
+constexpr int BIAS_HALVES = OCTETS > 2 ? 3 : 2;  // of 16 bytes, of both biases of a lane: a third octet's take 8
 static_assert(WINDOW <= 24 && WINDOW + BLOCK <= 33 && BLOCK % STRIDE == 0 && D % 16 == 0 && VALUE_DIM % 8 == 0,
               "outside this kernel's class");
 
-constexpr int warps_a_head(int tiles) { return (tiles + TILES_PER_WARP - 1) / TILES_PER_WARP; }
+// PARTS CTAs share a block, each has some of its tiles.
+constexpr int tiles_a_part(int tiles) { return (tiles + PARTS - 1) / PARTS; }
+constexpr int warps_a_head(int tiles) { return (tiles_a_part(tiles) + TILES_PER_WARP - 1) / TILES_PER_WARP; }
 constexpr float HIDDEN = -1e30f;  // a logit that counts for nothing, far from overflow
 constexpr float HIDDEN_HALF = FP16 ? -6e4f : HIDDEN;
 constexpr float LOG2_E = 1.4426950408889634f;
@@ -41,12 +43,13 @@ struct Args {
 DEVICE u16* image_of(const View& view, int image) { return static_cast<u16*>(view.data) + image * view.batch; }
 DEVICE int offset_of(const View& view, int head, int y, int x) { return head * view.head + y * view.row + x * view.column; }
 
-struct Place {  // which block (or tile of keys) of which image, and its first head
-  int image, head, y, x;
+struct Place {  // which part of which block (or tile of keys) of which image, and its first head
+  int image, head, y, x, part;
 };
 DEVICE Place place(const Args& args, int index, int tiles_y, int tiles_x) {
   int groups = args.heads / HEADS;
   Place p;
+  p.part = index % PARTS, index /= PARTS;
   p.head = index % groups * HEADS, index /= groups;
   p.x = index % tiles_x, index /= tiles_x;
   p.y = index % tiles_y, p.image = index / tiles_y;
@@ -56,10 +59,11 @@ DEVICE long long block_index(const Args& args, int image, int head, int y, int x
   return (((long long)image * args.heads + head) * args.blocks_y + y) * args.blocks_x + x;
 }
 
-// Shared memory: pixels of HEADS x dim channels in chunks of 16 bytes, swizzled so that 8 pixels hit all banks.
+// Shared memory: pixels of HEADS x dim channels in chunks of 16 bytes, swizzled so that 8 pixels hit all banks. Rows of wide
+// windows are no whole turns of a swizzle: there a short line is an odd number of chunks, an address one addition a turn.
 template <int dim> struct Pixels {
   static constexpr int chunks = HEADS * dim / 8;
-  static constexpr bool swizzled = (chunks & (chunks - 1)) == 0;
+  static constexpr bool swizzled = (chunks & (chunks - 1)) == 0 && (OCTETS <= 2 || chunks >= 8);
   static constexpr int line = (swizzled ? chunks : chunks | 1) * 16;  // an odd line needs no swizzle
   DEVICE static u32 slot(int pixel, int chunk) {
     u32 address = pixel * line + chunk * 16;
@@ -90,8 +94,9 @@ DEVICE void load_box(u32 base, const View& view, const Place& p, int y0, int x0,
   constexpr int chunks = Pixels<dim>::chunks;
   const u16* image = image_of(view, p.image);
   opaque(image);  // not to be computed again for every pixel
-  if constexpr (threads % chunks == 0) {  // a thread keeps its chunk and walks over pixels
+  if constexpr (threads % chunks == 0 || OCTETS > 2) {  // a thread keeps its chunk and walks over pixels
     constexpr int step = threads / chunks;
+    if (threads % chunks && me.thread >= step * chunks) return;
     const int chunk = me.thread % chunks;
     int number = me.thread / chunks, row = first + number / columns, column = number % columns;
     number += first * columns;
@@ -105,7 +110,7 @@ DEVICE void load_box(u32 base, const View& view, const Place& p, int y0, int x0,
       copy_async(target, image + offset, inside);
       number += step, row += step / columns, column += step % columns, offset += next;
       if (column >= columns) column -= columns, row++, offset += wrap;
-      if (Pixels<dim>::swizzled && step * Pixels<dim>::line % 1024 == 0) target += step * Pixels<dim>::line;
+      if (Pixels<dim>::swizzled ? step * Pixels<dim>::line % 1024 == 0 : OCTETS > 2) target += step * Pixels<dim>::line;
       else target = base + Pixels<dim>::slot(number, chunk);
     }
   } else {
@@ -296,16 +301,12 @@ DEVICE void hide_columns(Biases& bias, const Args& args, int x0, const Lane& me)
 // The B operand [8 window rows, 8] whose row ``a`` is one: it picks a row's bias for all keys.
 DEVICE u32 one_row(int a, const Lane& me) { return me.t == (a & 7) >> 1 ? ONE << (16 * (a & 1)) : 0u; }
 
-// d = a b + c, summed over all octets that are loaded.
-DEVICE void mma_loaded(float (&d)[4], const u32 (&a)[2 * LOADED], u32 b0, u32 b1, u32 b2, const float (&c)[4]) {
-  const u32 first[4] = {a[0], a[1], a[2], a[3]};
-  mma(d, first, b0, b1, c);
-  if (OCTETS > 2) mma8(d, a[2 * LOADED - 2], a[2 * LOADED - 1], b2, d);
-}
 // d = a b + d, summed over the keys of a window's row.
 DEVICE void mma_keys(float (&d)[4], const u32 (&a)[2 * LOADED], u32 b0, u32 b1, u32 b2) {
-  if (OCTETS > 1) mma_loaded(d, a, b0, b1, b2, d);
+  const u32 first[4] = {a[0], a[1], a[2], a[3]};
+  if (OCTETS > 1) mma(d, first, b0, b1, d);
   else mma8(d, a[0], a[1], b0, d);
+  if (OCTETS > 2) mma8(d, a[2 * LOADED - 2], a[2 * LOADED - 1], b2, d);
 }
 // What a lane has of [16 queries, keys], as A operands.
 DEVICE void pack_keys(u32 (&a)[2 * LOADED], const float (&s)[LOADED][4]) {

@@ -10,8 +10,11 @@ constexpr int WARPS_A_HEAD = warps_a_head(KEY_TILES), THREADS = 32 * HEADS * WAR
 constexpr int REACH = 1 + (2 * HALO + BLOCK - 1) / BLOCK;  // blocks along an axis whose queries see a tile of keys
 // A buffer holds what one block of queries brings: queries, gradients of the output, biases and statistics, head by head.
 constexpr u32 AT_GRADIENTS = PADDED * Pixels<D>::line, AT_BIASES = AT_GRADIENTS + PADDED * Pixels<E>::line,
-              AT_STATISTICS = AT_BIASES + (RELATIVE ? HEADS * PADDED * 64 * BIAS_VECTORS : 0),
-              BUFFER = (AT_STATISTICS + HEADS * PADDED * 8 + 1023) / 1024 * 1024, SHARED = 2 * BUFFER;
+              AT_STATISTICS = AT_BIASES + (RELATIVE ? HEADS * PADDED * 32 * BIAS_HALVES : 0),
+              BUFFER = (AT_STATISTICS + HEADS * PADDED * 8 + 1023) / 1024 * 1024;
+// One of them, where the parts of a block could not stay on an SM with two.
+constexpr int BUFFERS = PARTS > 1 && 2 * BUFFER > 113 * 1024 ? 1 : 2;
+constexpr u32 SHARED = BUFFERS * BUFFER;
 // Where a tile of keys is two rows of 8, all its bias rows lie in one octet of the window and so do its columns.
 constexpr bool TWO_ROWS = BLOCK == 8 && WINDOW % 2 == 0;
 
@@ -26,13 +29,30 @@ DEVICE void load_block(u32 base, const Args& args, const Place& p, int y, int x,
 #pragma unroll
   for (int head = 0; head < HEADS; head++) {
     const long long first = block_index(args, p.image, p.head + head, y, x) * PADDED;
-    const uint4* biases = args.biases + first * 4 * BIAS_VECTORS;
+    const uint4* biases = args.biases + first * 2 * BIAS_HALVES;
     const float4* statistics = reinterpret_cast<const float4*>(args.statistics + first * 2);
     if (RELATIVE)
-      for (int i = me.thread; i < PADDED * 4 * BIAS_VECTORS; i += THREADS)
-        copy_async(base + AT_BIASES + head * PADDED * 64 * BIAS_VECTORS + i * 16, biases + i, true);
+      for (int i = me.thread; i < PADDED * 2 * BIAS_HALVES; i += THREADS)
+        copy_async(base + AT_BIASES + head * PADDED * 32 * BIAS_HALVES + i * 16, biases + i, true);
     for (int i = me.thread; i < PADDED / 2; i += THREADS)
       copy_async(base + AT_STATISTICS + head * PADDED * 8 + i * 16, statistics + i, true);
+  }
+}
+// Where a tile's key stands. The queries of all but the first block see few columns: those keys come first and fill few tiles.
+constexpr bool NEAR_FIRST = OCTETS > 2 && HALO > 0 && WINDOW < 2 * BLOCK;
+constexpr int NEAR = WINDOW - BLOCK;
+// The number of the first key behind all that the block of a step sees.
+DEVICE int seen_keys(int step) {
+  if (!NEAR_FIRST || step == 0) return BLOCK * BLOCK;
+  return step == 1 ? NEAR * BLOCK : step == 2 ? BLOCK * BLOCK - (BLOCK - NEAR) * (BLOCK - NEAR) : NEAR * NEAR;
+}
+DEVICE void key_at(int number, int& row, int& column) {
+  if constexpr (NEAR_FIRST) {
+    constexpr int near = NEAR * BLOCK, width = BLOCK - NEAR;
+    if (number < near) row = number / NEAR, column = number % NEAR;
+    else row = (number - near) / width, column = NEAR + (number - near) % width;
+  } else {
+    row = number / BLOCK, column = number % BLOCK;
   }
 }
 // The A operands [16 keys, 8 window positions] that pick the bias of two keys' positions.
@@ -74,7 +94,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
   if (RELATIVE && cta() < args.entry_rows) return sum_table_gradients(args, me);
   const Place p = place(args, cta() - args.entry_rows, args.tiles_y, args.tiles_x);
   const int local_head = me.warp / WARPS_A_HEAD, head = p.head + local_head;
-  const int tile0 = me.warp % WARPS_A_HEAD * TILES_PER_WARP;
+  const int tile0 = p.part * tiles_a_part(KEY_TILES) + me.warp % WARPS_A_HEAD * TILES_PER_WARP;
   const int chunk_q = local_head * (D / 8), chunk_g = local_head * (E / 8);
   const float scale = args.scale * LOG2_E;
 
@@ -86,7 +106,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       int number = (tile0 + m) * 16 + me.g + 8 * h;
-      row[m][h] = number / BLOCK, column[m][h] = number % BLOCK;
+      key_at(number, row[m][h], column[m][h]);
       y[m][h] = p.y * BLOCK - HALO + row[m][h], x[m][h] = p.x * BLOCK - HALO + column[m][h];
       valid[m][h] = number < BLOCK * BLOCK && (unsigned)y[m][h] < (unsigned)args.height &&
                     (unsigned)x[m][h] < (unsigned)args.width;
@@ -96,6 +116,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
   }
 
   auto exists = [&](int step) {
+    if (PARTS > 1 && p.part * tiles_a_part(KEY_TILES) * 16 >= seen_keys(step)) return false;
     int by = p.y - step / REACH, bx = p.x - step % REACH;
     return by >= 0 && bx >= 0 && by < args.blocks_y && bx < args.blocks_x;
   };
@@ -116,8 +137,8 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
   fetch(step, buffer);
   while (step < REACH * REACH) {
     const int following = next(step);
-    fetch(following, buffer ^ BUFFER);
-    copies_wait<1>();
+    if (BUFFERS > 1) fetch(following, buffer ^ BUFFER);
+    copies_wait<BUFFERS - 1>();
     block_sync();
 
     const int down = step / REACH * BLOCK, right = step % REACH * BLOCK;  // of the keys in this block's window
@@ -160,14 +181,18 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
         ldmatrix_transposed(g_columns[e], gradients + Pixels<E>::slot_after<16>(pair, ByColumns::row(me.lane),
                                                                                 chunk + ByColumns::chunk(me.lane)));
       }
-      uint4 bias[2], third[2];   // the biases of the window's third octet stand by themselves
+      uint4 bias[2];
+      uint2 third[2];
       float2 log_sum_exp[2];     // of two queries
       float minus_delta[2][4];  // of the same, as products start from it: loaded twice, not copied
 #pragma unroll
       for (int n = 0; n < 2; n++) {
-        const int vector = local_head * PADDED * 4 * BIAS_VECTORS + (2 * pair + n) * 32 + me.lane;
+        const int vector = local_head * PADDED * 2 * BIAS_HALVES + (2 * pair + n) * 32 + me.lane;
         if (RELATIVE) bias[n] = at<uint4>(buffer + AT_BIASES + vector * 16);
-        if (RELATIVE && OCTETS > 2) third[n] = at<uint4>(buffer + AT_BIASES + (PADDED * 4 + vector) * 16);
+        if (RELATIVE && OCTETS > 2) {
+          const int at_third = (local_head * BIAS_HALVES + 2) * PADDED * 32 + ((2 * pair + n) * 32 + me.lane) * 8;
+          third[n] = at<uint2>(buffer + AT_BIASES + at_third);
+        }
         if (TWO_ROWS) bias[n].x = down ? bias[n].y : bias[n].x, bias[n].z = right ? bias[n].w : bias[n].z;
         if (TWO_ROWS && OCTETS > 2) {
           if (down == 16) bias[n].x = third[n].x;
@@ -195,8 +220,12 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
 #pragma unroll
             for (int i = 0; i < 4; i++) s[i] = start[m][i];
             if (RELATIVE) {
-              mma_loaded(s, pick_row[m], bias[n].x, bias[n].y, third[n].x, start[m]);
-              mma_loaded(s, pick_column[m], bias[n].z, bias[n].w, third[n].y, s);
+              const u32(&r)[2 * LOADED] = pick_row[m], (&c)[2 * LOADED] = pick_column[m];
+              const u32 rows[4] = {r[0], r[1], r[2], r[3]}, columns[4] = {c[0], c[1], c[2], c[3]};
+              const u32 thirds[4] = {r[2 * LOADED - 2], r[2 * LOADED - 1], c[2 * LOADED - 2], c[2 * LOADED - 1]};
+              mma(s, rows, bias[n].x, bias[n].y, start[m]);
+              mma(s, columns, bias[n].z, bias[n].w, s);
+              if (OCTETS > 2) mma(s, thirds, third[n].x, third[n].y, s);
             }
           }
 #pragma unroll
@@ -223,7 +252,9 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
       }
     }
     block_sync();  // everybody is done with this buffer
-    buffer ^= BUFFER, step = following;
+    if (BUFFERS > 1) buffer ^= BUFFER;
+    else fetch(following, buffer);
+    step = following;
   }
 
 #pragma unroll

@@ -178,15 +178,16 @@ class Call:
             args.rows, args.columns = relative.rows.data_ptr() + skipped, relative.columns.data_ptr() + skipped
 
     def blocks(self, kernel: Kernel) -> int:
-        """Blocks of queries, for all groups of heads of a kernel."""
+        """Blocks of queries, for all groups of heads of a kernel and all parts."""
         return self._groups(kernel) * self.args.blocks_y * self.args.blocks_x
 
     def key_tiles(self) -> int:
-        """Tiles of keys, for all groups of heads."""
+        """Tiles of keys, for all groups of heads and all parts."""
         return self._groups("key_gradient") * self.args.tiles_y * self.args.tiles_x
 
     def _groups(self, kernel: Kernel) -> int:
-        return self.batch * self.shape.heads // layout_of(self.shape, kernel).heads
+        layout = layout_of(self.shape, kernel)
+        return self.batch * self.shape.heads // layout.heads * layout.parts
 
     def parts(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """The values, their gradient or what is shaped like them, in the parts that the kernels take."""
@@ -228,7 +229,9 @@ def differentiated(
     args.log_sum_exp = log_sum_exp.data_ptr()
     statistics = log_sum_exp.new_empty(*log_sum_exp.shape, 2)
     args.statistics, args.count = statistics.data_ptr(), call.blocks("query_gradient")
-    ctas = min(args.count, launch.resident("query_gradient", call.shape, query.device))
+    parts = layout_of(call.shape, "query_gradient").parts
+    # Whole turns: a CTA stays with its part of the blocks, what it leaves as zeros depends on it.
+    ctas = min(args.count, max(1, launch.resident("query_gradient", call.shape, query.device) // parts) * parts)
     if call.shape.relative:
         biases = statistics.new_empty(log_sum_exp.numel() // 8, 32, call.shape.lane_bytes // 4)
         partials = statistics.new_empty(ctas, 2, TABLE_ROWS, query.shape[-1])

@@ -40,9 +40,14 @@ class Shape:
         return whole(self.value_dim, 16)
 
     @property
+    def wide(self) -> bool:
+        """Whether a window's row has more pixels than two octets, which come together."""
+        return self.geometry.window > 2 * OCTET
+
+    @property
     def lane_bytes(self) -> int:
-        """Of 8 queries' biases, what a lane of the pass by keys reads: two octets of the window come together."""
-        return 16 if self.geometry.window <= 2 * OCTET else 32
+        """Of 8 queries' biases, what a lane of the pass by keys reads."""
+        return 24 if self.wide else 16
 
     def tiles(self, kernel: Kernel) -> int:
         """Tiles of 16 that one head of a CTA works on: queries or, in the pass by keys, keys."""
@@ -62,55 +67,71 @@ class Shape:
             "FP16": HALF[self.dtype],
             "HEADS": layout.heads,
             "TILES_PER_WARP": layout.tiles_per_warp,
+            "PARTS": layout.parts,
             "MIN_CTAS": layout.min_ctas,
         }
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a CTA is laid out: heads it serves, tiles of 16 queries (or keys) a warp keeps, CTAs an SM must hold."""
+    """How a CTA is laid out: heads it serves, tiles of 16 queries (or keys) a warp keeps, CTAs an SM must hold.
+
+    ``parts`` CTAs share the tiles of a block.
+    """
 
     heads: int
     tiles_per_warp: int
     min_ctas: int = 1
+    parts: int = 1
+
+    def warps(self, tiles: int) -> int:
+        """Warps of a CTA, for so many tiles of a block."""
+        tiles_a_part = -(-tiles // self.parts)
+        return self.heads * -(-tiles_a_part // self.tiles_per_warp)
 
 
 class Work(NamedTuple):
-    """What suits a class of shapes: heads of a CTA and tiles of a warp, at most; registers of a thread, if limited."""
+    """What suits a class of shapes: heads of a CTA and tiles of a warp, at most; registers of a thread, if limited.
+
+    ``parts`` are those of a block that CTAs of their own work on.
+    """
 
     heads: int
     tiles_per_warp: int
     registers: int | None = None
+    parts: int = 1
 
 
 # By kernel, by the widths of keys and values up to which it holds, and by the tiles of a block: one, up to 4 (8 x 8),
-# up to 7 (10 x 10), more. The fastest on an H100, or close to it at every map and batch measured; see docs/kernels.md.
-TILES = (1, 4, 7)
-WORK: dict[Kernel, dict[tuple[int, int], tuple[Work, Work, Work, Work]]] = {
+# up to 7 (10 x 10), up to 9 (12 x 12), more. The fastest on an H100, or close to it at every map and batch measured, but
+# for the last, which are predictions; see docs/kernels.md.
+TILES = (1, 4, 7, 9)
+WORK: dict[Kernel, dict[tuple[int, int], tuple[Work, Work, Work, Work, Work]]] = {
     "forward": {
-        (16, 16): (Work(4, 1, 168), Work(4, 4, 168), Work(1, 1, 72), Work(2, 3)),
-        (16, 64): (Work(2, 1), Work(2, 1), Work(1, 2, 168), Work(1, 2, 168)),
-        (32, 32): (Work(2, 1), Work(2, 1, 80), Work(1, 1, 72), Work(1, 1, 72)),
-        (64, 64): (Work(4, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
-        (64, WIDEST_PART): (Work(1, 1), Work(1, 1), Work(1, 2), Work(1, 2)),
+        (16, 16): (Work(4, 1, 168), Work(4, 4, 168), Work(1, 1, 72), Work(2, 3), Work(2, 3)),
+        (16, 64): (Work(2, 1), Work(2, 1), Work(1, 2, 168), Work(1, 2, 168), Work(1, 2, 128)),
+        (32, 32): (Work(2, 1), Work(2, 1, 80), Work(1, 1, 72), Work(1, 1, 72), Work(1, 1, 72)),
+        (64, 64): (Work(4, 1), Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
+        (64, WIDEST_PART): (Work(1, 1), Work(1, 1), Work(1, 2), Work(1, 2), Work(1, 2)),
     },
     "query_gradient": {
-        (16, 16): (Work(2, 1), Work(1, 2), Work(1, 2, 168), Work(1, 1, 112)),
-        (16, 64): (Work(1, 1), Work(1, 1, 168), Work(1, 2), Work(1, 2)),
-        (32, 32): (Work(2, 1), Work(2, 2), Work(1, 2), Work(1, 1)),
-        (64, 64): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
-        (64, WIDEST_PART): (Work(1, 1), Work(2, 1), Work(1, 1), Work(1, 1)),
+        (16, 16): (Work(2, 1), Work(1, 2), Work(1, 2, 168), Work(1, 1, 112), Work(1, 1, 112)),
+        (16, 64): (Work(1, 1), Work(1, 1, 168), Work(1, 2), Work(1, 2), Work(1, 1, 128, 2)),
+        (32, 32): (Work(2, 1), Work(2, 2), Work(1, 2), Work(1, 1), Work(1, 1)),
+        (64, 64): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
+        (64, WIDEST_PART): (Work(1, 1), Work(2, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
     },
     "key_gradient": {
-        (16, 16): (Work(2, 1, 168), Work(2, 4, 168), Work(1, 1, 72), Work(1, 1, 72)),
-        (16, 64): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128), Work(1, 1, 128)),
-        (32, 32): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128), Work(1, 1, 112)),
-        (64, 64): (Work(1, 1), Work(1, 1, 168), Work(1, 1), Work(1, 1)),
-        (64, WIDEST_PART): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
+        (16, 16): (Work(2, 1, 168), Work(2, 4, 168), Work(1, 1, 72), Work(1, 1, 72), Work(1, 1, 72)),
+        (16, 64): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128), Work(1, 1, 128), Work(1, 1, 128, 2)),
+        (32, 32): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128), Work(1, 1, 112), Work(1, 1, 112)),
+        (64, 64): (Work(1, 1), Work(1, 1, 168), Work(1, 1), Work(1, 1), Work(1, 1)),
+        (64, WIDEST_PART): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1, 128, 2)),
     },
 }
 MOST_WARPS = 8
 MOST_SHARED_BYTES = 227 * 1024  # of a CTA, from Hopper on; a GPU that has less says so when a kernel is loaded
+HALF_OF_SHARED_BYTES = 113 * 1024  # of a CTA, where an SM is to have two
 REGISTERS = 65536  # of an SM
 
 
@@ -123,40 +144,46 @@ def layout_of(shape: Shape, kernel: Kernel) -> Layout:
     )
     work = by_tiles[bisect_left(TILES, tiles)]
     tiles_per_warp = min(work.tiles_per_warp, tiles)
-    warps = -(-tiles // tiles_per_warp)
+    parts = min(work.parts, tiles)
+    warps = Layout(1, tiles_per_warp, parts=parts).warps(tiles)
     room = max(1, min(work.heads, MOST_WARPS // warps))
     fitting = [number for number in range(1, room + 1) if shape.heads % number == 0]
-    while len(fitting) > 1 and shared_bytes(shape, kernel, fitting[-1], tiles_per_warp) > MOST_SHARED_BYTES:
-        fitting.pop()
-    heads = fitting[-1]
+    layouts = [Layout(heads, tiles_per_warp, parts=parts) for heads in fitting]
+    while len(layouts) > 1 and shared_bytes(shape, kernel, layouts[-1]) > MOST_SHARED_BYTES:
+        layouts.pop()
+    heads = layouts[-1].heads
     min_ctas = 1 if work.registers is None else max(1, REGISTERS // (32 * warps * heads * work.registers))
-    return Layout(heads, tiles_per_warp, min_ctas)
+    return replace(layouts[-1], min_ctas=min_ctas)
 
 
-def shared_bytes(shape: Shape, kernel: Kernel, heads: int, tiles_per_warp: int) -> int:
+def shared_bytes(shape: Shape, kernel: Kernel, layout: Layout) -> int:
     """What a CTA needs of shared memory, as the sources lay it out."""
-    geometry, dims, queries = shape.geometry, (shape.key_dim, shape.padded_value_dim), padded_queries(shape.geometry)
+    geometry, queries, heads = shape.geometry, padded_queries(shape.geometry), layout.heads
+    lines = [line_bytes(heads * dim, wide=shape.wide) for dim in (shape.key_dim, shape.padded_value_dim)]
     if kernel == "key_gradient":
         biases_and_statistics = queries * heads * (shape.relative * 4 * shape.lane_bytes + 8)
-        buffer = queries * sum(line_bytes(heads * dim) for dim in dims) + biases_and_statistics
-        return 2 * whole(buffer, 1024)
+        buffer = whole(queries * sum(lines) + biases_and_statistics, 1024)
+        return buffer * (1 if layout.parts > 1 and 2 * buffer > HALF_OF_SHARED_BYTES else 2)
     row = max(16, whole(geometry.window, OCTET))
     pixels = geometry.window**2 + row - geometry.window
-    windows = sum(whole(pixels * line_bytes(heads * dim), 1024) for dim in dims)
+    windows = sum(whole(pixels * line, 1024) for line in lines)
     if not shape.relative:
         return windows
     entry = 2 * (shape.key_dim + 8)
-    warps, tables, stage = heads * -(-shape.tiles(kernel) // tiles_per_warp), 2 * MOST_ENTRIES * entry, 16 * 36 * 4
+    warps, tables, stage = layout.warps(shape.tiles(kernel)), 2 * MOST_ENTRIES * entry, 16 * 36 * 4
     if kernel == "forward":
         return windows + tables + warps * stage
-    sums, skews = heads * 4 * shape.key_dim // 8 * 512, 2 * tiles_per_warp * 16 * 80
-    return windows + tables + sums + warps * (max(stage, tiles_per_warp * 16 * entry) + skews)
+    sums, skews = heads * 4 * shape.key_dim // 8 * 512, 2 * layout.tiles_per_warp * 16 * 80
+    return windows + tables + sums + warps * (max(stage, layout.tiles_per_warp * 16 * entry) + skews)
 
 
-def line_bytes(channels: int) -> int:
-    """Bytes of a pixel in shared memory: chunks of 16, an odd number of them unless it is a power of two."""
+def line_bytes(channels: int, *, wide: bool) -> int:
+    """Bytes of a pixel in shared memory: chunks of 16, an odd number of them unless they are swizzled.
+
+    A power of two is; in wide windows from eight on.
+    """
     chunks = channels // 8
-    return 16 * (chunks if chunks & (chunks - 1) == 0 else chunks | 1)
+    return 16 * (chunks if chunks & (chunks - 1) == 0 and (not wide or chunks >= 8) else chunks | 1)
 
 
 def shape_of(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Shape:
@@ -210,7 +237,7 @@ def shape_for(
     shape = Shape(geometry, key_dim, value_dim, heads, relative, dtype)
     for kernel in get_args(Kernel):
         layout = layout_of(shape, kernel)
-        needed = shared_bytes(shape, kernel, layout.heads, layout.tiles_per_warp)
+        needed = shared_bytes(shape, kernel, layout)
         if needed > MOST_SHARED_BYTES:  # said here, not by the backward pass
             raise Unsupported(
                 f"fused_cuda has {MOST_SHARED_BYTES} bytes of shared memory, got windows of {geometry.window} pixels, "
