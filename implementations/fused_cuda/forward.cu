@@ -100,7 +100,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_forward(const __grid_const
           pack_keys(weights, s);
           mma_keys(sum[m], weights, ONE | ONE << 16, ONE | ONE << 16, ONE | ONE << 16);
 #pragma unroll
-          for (int e = 0; e < E / 8; e++) mma_keys(output[m][e], weights, v.sums(e, 0), v.sums(e, 1), v.sums(e, 2));
+          for (int e = 0; e < VALUE_OCTETS; e++) mma_keys(output[m][e], weights, v.sums(e, 0), v.sums(e, 1), v.sums(e, 2));
         }
       }
     if (exact) break;

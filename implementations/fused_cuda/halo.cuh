@@ -8,6 +8,7 @@
 #include "warp.cuh"
 
 constexpr int D = KEY_DIM, E = (VALUE_DIM + 15) / 16 * 16;
+constexpr int VALUE_OCTETS = VALUE_DIM / 8;  // of channels that are not padding
 constexpr int WINDOW = BLOCK + 2 * HALO, SIDE = BLOCK / STRIDE, QUERIES = SIDE * SIDE;
 constexpr int QUERY_TILES = (QUERIES + 15) / 16, PADDED = 16 * QUERY_TILES;
 constexpr int KEY_TILES = (BLOCK * BLOCK + 15) / 16;
@@ -307,6 +308,11 @@ DEVICE void mma_keys(float (&d)[4], const u32 (&a)[2 * LOADED], u32 b0, u32 b1, 
   if (OCTETS > 1) mma(d, first, b0, b1, d);
   else mma8(d, a[0], a[1], b0, d);
   if (OCTETS > 2) mma8(d, a[2 * LOADED - 2], a[2 * LOADED - 1], b2, d);
+}
+// d = a b + c, summed over 16 channels of the values from 16 ``e`` on, as far as they exist.
+DEVICE void mma_values(float (&d)[4], const u32 (&a)[4], int e, u32 b0, u32 b1, const float (&c)[4]) {
+  if (2 * e + 1 < VALUE_OCTETS) mma(d, a, b0, b1, c);
+  else mma8(d, a[0], a[1], b0, c);
 }
 // What a lane has of [16 queries, keys], as A operands.
 DEVICE void pack_keys(u32 (&a)[2 * LOADED], const float (&s)[LOADED][4]) {

@@ -232,8 +232,8 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
           for (int d = 0; d < D / 16; d++) mma(s, k[m][d], q[d][2 * n], q[d][2 * n + 1], s);
 #pragma unroll
           for (int e = 0; e < E / 16; e++) {
-            if (e == 0) mma(dp, v[m][e], g[e][2 * n], g[e][2 * n + 1], minus_delta[n]);
-            else mma(dp, v[m][e], g[e][2 * n], g[e][2 * n + 1], dp);
+            if (e == 0) mma_values(dp, v[m][e], e, g[e][2 * n], g[e][2 * n + 1], minus_delta[n]);
+            else mma_values(dp, v[m][e], e, g[e][2 * n], g[e][2 * n + 1], dp);
           }
 #pragma unroll
           for (int i = 0; i < 4; i++) {
@@ -244,7 +244,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
           ds[2 * n] = pack(dp[0], dp[1]), ds[2 * n + 1] = pack(dp[2], dp[3]);
         }
 #pragma unroll
-        for (int e = 0; e < E / 8; e++)
+        for (int e = 0; e < VALUE_OCTETS; e++)
           mma(dv[m][e], weights, g_columns[e / 2][2 * (e & 1)], g_columns[e / 2][2 * (e & 1) + 1], dv[m][e]);
 #pragma unroll
         for (int d = 0; d < D / 8; d++)

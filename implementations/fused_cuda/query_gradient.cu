@@ -170,8 +170,8 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
           for (int n = 0; n < OCTETS; n++)
 #pragma unroll
             for (int e = 0; e < E / 16; e++) {
-              if (e == 0) mma(dp[n], gradient[m][e], v.scores(e, n, 0), v.scores(e, n, 1), minus_delta[m]);
-              else mma(dp[n], gradient[m][e], v.scores(e, n, 0), v.scores(e, n, 1), dp[n]);
+              if (e == 0) mma_values(dp[n], gradient[m][e], e, v.scores(e, n, 0), v.scores(e, n, 1), minus_delta[m]);
+              else mma_values(dp[n], gradient[m][e], e, v.scores(e, n, 0), v.scores(e, n, 1), dp[n]);
             }
 #pragma unroll
           for (int i = 0; i < 4 * OCTETS; i++) {

@@ -103,8 +103,8 @@ class Work(NamedTuple):
 
 
 # By kernel, by the widths of keys and values up to which it holds, and by the tiles of a block: one, up to 4 (8 x 8),
-# up to 7 (10 x 10), up to 9 (12 x 12), more. The fastest on an H100, or close to it at every map and batch measured, but
-# for the last, which are predictions; see docs/kernels.md.
+# up to 7 (10 x 10), up to 9 (12 x 12), more. The fastest on an H100, or close to it at every map and batch measured;
+# predicted, for the last; see docs/kernels.md.
 TILES = (1, 4, 7, 9)
 WORK: dict[Kernel, dict[tuple[int, int], tuple[Work, Work, Work, Work, Work]]] = {
     "forward": {
