@@ -152,6 +152,18 @@ def test_logits_beyond_the_fast_path(factor: float) -> None:
     assert torch.allclose(output[0, 0, 0, 0].float(), expected.float(), atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("border", "octets"),
+    # 15 rows: 14 queries see rows 2 to 16 of their window, four fours and a piece; the last one's block sees 0 to 2.
+    [("masked", 14 * 5 + 1), ("zero", 15 * 5)],
+)
+def test_columns_that_come_apart(border: Border, octets: int) -> None:
+    """Windows of 18 pixels: 16 columns of each row, and an octet for each four rows that are begun."""
+    geometry = Geometry(14, 2, border=border)
+    rows = geometry.seen_along(15) if border == "masked" else 15 * 18
+    assert shapes.scored_pairs(geometry, 15, 20) == (rows * 16 + octets * 8) * 28
+
+
 def refused(problem: Problem, change: str | None = None) -> str:
     """Why a call is refused."""
     query, key, value, relative = problem.inputs()

@@ -14,6 +14,9 @@ constexpr int QUERY_TILES = (QUERIES + 15) / 16, PADDED = 16 * QUERY_TILES;
 constexpr int KEY_TILES = (BLOCK * BLOCK + 15) / 16;
 constexpr int OCTETS = (WINDOW + 7) / 8;          // of pixels, along either axis of a window
 constexpr int LOADED = OCTETS > 2 ? 3 : 2;        // of them in registers: four tiles come at once
+// Two columns behind two octets would fill a third by a quarter: they come apart, those of four rows at a time.
+constexpr bool APART = WINDOW == 18;
+constexpr int ROW_OCTETS = APART ? 2 : OCTETS;  // of keys that come with a row
 constexpr int BIAS_HALVES = OCTETS > 2 ? 3 : 2;  // of 16 bytes, of both biases of a lane: a third octet's take 8
 static_assert(WINDOW <= 24 && WINDOW + BLOCK <= 33 && BLOCK % STRIDE == 0 && D % 16 == 0 && VALUE_DIM % 8 == 0,
               "outside this kernel's class");
@@ -150,7 +153,7 @@ template <int dim> DEVICE void load_row(Row<dim>& row, u32 base, int a, int chun
   for (int d = 0; d < dim / 16; d++) {
     const int first = chunk + 2 * d + ByRows::chunk(me.lane);
     ldmatrix(row.b[d], base + Pixels<dim>::template slot_after<WINDOW>(a, ByRows::row(me.lane), first));
-    if (OCTETS > 2) ldmatrix(row.third[d], base + Pixels<dim>::template slot_after<WINDOW>(a, 16 + (me.lane & 7), first));
+    if (ROW_OCTETS > 2) ldmatrix(row.third[d], base + Pixels<dim>::template slot_after<WINDOW>(a, 16 + (me.lane & 7), first));
   }
 }
 template <int dim> DEVICE void load_row_transposed(Row<dim>& row, u32 base, int a, int chunk, const Lane& me) {
@@ -158,7 +161,7 @@ template <int dim> DEVICE void load_row_transposed(Row<dim>& row, u32 base, int 
   for (int d = 0; d < dim / 16; d++) {
     ldmatrix_transposed(row.b[d], base + Pixels<dim>::template slot_after<WINDOW>(
                                              a, ByColumns::row(me.lane), chunk + 2 * d + ByColumns::chunk(me.lane)));
-    if (OCTETS > 2)
+    if (ROW_OCTETS > 2)
       ldmatrix_transposed(row.third[d], base + Pixels<dim>::template slot_after<WINDOW>(
                                                    a, 16 + (me.lane & 7), chunk + 2 * d + ByRows::chunk(me.lane)));
   }
@@ -298,6 +301,34 @@ DEVICE void hide_columns(Biases& bias, const Args& args, int x0, const Lane& me)
     if (!real) bias.columns[i >> 2][i & 3] = HIDDEN;
     else if (!RELATIVE) bias.columns[i >> 2][i & 3] = 0.f;
   }
+#pragma unroll
+  for (int i = 0; APART && i < 4; i++) {  // keys 16 and 17 of a query, for all its lanes: the others' are hidden
+    float& x = bias.columns[LOADED - 1][i];
+    x = fmaxf(x, shuffle_xor(x, 1)), x = fmaxf(x, shuffle_xor(x, 2));
+  }
+}
+// Keys 16 and 17 of four rows from ``row`` on as a B operand; rows that are not loaded repeat others, and count for nothing.
+template <int dim, bool transposed>
+DEVICE void load_apart(u32 (&b)[dim / 16][2], u32 base, int row, int first, int last, int chunk, const Lane& me) {
+  const int a = min(max(row + ((me.lane & 7) >> 1), first), last - 1), pixel = a * WINDOW + 16 + (me.lane & 1);
+#pragma unroll
+  for (int d = 0; d < dim / 16; d++) {
+    const u32 address = base + Pixels<dim>::slot(pixel, chunk + 2 * d + ByRows::chunk(me.lane));
+    if (transposed) ldmatrix_transposed(b[d], address);
+    else ldmatrix(b[d], address);
+  }
+}
+// The logits of these keys, the second four rows of the ``octet`` or its first: [16 queries, 8], without the scale.
+DEVICE void score_apart(float (&s)[4], const u32 (&q)[D / 16][4], const u32 (&k)[D / 16][2], const Biases& bias, int octet,
+                        int half, int first, int last, const Lane& me) {
+  const int row = 8 * octet + 4 * half + me.t, wanted = 4 * half + (me.g >> 1);
+  const bool real = row >= first && row < last;
+#pragma unroll
+  for (int i = 0; i < 4; i++) s[i] = real ? bias.columns[LOADED - 1][i] : HIDDEN;
+  const u32 pick = wanted >> 1 == me.t ? ONE << (16 * (wanted & 1)) : 0u;
+  if (RELATIVE) mma8(s, bias.rows[2 * octet], bias.rows[2 * octet + 1], pick, s);
+#pragma unroll
+  for (int d = 0; d < D / 16; d++) mma(s, q[d], k[d][0], k[d][1], s);
 }
 // The B operand [8 window rows, 8] whose row ``a`` is one: it picks a row's bias for all keys.
 DEVICE u32 one_row(int a, const Lane& me) { return me.t == (a & 7) >> 1 ? ONE << (16 * (a & 1)) : 0u; }
@@ -307,7 +338,7 @@ DEVICE void mma_keys(float (&d)[4], const u32 (&a)[2 * LOADED], u32 b0, u32 b1, 
   const u32 first[4] = {a[0], a[1], a[2], a[3]};
   if (OCTETS > 1) mma(d, first, b0, b1, d);
   else mma8(d, a[0], a[1], b0, d);
-  if (OCTETS > 2) mma8(d, a[2 * LOADED - 2], a[2 * LOADED - 1], b2, d);
+  if (ROW_OCTETS > 2) mma8(d, a[2 * LOADED - 2], a[2 * LOADED - 1], b2, d);
 }
 // d = a b + c, summed over 16 channels of the values from 16 ``e`` on, as far as they exist.
 DEVICE void mma_values(float (&d)[4], const u32 (&a)[4], int e, u32 b0, u32 b1, const float (&c)[4]) {
@@ -317,13 +348,13 @@ DEVICE void mma_values(float (&d)[4], const u32 (&a)[4], int e, u32 b0, u32 b1, 
 // What a lane has of [16 queries, keys], as A operands.
 DEVICE void pack_keys(u32 (&a)[2 * LOADED], const float (&s)[LOADED][4]) {
 #pragma unroll
-  for (int n = 0; n < OCTETS; n++) a[2 * n] = pack(s[n][0], s[n][1]), a[2 * n + 1] = pack(s[n][2], s[n][3]);
+  for (int n = 0; n < ROW_OCTETS; n++) a[2 * n] = pack(s[n][0], s[n][1]), a[2 * n + 1] = pack(s[n][2], s[n][3]);
 }
 // Logits of a tile against a row of the window in its ``octet``: [16 queries, keys], without the scale.
 DEVICE void score(float (&s)[LOADED][4], const u32 (&q)[D / 16][4], const Row<D>& k, const Biases& bias, int octet,
                   u32 pick) {
 #pragma unroll
-  for (int n = 0; n < OCTETS; n++) {
+  for (int n = 0; n < ROW_OCTETS; n++) {
     if (RELATIVE) mma8(s[n], bias.rows[2 * octet], bias.rows[2 * octet + 1], pick, bias.columns[n]);
 #pragma unroll
     for (int d = 0; d < D / 16; d++) {

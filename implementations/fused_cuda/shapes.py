@@ -298,9 +298,27 @@ def padded_queries(geometry: Geometry) -> int:
 
 
 def scored_pairs(geometry: Geometry, height: int, width: int) -> int:
-    """Query-key pairs of one head of one image that are scored: rows of the window in the image, in whole octets."""
+    """Query-key pairs of one head of one image that are scored: rows of the window in the image, in whole octets.
+
+    Of windows of 18 pixels, the last two columns come apart, four rows of them in an octet.
+    """
     side, window = geometry.side, seen_geometry(geometry, height, width).window
     rows, keys = geometry.queries(height) * window, whole(window, OCTET)
     if geometry.border == "masked":
         rows = geometry.seen_along(height)
-    return rows * geometry.blocks(width) * side * keys
+    scored = rows * keys
+    if window == 2 * OCTET + 2:
+        scored = rows * 2 * OCTET + octets_apart(geometry, height) * OCTET
+    return scored * geometry.blocks(width) * side
+
+
+def octets_apart(geometry: Geometry, height: int) -> int:
+    """Octets of four rows of a window that are scored, summed over rows of queries: those with a row in the image."""
+    octets = 0
+    for pixel in range(0, height, geometry.stride):
+        rows = range(geometry.window)
+        if geometry.border == "masked":
+            top = pixel // geometry.block * geometry.block - geometry.halo
+            rows = range(max(0, -top), min(geometry.window, height - top))
+        octets += -(-rows.stop // 4) - rows.start // 4
+    return octets
