@@ -15,9 +15,10 @@ constexpr int KEY_TILES = (BLOCK * BLOCK + 15) / 16;
 constexpr int OCTETS = (WINDOW + 7) / 8;          // of pixels, along either axis of a window
 constexpr int LOADED = OCTETS > 2 ? 3 : 2;        // of them in registers: four tiles come at once
 // Two columns behind two octets would fill a third by a quarter: they come apart, those of four rows at a time.
-constexpr bool APART = WINDOW == 18;
+constexpr bool LARGE = OCTETS > 2 && BLOCK > 12;  // what was done for HaloNet-H5's blocks; others are as they were
+constexpr bool APART = LARGE && WINDOW == 18;
 constexpr int ROW_OCTETS = APART ? 2 : OCTETS;  // of keys that come with a row
-constexpr int BIAS_HALVES = OCTETS > 2 ? 3 : 2;  // of 16 bytes, of both biases of a lane: a third octet's take 8
+constexpr int BIAS_HALVES = LARGE ? 3 : OCTETS > 2 ? 4 : 2;  // of 16 bytes, of both biases of a lane: a third octet's take 8
 static_assert(WINDOW <= 24 && WINDOW + BLOCK <= 33 && BLOCK % STRIDE == 0 && D % 16 == 0 && VALUE_DIM % 8 == 0,
               "outside this kernel's class");
 
@@ -63,11 +64,11 @@ DEVICE long long block_index(const Args& args, int image, int head, int y, int x
   return (((long long)image * args.heads + head) * args.blocks_y + y) * args.blocks_x + x;
 }
 
-// Shared memory: pixels of HEADS x dim channels in chunks of 16 bytes, swizzled so that 8 pixels hit all banks. Rows of wide
+// Shared memory: pixels of HEADS x dim channels in chunks of 16 bytes, swizzled so that 8 pixels hit all banks. Rows of large
 // windows are no whole turns of a swizzle: there a short line is an odd number of chunks, an address one addition a turn.
 template <int dim> struct Pixels {
   static constexpr int chunks = HEADS * dim / 8;
-  static constexpr bool swizzled = (chunks & (chunks - 1)) == 0 && (OCTETS <= 2 || chunks >= 8);
+  static constexpr bool swizzled = (chunks & (chunks - 1)) == 0 && (!LARGE || chunks >= 8);
   static constexpr int line = (swizzled ? chunks : chunks | 1) * 16;  // an odd line needs no swizzle
   DEVICE static u32 slot(int pixel, int chunk) {
     u32 address = pixel * line + chunk * 16;
@@ -98,7 +99,7 @@ DEVICE void load_box(u32 base, const View& view, const Place& p, int y0, int x0,
   constexpr int chunks = Pixels<dim>::chunks;
   const u16* image = image_of(view, p.image);
   opaque(image);  // not to be computed again for every pixel
-  if constexpr (threads % chunks == 0 || OCTETS > 2) {  // a thread keeps its chunk and walks over pixels
+  if constexpr (threads % chunks == 0 || LARGE) {  // a thread keeps its chunk and walks over pixels
     constexpr int step = threads / chunks;
     if (threads % chunks && me.thread >= step * chunks) return;
     const int chunk = me.thread % chunks;
@@ -114,7 +115,7 @@ DEVICE void load_box(u32 base, const View& view, const Place& p, int y0, int x0,
       copy_async(target, image + offset, inside);
       number += step, row += step / columns, column += step % columns, offset += next;
       if (column >= columns) column -= columns, row++, offset += wrap;
-      if (Pixels<dim>::swizzled ? step * Pixels<dim>::line % 1024 == 0 : OCTETS > 2) target += step * Pixels<dim>::line;
+      if (Pixels<dim>::swizzled ? step * Pixels<dim>::line % 1024 == 0 : LARGE) target += step * Pixels<dim>::line;
       else target = base + Pixels<dim>::slot(number, chunk);
     }
   } else {

@@ -39,7 +39,7 @@ DEVICE void load_block(u32 base, const Args& args, const Place& p, int y, int x,
   }
 }
 // Where a tile's key stands. The queries of all but the first block see few columns: those keys come first and fill few tiles.
-constexpr bool NEAR_FIRST = OCTETS > 2 && HALO > 0 && WINDOW < 2 * BLOCK;
+constexpr bool NEAR_FIRST = LARGE && HALO > 0 && WINDOW < 2 * BLOCK;
 constexpr int NEAR = WINDOW - BLOCK;
 // The number of the first key behind all that the block of a step sees.
 DEVICE int seen_keys(int step) {
@@ -181,8 +181,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
         ldmatrix_transposed(g_columns[e], gradients + Pixels<E>::slot_after<16>(pair, ByColumns::row(me.lane),
                                                                                 chunk + ByColumns::chunk(me.lane)));
       }
-      uint4 bias[2];
-      uint2 third[2];
+      uint4 bias[2], third[2];   // the biases of the window's third octet stand by themselves
       float2 log_sum_exp[2];     // of two queries
       float minus_delta[2][4];  // of the same, as products start from it: loaded twice, not copied
 #pragma unroll
@@ -190,8 +189,13 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
         const int vector = local_head * PADDED * 2 * BIAS_HALVES + (2 * pair + n) * 32 + me.lane;
         if (RELATIVE) bias[n] = at<uint4>(buffer + AT_BIASES + vector * 16);
         if (RELATIVE && OCTETS > 2) {
-          const int at_third = (local_head * BIAS_HALVES + 2) * PADDED * 32 + ((2 * pair + n) * 32 + me.lane) * 8;
-          third[n] = at<uint2>(buffer + AT_BIASES + at_third);
+          if (LARGE) {
+            const int at_third = (local_head * BIAS_HALVES + 2) * PADDED * 32 + ((2 * pair + n) * 32 + me.lane) * 8;
+            const uint2 x = at<uint2>(buffer + AT_BIASES + at_third);
+            third[n].x = x.x, third[n].y = x.y;
+          } else {
+            third[n] = at<uint4>(buffer + AT_BIASES + (PADDED * 4 + vector) * 16);
+          }
         }
         if (TWO_ROWS) bias[n].x = down ? bias[n].y : bias[n].x, bias[n].z = right ? bias[n].w : bias[n].z;
         if (TWO_ROWS && OCTETS > 2) {
@@ -224,8 +228,10 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_
               const u32 rows[4] = {r[0], r[1], r[2], r[3]}, columns[4] = {c[0], c[1], c[2], c[3]};
               const u32 thirds[4] = {r[2 * LOADED - 2], r[2 * LOADED - 1], c[2 * LOADED - 2], c[2 * LOADED - 1]};
               mma(s, rows, bias[n].x, bias[n].y, start[m]);
+              if (OCTETS > 2 && !LARGE) mma8(s, thirds[0], thirds[1], third[n].x, s);
               mma(s, columns, bias[n].z, bias[n].w, s);
-              if (OCTETS > 2) mma(s, thirds, third[n].x, third[n].y, s);
+              if (LARGE) mma(s, thirds, third[n].x, third[n].y, s);
+              else if (OCTETS > 2) mma8(s, thirds[2], thirds[3], third[n].y, s);
             }
           }
 #pragma unroll

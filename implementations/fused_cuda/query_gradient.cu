@@ -138,10 +138,16 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
           target[32] = make_uint4(bias[m].rows[1], bias[m].rows[3], pack(c[0][2], c[0][3]), pack(c[1][2], c[1][3]));
           if (OCTETS > 2) {
             constexpr int last = LOADED - 1;
-            uint4* block = args.biases + at_block * (PADDED / 16 * BIAS_HALVES) * 32;
-            uint2* third = reinterpret_cast<uint2*>(block + PADDED / 8 * 32) + 2 * (tile0 + m) * 32 + me.lane;
-            third[0] = make_uint2(bias[m].rows[2 * last], pack(c[last][0], c[last][1]));
-            third[32] = make_uint2(bias[m].rows[2 * last + 1], pack(c[last][2], c[last][3]));
+            if (LARGE) {
+              uint4* block = args.biases + at_block * (PADDED / 16 * BIAS_HALVES) * 32;
+              uint2* third = reinterpret_cast<uint2*>(block + PADDED / 8 * 32) + 2 * (tile0 + m) * 32 + me.lane;
+              third[0] = make_uint2(bias[m].rows[2 * last], pack(c[last][0], c[last][1]));
+              third[32] = make_uint2(bias[m].rows[2 * last + 1], pack(c[last][2], c[last][3]));
+            } else {
+              target += PADDED / 8 * 32;
+              target[0] = make_uint4(bias[m].rows[2 * last], pack(c[last][0], c[last][1]), 0, 0);
+              target[32] = make_uint4(bias[m].rows[2 * last + 1], pack(c[last][2], c[last][3]), 0, 0);
+            }
           }
           // Products read them in another order than the one they are stored in: they get registers of their own.
 #pragma unroll

@@ -18,6 +18,7 @@ KEY_DIMS = (16, 32, 48, 64)
 WIDEST_VALUE, WIDEST_PART = 256, 128  # of a head, and of what a kernel takes of it at a time
 WIDEST_WINDOW, MOST_ENTRIES = 24, 32  # of a table, that a query can use
 OCTET = 8  # pixels of a window's row come in eights
+LARGE_BLOCK = 12  # with a wide window, larger ones are laid out in their own way
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +41,16 @@ class Shape:
         return whole(self.value_dim, 16)
 
     @property
-    def wide(self) -> bool:
-        """Whether a window's row has more pixels than two octets, which come together."""
-        return self.geometry.window > 2 * OCTET
+    def large(self) -> bool:
+        """Whether a window's row has more pixels than two octets, which come together, and its block many tiles."""
+        return self.geometry.window > 2 * OCTET and self.geometry.block > LARGE_BLOCK
 
     @property
     def lane_bytes(self) -> int:
         """Of 8 queries' biases, what a lane of the pass by keys reads."""
-        return 24 if self.wide else 16
+        if self.large:
+            return 24
+        return 16 if self.geometry.window <= 2 * OCTET else 32
 
     def tiles(self, kernel: Kernel) -> int:
         """Tiles of 16 that one head of a CTA works on: queries or, in the pass by keys, keys."""
@@ -159,7 +162,7 @@ def layout_of(shape: Shape, kernel: Kernel) -> Layout:
 def shared_bytes(shape: Shape, kernel: Kernel, layout: Layout) -> int:
     """What a CTA needs of shared memory, as the sources lay it out."""
     geometry, queries, heads = shape.geometry, padded_queries(shape.geometry), layout.heads
-    lines = [line_bytes(heads * dim, wide=shape.wide) for dim in (shape.key_dim, shape.padded_value_dim)]
+    lines = [line_bytes(heads * dim, large=shape.large) for dim in (shape.key_dim, shape.padded_value_dim)]
     if kernel == "key_gradient":
         biases_and_statistics = queries * heads * (shape.relative * 4 * shape.lane_bytes + 8)
         buffer = whole(queries * sum(lines) + biases_and_statistics, 1024)
@@ -177,13 +180,13 @@ def shared_bytes(shape: Shape, kernel: Kernel, layout: Layout) -> int:
     return windows + tables + sums + warps * (max(stage, layout.tiles_per_warp * 16 * entry) + skews)
 
 
-def line_bytes(channels: int, *, wide: bool) -> int:
+def line_bytes(channels: int, *, large: bool) -> int:
     """Bytes of a pixel in shared memory: chunks of 16, an odd number of them unless they are swizzled.
 
-    A power of two is; in wide windows from eight on.
+    A power of two is; in large windows from eight on.
     """
     chunks = channels // 8
-    return 16 * (chunks if chunks & (chunks - 1) == 0 and (not wide or chunks >= 8) else chunks | 1)
+    return 16 * (chunks if chunks & (chunks - 1) == 0 and (not large or chunks >= 8) else chunks | 1)
 
 
 def shape_of(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Shape:
@@ -300,14 +303,14 @@ def padded_queries(geometry: Geometry) -> int:
 def scored_pairs(geometry: Geometry, height: int, width: int) -> int:
     """Query-key pairs of one head of one image that are scored: rows of the window in the image, in whole octets.
 
-    Of windows of 18 pixels, the last two columns come apart, four rows of them in an octet.
+    Of windows of 18 pixels of large blocks, the last two columns come apart, four rows of them in an octet.
     """
     side, window = geometry.side, seen_geometry(geometry, height, width).window
     rows, keys = geometry.queries(height) * window, whole(window, OCTET)
     if geometry.border == "masked":
         rows = geometry.seen_along(height)
     scored = rows * keys
-    if window == 2 * OCTET + 2:
+    if window == 2 * OCTET + 2 and geometry.block > LARGE_BLOCK:
         scored = rows * 2 * OCTET + octets_apart(geometry, height) * OCTET
     return scored * geometry.blocks(width) * side
 
