@@ -152,6 +152,17 @@ def test_logits_beyond_the_fast_path(factor: float) -> None:
     assert torch.allclose(output[0, 0, 0, 0].float(), expected.float(), atol=1e-2)
 
 
+@pytest.mark.usefixtures("emulated")
+def test_parts_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many CTAs share a block, also where some of them see no key of a step, and none of any."""
+    layout = shapes.Layout(1, 1, parts=7)
+    for module in (shapes, operator):
+        monkeypatch.setattr(module, "layout_of", lambda *_: layout)
+    problem = Problem(Geometry(14, 2), 15, 17, heads=1, value_dim=40, dtype="bfloat16")
+    backend = replace(backends.load("strided_gather"), name="emulated", attend=fused_cuda.attend)
+    assert accuracy.check(backend, problem, "cpu", "training").fault is None
+
+
 @pytest.mark.parametrize(
     ("border", "octets"),
     # 15 rows: 14 queries see rows 2 to 16 of their window, four fours and a piece; the last one's block sees 0 to 2.
