@@ -94,6 +94,8 @@ EMULATED = {
 DRAWN = {
     "wide": Problem(Geometry(4, 2), 7, 9, heads=2, key_dim=32, value_dim=48, dtype="bfloat16"),
     "ten": Problem(Geometry(10, 3), 13, 11, heads=1, dtype="bfloat16"),
+    "twelve": Problem(Geometry(12, 2), 15, 14, heads=2, dtype="bfloat16"),
+    "thirteen": Problem(Geometry(13, 1, border="zero"), 15, 14, heads=1, dtype="float16"),
     "exact": Problem(Geometry(8, 4), 9, 9, heads=1, key_dim=64, value_dim=64, dtype="bfloat16"),
     "one_block": Problem(Geometry(8, 5), 8, 7, batch=2, heads=2, key_dim=32, dtype="bfloat16"),
     "one_strided_block": Problem(Geometry(12, 2, stride=2), 11, 12, heads=2, dtype="bfloat16"),
@@ -155,9 +157,9 @@ def test_logits_beyond_the_fast_path(factor: float) -> None:
 @pytest.mark.usefixtures("emulated")
 def test_parts_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many CTAs share a block, also where some of them see no key of a step, and none of any."""
-    layout = shapes.Layout(1, 1, parts=7)
+    whole, shared = shapes.Layout(1, 1), shapes.Layout(1, 1, parts=7)
     for module in (shapes, operator):
-        monkeypatch.setattr(module, "layout_of", lambda *_: layout)
+        monkeypatch.setattr(module, "layout_of", lambda _, kernel: whole if kernel == "query_gradient" else shared)
     problem = Problem(Geometry(14, 2), 15, 17, heads=1, value_dim=40, dtype="bfloat16")
     backend = replace(backends.load("strided_gather"), name="emulated", attend=fused_cuda.attend)
     assert accuracy.check(backend, problem, "cpu", "training").fault is None

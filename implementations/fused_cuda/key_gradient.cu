@@ -12,8 +12,8 @@ constexpr int REACH = 1 + (2 * HALO + BLOCK - 1) / BLOCK;  // blocks along an ax
 constexpr u32 AT_GRADIENTS = PADDED * Pixels<D>::line, AT_BIASES = AT_GRADIENTS + PADDED * Pixels<E>::line,
               AT_STATISTICS = AT_BIASES + (RELATIVE ? HEADS * PADDED * 32 * BIAS_HALVES : 0),
               BUFFER = (AT_STATISTICS + HEADS * PADDED * 8 + 1023) / 1024 * 1024;
-// One of them, where the parts of a block could not stay on an SM with two.
-constexpr int BUFFERS = PARTS > 1 && 2 * BUFFER > 113 * 1024 ? 1 : 2;
+// While one is worked on the next one is loaded, unless another part of the block has work meanwhile.
+constexpr int BUFFERS = PARTS > 1 ? 1 : 2;
 constexpr u32 SHARED = BUFFERS * BUFFER;
 // Where a tile of keys is two rows of 8, all its bias rows lie in one octet of the window and so do its columns.
 constexpr bool TWO_ROWS = BLOCK == 8 && WINDOW % 2 == 0;
@@ -39,7 +39,7 @@ DEVICE void load_block(u32 base, const Args& args, const Place& p, int y, int x,
   }
 }
 // Where a tile's key stands. The queries of all but the first block see few columns: those keys come first and fill few tiles.
-constexpr bool NEAR_FIRST = LARGE && HALO > 0 && WINDOW < 2 * BLOCK;
+constexpr bool NEAR_FIRST = KEY_TILES > 7 && HALO > 0 && WINDOW < 2 * BLOCK;
 constexpr int NEAR = WINDOW - BLOCK;
 // The number of the first key behind all that the block of a step sees.
 DEVICE int seen_keys(int step) {

@@ -229,9 +229,7 @@ def differentiated(
     args.log_sum_exp = log_sum_exp.data_ptr()
     statistics = log_sum_exp.new_empty(*log_sum_exp.shape, 2)
     args.statistics, args.count = statistics.data_ptr(), call.blocks("query_gradient")
-    parts = layout_of(call.shape, "query_gradient").parts
-    # Whole turns: a CTA stays with its part of the blocks, what it leaves as zeros depends on it.
-    ctas = min(args.count, max(1, launch.resident("query_gradient", call.shape, query.device) // parts) * parts)
+    ctas = min(args.count, launch.resident("query_gradient", call.shape, query.device))
     if call.shape.relative:
         biases = statistics.new_empty(log_sum_exp.numel() // 8, 32, call.shape.lane_bytes // 4)
         partials = statistics.new_empty(ctas, 2, TABLE_ROWS, query.shape[-1])

@@ -18,7 +18,7 @@ constexpr u32 AT_KEYS = 0, AT_VALUES = AT_KEYS + window_bytes<D>(), AT_TABLES = 
               SHARED = AT_SKEWS + (RELATIVE ? 2 * TILES_PER_WARP * SKEW_BYTES * (THREADS / 32) : 0);
 
 // Sums over a window's rows or columns back to table entries: [16 queries, 32 entries]. What it does not write is zero, the
-// same for all blocks of a CTA, which have it work on the same part.
+// same for all blocks.
 DEVICE void skew_back(u32 skew, const float (&sums)[LOADED][4], const int (&entry)[2], const Lane& me) {
 #pragma unroll
   for (int i = 0; i < 4 * LOADED; i++) {
@@ -47,7 +47,7 @@ DEVICE void add_table_gradients(u32 base, u32 sums, u32 scratch, u32 skews, int 
       c[n][0] = sum.x, c[n][1] = sum.y, c[n][2] = sum.z, c[n][3] = sum.w;
     }
 #pragma unroll
-    for (int tile = 0; tile < tiles_a_part(QUERY_TILES); tile++) {  // those behind the last one are zeros
+    for (int tile = 0; tile < QUERY_TILES; tile++) {
       u32 a[4], b[4];  // [16 entries, 16 queries] and [16 queries, 16 dims]
       ldmatrix_transposed(a, base + skews + (2 * tile + (part >> 1)) * SKEW_BYTES + ByRows::row(me.lane) * SKEW_LINE +
                                  (part & 1) * 32 + ByRows::chunk(me.lane) * 16);
@@ -67,7 +67,7 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
   const Lane me = who();
   const u32 base = shared_base(), scratch = AT_SCRATCH + me.warp * SCRATCH_BYTES;
   const u32 skews = AT_SKEWS + me.warp * 2 * TILES_PER_WARP * SKEW_BYTES;
-  const int local_head = me.warp / WARPS_A_HEAD, turn = me.warp % WARPS_A_HEAD, turn0 = turn * TILES_PER_WARP;
+  const int local_head = me.warp / WARPS_A_HEAD, turn = me.warp % WARPS_A_HEAD, tile0 = turn * TILES_PER_WARP;
   const int chunk_k = local_head * (D / 8), chunk_v = local_head * (E / 8);
   const float scale = args.scale * LOG2_E;
   const u32 identity = kept(me.g >> 1 == me.t ? ONE << (16 * (me.g & 1)) : 0u);  // a B operand [8, 8]
@@ -81,7 +81,6 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
 
   for (int index = cta(); index < args.count; index += ctas()) {
     const Place p = place(args, index, args.blocks_y, args.blocks_x);
-    const int tile0 = turn0 + p.part * tiles_a_part(QUERY_TILES);
     const int y0 = p.y * BLOCK - HALO, x0 = p.x * BLOCK - HALO, head = p.head + local_head;
     const int first = ZERO_BORDER ? 0 : max(0, -y0), last = ZERO_BORDER ? WINDOW : min(WINDOW, args.height - y0);
     block_sync();  // everybody is done with the last window

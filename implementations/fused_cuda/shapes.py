@@ -107,7 +107,7 @@ class Work(NamedTuple):
 
 # By kernel, by the widths of keys and values up to which it holds, and by the tiles of a block: one, up to 4 (8 x 8),
 # up to 7 (10 x 10), up to 9 (12 x 12), more. The fastest on an H100, or close to it at every map and batch measured;
-# predicted, for the last; see docs/kernels.md.
+# see docs/kernels.md.
 TILES = (1, 4, 7, 9)
 WORK: dict[Kernel, dict[tuple[int, int], tuple[Work, Work, Work, Work, Work]]] = {
     "forward": {
@@ -115,26 +115,25 @@ WORK: dict[Kernel, dict[tuple[int, int], tuple[Work, Work, Work, Work, Work]]] =
         (16, 64): (Work(2, 1), Work(2, 1), Work(1, 2, 168), Work(1, 2, 168), Work(1, 2, 128)),
         (32, 32): (Work(2, 1), Work(2, 1, 80), Work(1, 1, 72), Work(1, 1, 72), Work(1, 1, 72)),
         (64, 64): (Work(4, 1), Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
-        (64, WIDEST_PART): (Work(1, 1), Work(1, 1), Work(1, 2), Work(1, 2), Work(1, 2)),
+        (64, WIDEST_PART): (Work(1, 1), Work(1, 1), Work(1, 2), Work(1, 2), Work(1, 1, 128, 2)),
     },
     "query_gradient": {
         (16, 16): (Work(2, 1), Work(1, 2), Work(1, 2, 168), Work(1, 1, 112), Work(1, 1, 112)),
-        (16, 64): (Work(1, 1), Work(1, 1, 168), Work(1, 2), Work(1, 2), Work(1, 1, 128, 2)),
+        (16, 64): (Work(1, 1), Work(1, 1, 168), Work(1, 2), Work(1, 2), Work(1, 2)),
         (32, 32): (Work(2, 1), Work(2, 2), Work(1, 2), Work(1, 1), Work(1, 1)),
         (64, 64): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
-        (64, WIDEST_PART): (Work(1, 1), Work(2, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
+        (64, WIDEST_PART): (Work(1, 1), Work(2, 1), Work(1, 1), Work(1, 1), Work(1, 2)),
     },
     "key_gradient": {
         (16, 16): (Work(2, 1, 168), Work(2, 4, 168), Work(1, 1, 72), Work(1, 1, 72), Work(1, 1, 72)),
         (16, 64): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128), Work(1, 1, 128), Work(1, 1, 128, 2)),
         (32, 32): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128), Work(1, 1, 112), Work(1, 1, 112)),
         (64, 64): (Work(1, 1), Work(1, 1, 168), Work(1, 1), Work(1, 1), Work(1, 1)),
-        (64, WIDEST_PART): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1, 128, 2)),
+        (64, WIDEST_PART): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1, 255, 4)),
     },
 }
 MOST_WARPS = 8
 MOST_SHARED_BYTES = 227 * 1024  # of a CTA, from Hopper on; a GPU that has less says so when a kernel is loaded
-HALF_OF_SHARED_BYTES = 113 * 1024  # of a CTA, where an SM is to have two
 REGISTERS = 65536  # of an SM
 
 
@@ -166,7 +165,7 @@ def shared_bytes(shape: Shape, kernel: Kernel, layout: Layout) -> int:
     if kernel == "key_gradient":
         biases_and_statistics = queries * heads * (shape.relative * 4 * shape.lane_bytes + 8)
         buffer = whole(queries * sum(lines) + biases_and_statistics, 1024)
-        return buffer * (1 if layout.parts > 1 and 2 * buffer > HALF_OF_SHARED_BYTES else 2)
+        return buffer * (1 if layout.parts > 1 else 2)
     row = max(16, whole(geometry.window, OCTET))
     pixels = geometry.window**2 + row - geometry.window
     windows = sum(whole(pixels * line, 1024) for line in lines)
