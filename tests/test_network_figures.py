@@ -89,6 +89,7 @@ def test_no_number_of_a_ratio_lies_on_another_mark(tmp_path):
     axes.figure.draw_without_rendering()
     texts = {text.get_text(): text.get_window_extent() for text in axes.texts}
     assert set(texts) == {"1.20", "3.90", "5.90", "6.50"}
+    assert {text.get_color() for text in axes.texts} == {line.get_color() for line in axes.lines if len(line.get_xdata()) == 1}
     radius = 2 * axes.figure.dpi / 72  # of what is seen of a mark
     places = [axes.transData.transform((0, ratio))[1] for ratio in (1, 1.2, 3.9, 5.9, 6.5)]
     assert not [text for text, box in texts.items() for y in places if box.y0 - radius < y < box.y1 + radius]
@@ -144,7 +145,7 @@ def test_a_single_side_is_no_axis(tmp_path):
 def test_figures_say_how_their_networks_are_called(drawn):
     _, figures = drawn
     said = {name: figures[name].texts[1].get_text() for name in ("grid", "side", "hybrids", "components", "ratio")}
-    assert all("eager steps replayed as a CUDA graph" in said[name] for name in ("grid", "side"))
+    assert all("eager, replayed as a CUDA graph" in said[name] for name in ("grid", "side"))
     assert ", compiled, " in said["hybrids"]
     assert ", eager, " in said["components"]
     assert "eager" not in said["ratio"]  # its panels say so

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from halobench.figures.heat import latency
@@ -22,7 +23,7 @@ RIVAL_LOOKS = {
     "timm's HaloNet": Style("#8a5a9e", "X"),
 }
 
-SAID = {"captured": "eager steps replayed as a CUDA graph"}
+SAID = {"captured": "eager, replayed as a CUDA graph"}
 NEAR_OWN: dict[str, Any] = {"xytext": (4, 4), "ha": "left", "va": "bottom"}
 NEAR_RIVAL: dict[str, Any] = {"xytext": (-4, -4), "ha": "right", "va": "top"}
 
@@ -87,8 +88,8 @@ def ratios(axes: Axes, selection: Selection, rows: pd.DataFrame, models: list[st
     axes.set_ylabel("time over the rival's")
     drawn = []
     for name in variants(selection, rows):
-        part = lines(axes, selection, rows, name, models, "ratio")
         colour = look_of(selection, name, rows).colour
+        part = lines(axes, selection, rows, name, models, "ratio").assign(colour=colour)
         axes.vlines(part["place"], part["ratio_low"], part["ratio_high"], color=colour, linewidth=1.4)
         drawn.append(part)
     for _, of in pd.concat(drawn).groupby("place"):
@@ -101,7 +102,7 @@ def ratios(axes: Axes, selection: Selection, rows: pd.DataFrame, models: list[st
 
 
 def numbers(axes: Axes, rows: pd.DataFrame) -> None:
-    """The ratios of a pair as text, each on that side of its interval where more room is."""
+    """The ratios of a pair in their colours, each on that side of its interval where more room is."""
     spans = [(1.0, 1.0), *zip(rows["ratio_low"], rows["ratio_high"], strict=True)]  # the line at one is in the way, too
     for _, row in rows.iterrows():
         low, high, value = row["ratio_low"], row["ratio_high"], row["ratio"]
@@ -109,7 +110,11 @@ def numbers(axes: Axes, rows: pd.DataFrame) -> None:
         room_above = min((start / high for start, end in others if end > value), default=inf)
         room_below = min((low / end for start, end in others if start <= value), default=inf)
         end, away = (high, 7) if room_above > room_below else (low, -12)
-        axes.annotate(f"{value:.2f}", (row["place"], end), (0, away), textcoords="offset points", size=7, ha="center")
+        text = axes.annotate(
+            f"{value:.2f}", (row["place"], end), (0, away), textcoords="offset points", size=7, ha="center",
+            color=row["colour"],
+        )  # fmt: skip
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])  # lines may run behind
 
 
 def memory(axes: Axes, selection: Selection, rows: pd.DataFrame, models: list[str]) -> None:
