@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from halobench.doubt import doubted
 from halobench.measure.engine import Settings
 from halobench.measure.journal import Journal, JournalError
 from halobench.measure.latency import effort_for
@@ -250,12 +251,15 @@ class Display:
         """Where the time went, and what to do with the results."""
         if RUN not in self.config.stash:
             return
-        harness = self.config.stash[RUN].section()["harness"]
+        run = self.config.stash[RUN]
+        harness = run.section()["harness"]
         terminalreporter.section("halobench")
         terminalreporter.write_line(
             f"{harness['wall_s']:.0f} s: measuring {harness['measured_s']:.0f} s, compiling and warming up "
             f"{harness['warmup_s']:.0f} s, the harness itself {harness['overhead_share']:.0%}"
         )
+        if doubt := doubted(run.shares):
+            terminalreporter.write_line(doubt, yellow=True)
         if not self.finished:
             terminalreporter.write_line("not all cases were measured: the same command with --resume goes on")
         results = self.config.getoption("benchmark_json")

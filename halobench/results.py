@@ -101,8 +101,8 @@ class Results:
 
     @property
     def by_age(self) -> list[str]:
-        """The files, the oldest first. A journal bears no date and comes last: a run that goes on would finish it."""
-        order = {file: (not header.complete, header.datetime or "", file) for file, header in self.headers.items()}
+        """The files, the oldest first. Journals once bore no date; those come last, as runs that had not finished."""
+        order = {file: (header.datetime is None, header.datetime or "", file) for file, header in self.headers.items()}
         return sorted(self.headers, key=order.__getitem__)
 
 
@@ -225,7 +225,7 @@ def journal(content: bytes) -> Document:
             raise ResultsError(f"line {index}: {error}") from None
         samples = row.get("samples_ms") if isinstance(row, dict) else None
         rows.append((row, None if samples is None else listed(samples, f"line {index}: samples_ms")))
-    return Document(first["halobench"], rows)
+    return Document(first["halobench"], rows, first.get("datetime"))
 
 
 def parse(content: bytes) -> Any:

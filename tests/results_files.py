@@ -183,9 +183,9 @@ def write(path, rows, **header):
     return path
 
 
-def write_journal(path, rows, cut=0, **header):
+def write_journal(path, rows, cut=0, datetime=None, **header):
     """A killed run's journal, its last ``cut`` characters missing."""
-    lines = [json.dumps({"halobench": section(**header)}), *map(json.dumps, rows)]
+    lines = [json.dumps({"halobench": section(**header), "datetime": datetime}), *map(json.dumps, rows)]
     text = "\n".join(lines) + "\n"
     path = Path(path)
     path.write_text(text[:-cut] if cut else text)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from halobench import plot, results
 from halobench.figures import curves, published
 from halobench.figures.selection import network_selections
-from halobench.figures.style import canvas, look
+from halobench.figures.style import FAILURES, canvas, look
 from tests import results_files as files
 from tests.results_files import network_row
 
@@ -89,7 +89,9 @@ def test_no_number_of_a_ratio_lies_on_another_mark(tmp_path):
     axes.figure.draw_without_rendering()
     texts = {text.get_text(): text.get_window_extent() for text in axes.texts}
     assert set(texts) == {"1.20", "3.90", "5.90", "6.50"}
-    assert {text.get_color() for text in axes.texts} == {line.get_color() for line in axes.lines if len(line.get_xdata()) == 1}
+    assert {text.get_color() for text in axes.texts} == {
+        line.get_color() for line in axes.lines if len(line.get_xdata()) == 1
+    }
     radius = 2 * axes.figure.dpi / 72  # of what is seen of a mark
     places = [axes.transData.transform((0, ratio))[1] for ratio in (1, 1.2, 3.9, 5.9, 6.5)]
     assert not [text for text, box in texts.items() for y in places if box.y0 - radius < y < box.y1 + radius]
@@ -171,7 +173,7 @@ def test_a_failure_is_marked_and_its_line_ends(drawn):
     _, figures = drawn
     eager = figures["ratio"].axes[0]
     assert len(drawn_line(eager, "strided_gather").get_xdata()) == 3  # H7 ran out of memory
-    marks = [line for line in eager.lines if line.get_marker() == "X"]
+    marks = [line for line in eager.lines if line.get_marker() == FAILURES["OOM"]]
     assert len(marks) == 1
     assert "OOM" in [text.get_text() for legend in figures["ratio"].legends for text in legend.get_texts()]
 

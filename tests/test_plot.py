@@ -217,15 +217,27 @@ def test_of_a_case_measured_twice_the_newest_counts(tmp_path):
     assert [header.file for header in selection.headers] == ["a.json"]
 
 
-def test_of_a_case_in_a_journal_and_a_finished_run_the_journal_counts(tmp_path):
-    """It bears no date; its run was begun after those that are finished, or it would be finished, too."""
-    old, new = files.row(), files.row()
-    new["latency"]["median_ms"] *= 2
-    files.write_journal(tmp_path / "a.jsonl", [new], gpu=files.H100)
-    files.write(tmp_path / "b.json", [old], gpu=files.H100)
+@pytest.mark.parametrize(("began", "newest"), [(None, "a.jsonl"), ("2026-11-21", "a.jsonl"), ("2026-11-19", "b.json")])
+def test_of_a_case_in_a_journal_and_a_finished_run_the_newer_counts(tmp_path, began, newest):
+    """Journals once bore no date: such a run was begun after those that are finished, or it would be finished, too."""
+    rows = {"a.jsonl": files.row(), "b.json": files.row()}
+    rows["a.jsonl"]["latency"]["median_ms"] *= 2
+    files.write_journal(tmp_path / "a.jsonl", [rows["a.jsonl"]], gpu=files.H100, datetime=began)
+    files.write(tmp_path / "b.json", [rows["b.json"]], gpu=files.H100, datetime="2026-11-20T00:00:00")
     (selection,) = selections(results.read_all(tmp_path))
-    assert list(selection.table["median_ms"]) == [new["latency"]["median_ms"]]
-    assert "a.jsonl: the run did not finish" in selection.footer
+    assert list(selection.table["median_ms"]) == [rows[newest]["latency"]["median_ms"]]
+    said = selection.footer(selection.table)
+    assert ("a.jsonl: the run did not finish" in said) == (newest == "a.jsonl")
+
+
+def test_a_footer_names_the_files_of_its_figure_alone(tmp_path):
+    """Another figure of the same machine may be from a run that did not finish."""
+    files.write(tmp_path / "a.json", [files.row()], gpu=files.H100)
+    files.write_journal(tmp_path / "b.jsonl", [files.row(backend="sdpa")], gpu=files.H100)
+    (selection,) = selections(results.read_all(tmp_path))
+    table = selection.table
+    assert "b.jsonl" not in selection.footer(table[table["backend"] == "naive_unfold"])
+    assert "b.jsonl" in selection.footer(table)
 
 
 def test_machines_and_dtypes_get_figures_of_their_own(tmp_path):
@@ -283,6 +295,16 @@ def test_the_command_draws_summarises_and_indexes(tmp_path, capsys):
     links = [line.partition("(")[2].rstrip(")") for line in index.splitlines() if line.startswith("![")]
     assert links
     assert all((tmp_path / link).is_file() for link in links)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.5])
+def test_the_summary_doubts_times_below_their_floor(tmp_path, share):
+    row = files.row(groups=["side", "block", "halo"])
+    row["floor"]["share"] = share
+    files.write(tmp_path / "mine.json", [row])
+    assert plot.main([str(tmp_path / "mine.json"), "--output", str(tmp_path / "out")]) == 0
+    said = "1 times are shorter than their floors" in (tmp_path / "out" / "summary.md").read_text()
+    assert said == (share > 1)
 
 
 def test_the_index_is_written_only_on_request(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from halobench import roofline
 from halobench.cost import Cost
+from halobench.doubt import doubted
 from halobench.roofline import BOUNDS, Ceilings, Floor, floor
 
 CEILINGS = Ceilings("cuda", "bfloat16", copy_bytes_per_s=2e12, matmul_flops_per_s=5e14, exponentials_per_s=4e12)
@@ -99,3 +100,9 @@ def test_the_kernel_computes_exponentials():
         env=environment, cwd=root, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert run.stdout == "equal\n", run.stderr
+
+
+def test_a_time_below_its_floor_casts_doubt_on_the_run():
+    """Nothing is faster than the best rates, unless these were not measured at their best."""
+    assert doubted([0.2, 1.0]) is None
+    assert str(doubted([0.2, 1.01, 13.0])).startswith("2 times are shorter than their floors, which cannot be")

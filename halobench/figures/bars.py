@@ -67,7 +67,7 @@ def panels(selection: Selection, rows: pd.DataFrame, title: str, fill: Fill) -> 
     names = in_order(selection, rows)
     present = [direction for direction in DIRECTIONS if (rows["direction"] == direction).any()]
     subtitle = ": ".join([*rows["label"].dropna().unique()[:1], held(rows)])
-    figure = canvas(2.4 + 4.3 * len(present), 1.7 + 0.3 * len(names), title, subtitle, selection.footer)
+    figure = canvas(2.4 + 4.3 * len(present), 1.7 + 0.3 * len(names), title, subtitle, selection.footer(rows))
     for number, direction in enumerate(present):
         axes = figure.add_subplot(1, len(present), number + 1)
         fill(axes, selection, rows[rows["direction"] == direction], names)

@@ -53,7 +53,9 @@ def both(rows: pd.DataFrame, panel: Panel) -> pd.DataFrame:
 def against(selection: Selection, rows: pd.DataFrame, panels: list[Panel], direction: str) -> Figure:
     """Scatter plots with the line on which both agree."""
     title = f"Measured against the executed closed form, operator, {direction}"
-    figure = canvas(1.2 + 4 * len(panels), 5.0, title, "a mark per case; on the line both agree", selection.footer)
+    figure = canvas(
+        1.2 + 4 * len(panels), 5.0, title, "a mark per case; on the line both agree", selection.footer(rows)
+    )
     zeros = False
     for number, panel in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), number + 1)

@@ -50,10 +50,10 @@ def block_by_halo(selection: Selection, rows: pd.DataFrame, direction: str) -> F
     width = max(5.0, columns * (0.9 + 0.42 * len(halos)) + 1.2)
     title = f"Latency (ms) over block and halo, {direction}"
     subtitle = held(rows, but=("block", "halo"))
-    figure = canvas(width, 0.9 + lines * (0.75 + 0.26 * len(blocks)), title, subtitle, selection.footer)
+    figure = canvas(width, 0.9 + lines * (0.75 + 0.26 * len(blocks)), title, subtitle, selection.footer(rows))
     grid = figure.add_gridspec(lines, columns)
     times = measured(rows)["median_ms"]
-    norm = LogNorm(times.min(), max(times.max(), times.min() * 1.01))
+    norm = LogNorm(times.min(), max(times.max(), 2 * times.min()))  # little differences look little
     panels = []
     for number, name in enumerate(names):
         axes = figure.add_subplot(grid[number // columns, number % columns])
@@ -93,7 +93,7 @@ def stage_shares(selection: Selection, rows: pd.DataFrame, what: str) -> Figure:
     width, height = max(6.5, 2.6 + 0.72 * len(names)), 2.2 + 0.27 * len(labels)
     title = f"HaloNet's stages, {what}: share of the floor"
     subtitle = "floor / median latency in %: 100 is what this machine's measured ceilings allow"
-    figure = canvas(width, height, title, subtitle, selection.footer)
+    figure = canvas(width, height, title, subtitle, selection.footer(rows))
     axes = figure.add_subplot()
     table = rows.pivot(index="label", columns="variant", values="percent")  # noqa: PD010 - as above
     table = table.reindex(index=labels, columns=names)

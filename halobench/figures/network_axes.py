@@ -33,7 +33,7 @@ def one_each(rows: pd.DataFrame) -> pd.DataFrame:
 def over_side(selection: Selection, rows: pd.DataFrame) -> Figure:
     """Time an image over the side of the images, a line a model and backend."""
     title = "Training step over the side of the images"
-    figure = canvas(7.5, 4.6, title, conditions(rows), selection.footer)
+    figure = canvas(7.5, 4.6, title, conditions(rows), selection.footer(rows))
     axes = figure.add_subplot()
     handles = []
     for name in variants(selection, rows):
@@ -63,9 +63,9 @@ def over_grid(selection: Selection, rows: pd.DataFrame) -> Figure:
     blocks, halos = sorted(rows["block"].unique()), sorted(rows["halo"].unique())
     title = f"Training step (ms) of {', '.join(sorted(rows['model'].unique()))} over block and halo"
     width = max(5.0, 1.2 + len(names) * (1.0 + 0.55 * len(halos)))
-    figure = canvas(width, 1.6 + 0.4 * len(blocks), title, conditions(rows), selection.footer)
+    figure = canvas(width, 1.6 + 0.4 * len(blocks), title, conditions(rows), selection.footer(rows))
     times = measured(rows)["median_ms"]
-    norm = LogNorm(times.min(), max(times.max(), times.min() * 1.01))
+    norm = LogNorm(times.min(), max(times.max(), 2 * times.min()))  # little differences look little
     for number, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), number + 1)
         panel = rows[rows["variant"] == name]

@@ -64,7 +64,7 @@ def by_model(selection: Selection, rows: pd.DataFrame, title: str, fill: Fill, p
     shown = [rows[rows[panels] == value] for value in values]
     models = [sorted(part["model"].map(pair_name).unique()) for part in shown]
     widths = [max(3.2, 0.9 * len(names)) for names in models]
-    figure = canvas(max(7.5, 2.2 + sum(widths)), 4.6, title, conditions(rows), selection.footer)
+    figure = canvas(max(7.5, 2.2 + sum(widths)), 4.6, title, conditions(rows), selection.footer(rows))
     grid = figure.add_gridspec(1, len(values), width_ratios=widths)
     for number, (value, part, names) in enumerate(zip(values, shown, models, strict=True)):
         axes = figure.add_subplot(grid[number], sharey=figure.axes[0] if figure.axes else None)
@@ -153,7 +153,7 @@ def throughput(selection: Selection, rows: pd.DataFrame) -> Figure:
     """Images a second over parameters, a panel a mode, a line a variant; each network named at its fastest."""
     modes = sorted(rows["mode"].unique(), key=MODES.index)
     title = "Training throughput over parameters"
-    figure = canvas(1.4 + 4.2 * len(modes), 4.4, title, conditions(rows), selection.footer)
+    figure = canvas(1.4 + 4.2 * len(modes), 4.4, title, conditions(rows), selection.footer(rows))
     for number, mode in enumerate(modes):
         axes = figure.add_subplot(1, len(modes), number + 1, sharey=figure.axes[0] if figure.axes else None)
         of = rows[rows["mode"] == mode]

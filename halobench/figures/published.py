@@ -83,7 +83,7 @@ def hybrids(selection: Selection) -> Figure | str:
         groups.append(Group(str(label), None, part))
     rivals = ", ".join(sorted(rows["rival"].dropna().unique()))
     title = f"Training step of the hybrids over that of {rivals}, beside the published training time"
-    figure = canvas(max(8.5, 2.5 + 1.9 * len(groups)), 4.2, title, conditions(rows), selection.footer)
+    figure = canvas(max(8.5, 2.5 + 1.9 * len(groups)), 4.2, title, conditions(rows), selection.footer(rows))
     bars(figure.add_subplot(), selection, groups, f"time over {rivals}'s")
     finish(figure, selection, rows, published=any(group.published for group in groups))
     return figure
@@ -95,7 +95,7 @@ def transfer(selection: Selection) -> Figure | str:
     if measured(rows, "ratio").empty:
         return "no transfer model was taken in turn with ViT-L/16"
     titles = ("pre-training step", "inference at 384", "inference at 512")
-    figure = canvas(12, 4.2, "H4 (128) over ViT-L/16, time an image", conditions(rows), selection.footer)
+    figure = canvas(12, 4.2, "H4 (128) over ViT-L/16, time an image", conditions(rows), selection.footer(rows))
     for number, ((direction, side), title) in enumerate(zip(TRANSFER_AT, titles, strict=True)):
         part = rows[(rows["direction"] == direction) & (rows["side"] == side)]
         groups = [
@@ -121,7 +121,7 @@ def components(selection: Selection) -> Figure | str:
         4.2,
         "Cost of training components in HaloNet-50 and ResNet-50: the step over the baseline's",
         conditions(rows),
-        selection.footer,
+        selection.footer(rows),
     )
     bars(figure.add_subplot(), selection, groups, "time over the baseline's")
     finish(figure, selection, rows, published=False)

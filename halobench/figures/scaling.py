@@ -54,7 +54,7 @@ def over_axis(selection: Selection, rows: pd.DataFrame, axis: str, what: str) ->
     failing = in_order(selection, failures)
     strip = 0.17 * len(failing)
     title = f"Halo attention {what}: latency, memory and FLOPs {TITLES[axis]}"
-    figure = canvas(13, 4.8 + strip, title, held(rows, but=(axis,)), selection.footer)
+    figure = canvas(13, 4.8 + strip, title, held(rows, but=(axis,)), selection.footer(rows))
     ratios = [strip, 3.6] if failing else [3.6]
     grid = figure.add_gridspec(len(ratios), len(PANELS), height_ratios=ratios)
     for number, panel in enumerate(PANELS):

@@ -47,15 +47,16 @@ class Selection:
         plain = re.sub(r"\((R|TM)\)", "", self.machine)
         return "-".join(re.findall(r"[a-z0-9]+", f"{plain} {self.dtype}".lower()))
 
-    @property
-    def footer(self) -> str:
-        """What was measured on what, in a line."""
+    def footer(self, rows: pd.DataFrame) -> str:
+        """What these rows were measured on, in a line."""
+        used = set(rows["file"])
+        headers = [header for header in self.headers if header.file in used]
         parts = (
             [self.machine, self.dtype],
-            [f"torch {one.torch or 'unknown'}" for one in self.headers],
-            [commit_of(one) for one in self.headers],
-            [f"tier {one.tier}" for one in self.headers],
-            [f"{one.file}: the run did not finish" for one in self.headers if not one.complete],
+            [f"torch {one.torch or 'unknown'}" for one in headers],
+            [commit_of(one) for one in headers],
+            [f"tier {one.tier}" for one in headers],
+            [f"{one.file}: the run did not finish" for one in headers if not one.complete],
         )
         return "  ·  ".join(part for several in parts for part in several_as_one(several))
 

@@ -58,8 +58,8 @@ KNOWN = {
 # Strangers get the same hues darkened, and markers that no known backend has.
 DARK = [darker(colour) for colour in (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY)]
 SPARE = [Style(*pair) for pair in product(DARK, ("p", "h", "d", "8"))]
-FAILURES = {"OOM": "X", "UNSUPPORTED": "s", "MISSING": "o", "INCORRECT": "D", "TIMEOUT": "v", "CRASHED": "*"}
-HOLLOW = ("UNSUPPORTED", "MISSING")  # nothing went wrong: nothing ran
+# Letters: what failed must not look like a measurement of a backend.
+FAILURES = {status: f"${status[0]}$" for status in ("OOM", "UNSUPPORTED", "MISSING", "INCORRECT", "TIMEOUT", "CRASHED")}
 
 
 def styles(backends: Iterable[str]) -> dict[str, Style]:
@@ -143,8 +143,7 @@ def failure_entry(status: str) -> Line2D:
 
 def failure_mark(status: str, colour: str) -> dict[str, Any]:
     """How a failure is marked."""
-    face = "white" if status in HOLLOW else colour
-    return {"marker": FAILURES[status], "markerfacecolor": face, "markeredgecolor": colour, "markersize": 5}
+    return {"marker": FAILURES[status], "color": colour, "markeredgewidth": 0.3, "markersize": 6}
 
 
 def save(figure: Figure, path: Path) -> None:

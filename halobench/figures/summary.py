@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from halobench.doubt import doubted
 from halobench.figures.bars import with_speedup
 from halobench.figures.heat import latency
 from halobench.figures.scaling import in_order
@@ -19,10 +20,12 @@ def write(results: Results, chosen: list[Selection], of_networks: list[Selection
     results.table.to_csv(output / "summary.csv", index=False, lineterminator="\n")
     parts = ["# Summary"]
     for selection in chosen:
-        parts += [f"## {selection.machine}, {selection.dtype}", selection.footer]
+        parts += [f"## {selection.machine}, {selection.dtype}", selection.footer(selection.table)]
+        shares = selection.table["floor_share"].dropna()
+        parts += [doubt] if (doubt := doubted(shares)) else []
         parts += [*reference(selection), *failures(selection)]
     for selection in of_networks:
-        parts += [f"## Networks: {selection.machine}, {selection.dtype}", selection.footer]
+        parts += [f"## Networks: {selection.machine}, {selection.dtype}", selection.footer(selection.table)]
         rows = selection.table[selection.table["status"] == OK]
         parts += [*([markdown(*network_lines(rows))] if len(rows) else []), *failures(selection)]
     (output / "summary.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")

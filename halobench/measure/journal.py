@@ -1,11 +1,13 @@
 """The journal of a run: every row is on disk the moment it exists, so that a killed run can go on.
 
-One JSON object a line: first the header of the run, then its rows. The last line may be cut short by a kill.
+One JSON object a line: first the header of the run and when it began, then its rows. The last line may be cut short by
+a kill.
 """
 
 import fcntl
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -59,7 +61,7 @@ class Journal:
         header = json.loads(json.dumps(header))
         if self.header is None or not self.rows:  # nothing was measured: nothing is lost by starting over
             self._file.truncate(0)
-            self._write({"halobench": header})
+            self._write({"halobench": header, "datetime": datetime.now(UTC).isoformat()})
         else:
             changed = sorted(differences(self.header, header))
             if changed:

@@ -29,6 +29,7 @@ class Run:
         self.session = Session(settings)
         self.journal = journal
         self.failures: list[Fields] = []
+        self.shares: list[float] = []  # of the floor
         self.spent = {"warmup": 0.0, "measured": 0.0}
         try:
             environment = self.session.environment(options.dtype)
@@ -51,6 +52,8 @@ class Run:
         row = done or self._measure(case)
         if row["status"] != "OK":
             self.failures.append(row)
+        if row.get("floor"):
+            self.shares.append(row["floor"]["share"])
         return row
 
     def _measure(self, case: AnyCase) -> Fields:

@@ -103,7 +103,7 @@ def failures(rows: pd.DataFrame) -> Plain:
 
 def environments(results: Results) -> Plain:
     """What each file was measured on and with."""
-    order = sorted(results.headers.items(), key=lambda pair: pair[1].datetime or "", reverse=True)
+    order = [(file, results.headers[file]) for file in reversed(results.by_age)]
     described = [environment(header) for _, header in order]
     names = dict.fromkeys(name for one in described for name in one)
     lines = [[name, *(one.get(name, "unknown") for one in described)] for name in names]
