@@ -22,9 +22,9 @@ constexpr int BIAS_HALVES = LARGE ? 3 : OCTETS > 2 ? 4 : 2;  // of 16 bytes, of 
 static_assert(WINDOW <= 24 && WINDOW + BLOCK <= 33 && BLOCK % STRIDE == 0 && D % 16 == 0 && VALUE_DIM % 8 == 0,
               "outside this kernel's class");
 
-// PARTS CTAs share a block, each has some of its tiles.
-constexpr int tiles_a_part(int tiles) { return (tiles + PARTS - 1) / PARTS; }
-constexpr int warps_a_head(int tiles) { return (tiles_a_part(tiles) + TILES_PER_WARP - 1) / TILES_PER_WARP; }
+// PARTS CTAs share a block, each has some of its tiles: those of whole warps, so that no tile has two owners.
+constexpr int warps_a_head(int tiles) { return ((tiles + PARTS - 1) / PARTS + TILES_PER_WARP - 1) / TILES_PER_WARP; }
+constexpr int tiles_a_part(int tiles) { return warps_a_head(tiles) * TILES_PER_WARP; }
 constexpr float HIDDEN = -1e30f;  // a logit that counts for nothing, far from overflow
 constexpr float HIDDEN_HALF = FP16 ? -6e4f : HIDDEN;
 constexpr float LOG2_E = 1.4426950408889634f;

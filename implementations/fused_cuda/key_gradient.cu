@@ -14,7 +14,8 @@ constexpr u32 AT_GRADIENTS = PADDED * Pixels<D>::line, AT_BIASES = AT_GRADIENTS 
               BUFFER = (AT_STATISTICS + HEADS * PADDED * 8 + 1023) / 1024 * 1024;
 // While one is worked on the next one is loaded, unless another part of the block has work meanwhile.
 constexpr int BUFFERS = PARTS > 1 ? 1 : 2;
-constexpr u32 SHARED = BUFFERS * BUFFER;
+// The CTAs that finish the tables' gradients have 16 bytes a thread.
+constexpr u32 SUMS = RELATIVE ? THREADS * 16 : 0, SHARED = BUFFERS * BUFFER > SUMS ? BUFFERS * BUFFER : SUMS;
 // Where a tile of keys is two rows of 8, all its bias rows lie in one octet of the window and so do its columns.
 constexpr bool TWO_ROWS = BLOCK == 8 && WINDOW % 2 == 0;
 

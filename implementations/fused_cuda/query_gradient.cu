@@ -5,6 +5,7 @@
 // skewed back to table entries, is an operand of two products: with the tables, and with the queries.
 #include "halo.cuh"
 
+static_assert(PARTS == 1, "a head's warps share what they sum for the tables");
 constexpr int WARPS_A_HEAD = warps_a_head(QUERY_TILES), THREADS = 32 * HEADS * WARPS_A_HEAD;
 constexpr int SKEW_LINE = 80, SKEW_BYTES = 16 * SKEW_LINE;  // 32 entries of a query and a pad
 constexpr int SUMS_BYTES = 2 * 2 * (D / 8) * 512;  // a head's table gradients, by table, 16 entries, 8 dims, lane

@@ -165,7 +165,8 @@ def shared_bytes(shape: Shape, kernel: Kernel, layout: Layout) -> int:
     if kernel == "key_gradient":
         biases_and_statistics = queries * heads * (shape.relative * 4 * shape.lane_bytes + 8)
         buffer = whole(queries * sum(lines) + biases_and_statistics, 1024)
-        return buffer * (1 if layout.parts > 1 else 2)
+        sums = shape.relative * layout.warps(shape.tiles(kernel)) * 32 * 16  # of the tables' gradients, by thread
+        return max(buffer * (1 if layout.parts > 1 else 2), sums)
     row = max(16, whole(geometry.window, OCTET))
     pixels = geometry.window**2 + row - geometry.window
     windows = sum(whole(pixels * line, 1024) for line in lines)

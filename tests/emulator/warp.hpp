@@ -55,9 +55,13 @@ std::vector<Warp> warps;
 ucontext_t scheduler;
 int current, cta_index, cta_count, waiting_in_block;
 long block_generation;
+u32 limit;  // of a CTA's shared memory, in bytes
 bool progress;
 
 inline void fail(const char* what) { fprintf(stderr, "emulator: %s\n", what), abort(); }
+inline void demand(u32 address, size_t size, const char* what) {  // in one piece, within the CTA's memory
+  if (address % size || address + size > limit) fail(what);
+}
 inline void yield() { swapcontext(&fibers[current].context, &scheduler); }
 
 inline float widen(u16 bits) {
@@ -112,7 +116,7 @@ inline void load_matrices(Warp& warp, bool transposed) {
     u16 tile[8][8];
     for (int row = 0; row < 8; row++) {
       u32 address = warp.requests[i * 8 + row].words[0];
-      if (address % 16 || address + 16 > sizeof memory) fail("ldmatrix address");
+      demand(address, 16, "ldmatrix address");
       memcpy(tile[row], memory + address, 16);
     }
     for (int lane = 0; lane < LANES; lane++) {
@@ -225,13 +229,17 @@ inline float as_float(u32 x) {
 inline float exp2_fast(float x) { return exp2f(x); }
 inline float log2_fast(float x) { return log2f(x); }
 inline void copy_async(u32 address, const void* source, bool valid) {
-  if (address % 16 || address + 16 > sizeof machine::memory || (uintptr_t)source % 16) machine::fail("copy_async address");
+  machine::demand(address, 16, "copy_async address");
+  if ((uintptr_t)source % 16) machine::fail("copy_async source");
   if (valid) memcpy(machine::memory + address, source, 16);
   else memset(machine::memory + address, 0, 16);
 }
 inline void copies_commit() {}
 template <int pending> inline void copies_wait() {}
-template <class T> inline T& at(u32 offset) { return *reinterpret_cast<T*>(machine::memory + offset); }
+template <class T> inline T& at(u32 offset) {
+  machine::demand(offset, sizeof(T), "shared memory address");
+  return *reinterpret_cast<T*>(machine::memory + offset);
+}
 inline u32 load(const void* source) {
   u32 x;
   memcpy(&x, source, sizeof x);
