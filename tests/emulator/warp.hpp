@@ -1,5 +1,5 @@
 // The vocabulary of fused_cuda's warp.cuh on a CPU: every thread of a CTA is a fiber, and what needs a whole warp waits for
-// it. Shared memory starts as NaN. It stands in front of the kernels' source, which is compiled as C++ unchanged.
+// it. Shared memory starts as NaN, and is NaN from the request of an asynchronous copy until its thread waits for it. It stands in front of the kernels' source, which is compiled as C++ unchanged.
 #include <ucontext.h>
 
 #include <algorithm>
@@ -44,7 +44,14 @@ struct Warp {
   int arrived = 0;
   long generation = 0;
 };
+struct Copy {
+  u32 target;
+  const void* source;  // none: zeros
+  int group;
+};
 struct Fiber {
+  std::vector<Copy> copies;  // on their way
+  int group;                 // of copies, not committed yet
   ucontext_t context;
   std::vector<char> stack;
   bool done;
@@ -231,11 +238,20 @@ inline float log2_fast(float x) { return log2f(x); }
 inline void copy_async(u32 address, const void* source, bool valid) {
   machine::demand(address, 16, "copy_async address");
   if ((uintptr_t)source % 16) machine::fail("copy_async source");
-  if (valid) memcpy(machine::memory + address, source, 16);
-  else memset(machine::memory + address, 0, 16);
+  memset(machine::memory + address, 0xff, 16);
+  machine::Fiber& fiber = machine::fibers[machine::current];
+  fiber.copies.push_back({address, valid ? source : nullptr, fiber.group});
 }
-inline void copies_commit() {}
-template <int pending> inline void copies_wait() {}
+inline void copies_commit() { machine::fibers[machine::current].group++; }
+template <int pending> inline void copies_wait() {
+  machine::Fiber& fiber = machine::fibers[machine::current];
+  std::erase_if(fiber.copies, [&](const machine::Copy& copy) {
+    if (copy.group >= fiber.group - pending) return false;
+    if (copy.source) memcpy(machine::memory + copy.target, copy.source, 16);
+    else memset(machine::memory + copy.target, 0, 16);
+    return true;
+  });
+}
 template <class T> inline T& at(u32 offset) {
   machine::demand(offset, sizeof(T), "shared memory address");
   return *reinterpret_cast<T*>(machine::memory + offset);
