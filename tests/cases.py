@@ -20,7 +20,7 @@ CASES = {
     "halo_beyond_map": Problem(Geometry(4, 9), 5, 3, batch=2),
     "no_halo": Problem(Geometry(8, 0), 16, 8, batch=2),
     "no_halo_partial": Problem(Geometry(8, 0), 16, 9, batch=2),
-    "wide_window": Problem(Geometry(14, 2), 16, 20, batch=2, heads=2),
+    "wide_window": Problem(Geometry(14, 2), 16, 20, batch=2, heads=2, value_dim=40),
     "flat_map": Problem(Geometry(4, 1), 4, 20, batch=2),
     "tall_map": Problem(Geometry(4, 1), 20, 1, batch=2),
     "partial_blocks": Problem(Geometry(8, 3), 13, 9, batch=2, heads=2),

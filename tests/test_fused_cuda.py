@@ -237,7 +237,16 @@ def test_refusals_say_why(problem: Problem, change: str | None, reason: str) -> 
 @pytest.mark.parametrize("heads", [1, 6, 8])
 @pytest.mark.parametrize(("key_dim", "value_dim"), [(16, 16), (16, 48), (32, 32), (48, 128), (64, 64)])
 @pytest.mark.parametrize(
-    "geometry", [Geometry(1, 3), Geometry(8, 3), Geometry(8, 3, 2), Geometry(10, 3), Geometry(16, 0)]
+    "geometry",
+    [
+        Geometry(1, 3),
+        Geometry(8, 3),
+        Geometry(8, 3, 2),
+        Geometry(10, 3),
+        Geometry(14, 2),
+        Geometry(15, 1),
+        Geometry(16, 0),
+    ],
 )
 def test_layouts_fit(geometry: Geometry, key_dim: int, value_dim: int, heads: int) -> None:
     """A CTA serves whole groups of heads and all tiles of a block, within the threads and registers of an SM."""

@@ -1,9 +1,9 @@
 // What the three kernels share: shapes, places, windows in shared memory, biases of relative positions.
 //
 // Compile-time constants: KEY_DIM, VALUE_DIM, BLOCK, HALO, STRIDE, HEADS (a CTA's), TILES_PER_WARP, PARTS, RELATIVE,
-// ZERO_BORDER, FP16, MIN_CTAS. A tile is 16 queries (or keys) of a block, in row-major order: the M of a matrix product.
-// A row of the window is padded to 16 keys, its N (or K), or to 24. Values whose width is an odd multiple of 8 are padded
-// with zeros.
+// ZERO_BORDER, FP16, MIN_CTAS. A tile is 16 queries of a block, in row-major order, or 16 keys, in that of ``key_at``: the M
+// of a matrix product. A row of the window is padded to 16 keys, its N (or K), or to 24 (but see APART). Values whose width
+// is an odd multiple of 8 are padded with zeros.
 #pragma once
 #include "warp.cuh"
 
@@ -14,11 +14,12 @@ constexpr int QUERY_TILES = (QUERIES + 15) / 16, PADDED = 16 * QUERY_TILES;
 constexpr int KEY_TILES = (BLOCK * BLOCK + 15) / 16;
 constexpr int OCTETS = (WINDOW + 7) / 8;          // of pixels, along either axis of a window
 constexpr int LOADED = OCTETS > 2 ? 3 : 2;        // of them in registers: four tiles come at once
+constexpr bool LARGE = OCTETS > 2 && BLOCK > 12;  // blocks of many tiles under wide windows are laid out in their own way
 // Two columns behind two octets would fill a third by a quarter: they come apart, those of four rows at a time.
-constexpr bool LARGE = OCTETS > 2 && BLOCK > 12;  // what was done for HaloNet-H5's blocks; others are as they were
 constexpr bool APART = LARGE && WINDOW == 18;
 constexpr int ROW_OCTETS = APART ? 2 : OCTETS;  // of keys that come with a row
-constexpr int BIAS_HALVES = LARGE ? 3 : OCTETS > 2 ? 4 : 2;  // of 16 bytes, of both biases of a lane: a third octet's take 8
+constexpr int BIAS_HALVES = LARGE ? 3 : OCTETS > 2 ? 4 : 2;  // times 8 bytes are both biases of a lane; if not LARGE, a third
+                                                             // octet's 8 bytes are filled up to 16
 static_assert(WINDOW <= 24 && WINDOW + BLOCK <= 33 && BLOCK % STRIDE == 0 && D % 16 == 0 && VALUE_DIM % 8 == 0,
               "outside this kernel's class");
 

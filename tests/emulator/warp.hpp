@@ -1,5 +1,6 @@
 // The vocabulary of fused_cuda's warp.cuh on a CPU: every thread of a CTA is a fiber, and what needs a whole warp waits for
-// it. Shared memory starts as NaN, and is NaN from the request of an asynchronous copy until its thread waits for it. It stands in front of the kernels' source, which is compiled as C++ unchanged.
+// it. Shared memory starts as NaN, and is NaN from the request of an asynchronous copy until its thread waits for it. This
+// stands in front of the kernels' source, which is compiled as C++ unchanged.
 #include <ucontext.h>
 
 #include <algorithm>
