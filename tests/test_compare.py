@@ -192,6 +192,7 @@ def test_memory_may_grow_by_its_tolerance(tmp_path, share, grown):
 
     found = judged(tmp_path, head={"change": change})
     assert [bool(case.grown) for case in found] == [grown] * len(found)
+    assert {case.verdict for case in found} == {Verdict.LARGER if grown else Verdict.SAME}
     assert [case.regressed for case in found] == [grown] * len(found)
 
 

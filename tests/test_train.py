@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from halobench import models
 from halobench.train import checkpoint, data
-from halobench.train.__main__ import main
+from halobench.train.__main__ import INTERRUPTED, main
 from halobench.train.processes import Processes
 from halobench.train.recipe import optimizer, schedule
 from halobench.train.run import Run
@@ -118,8 +118,7 @@ def interrupted(arguments, monkeypatch, epochs=1):
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "save", save_and_die)
-        with pytest.raises(KeyboardInterrupt):
-            main(arguments)
+        assert main(arguments) == INTERRUPTED
 
 
 @pytest.mark.parametrize(
@@ -156,6 +155,21 @@ def test_an_interruption_changes_nothing_on_a_gpu(model, fashion, tmp_path, monk
     interrupted(resumed, monkeypatch)
     assert main([*resumed, "--resume"]) == 0
     assert_same(state(tmp_path / "whole"), state(tmp_path / "resumed"))
+
+
+@pytest.mark.parametrize(("place", "said"), [("epoch", "there is no checkpoint yet"), ("evaluate", "--resume goes on")])
+def test_an_interruption_says_what_is_left(place, said, fashion, tmp_path, monkeypatch, capsys):
+    """In the first epoch, and in the second one's evaluation."""
+    call = getattr(Run, place)
+
+    def interrupt(self, *arguments):
+        if place == "epoch" or self.history:
+            raise KeyboardInterrupt
+        return call(self, *arguments)
+
+    monkeypatch.setattr(Run, place, interrupt)
+    assert main(command(fashion, tmp_path, epochs=2)) == INTERRUPTED
+    assert said in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_stops_the_run(fashion, tmp_path, monkeypatch, capsys):

@@ -14,6 +14,7 @@ from halobench.schema import ResultsError
 ORDER = (
     Verdict.FAILED,
     Verdict.SLOWER,
+    Verdict.LARGER,
     Verdict.AMBIGUOUS,
     Verdict.FASTER,
     Verdict.MISSING,

@@ -16,6 +16,7 @@ LOG_WIDTH = 200  # where no terminal says how wide it is
 COLOURS = {
     Verdict.FAILED: "bold red",
     Verdict.SLOWER: "red",
+    Verdict.LARGER: "red",
     Verdict.AMBIGUOUS: "yellow",
     Verdict.FASTER: "green",
     Verdict.MISSING: "magenta",

@@ -19,6 +19,7 @@ class Verdict(StrEnum):
     SAME = "SAME"
     FASTER = "FASTER"
     SLOWER = "SLOWER"
+    LARGER = "LARGER"
     AMBIGUOUS = "AMBIGUOUS"
     NEW = "NEW"
     MISSING = "MISSING"
@@ -31,7 +32,7 @@ class Judged:
 
     Args:
         case: its name.
-        verdict: on the time, or on whether there is one.
+        verdict: on the time, or on whether there is one; ``LARGER`` if that is no regression but something grew.
         reason: what decided it, in words.
         base_ms: the median of the base's runs, and ``head_ms`` of the head's; ``None`` where it has no time.
         time: head over base, ``cycles`` the same in SM cycles; ``q`` is the p-value corrected for all cases.
@@ -177,4 +178,6 @@ def with_exact(judged: Judged, base: Repeated | None, head: Repeated | None, set
             grown.append(change)
         elif after < before - tolerance:
             shrunk.append(change)
-    return replace(judged, grown=tuple(grown), shrunk=tuple(shrunk))
+    alone = bool(grown) and judged.verdict not in (Verdict.SLOWER, Verdict.FAILED)
+    verdict = Verdict.LARGER if alone else judged.verdict
+    return replace(judged, verdict=verdict, grown=tuple(grown), shrunk=tuple(shrunk))

@@ -12,11 +12,11 @@ from halobench.train.repeatable import NotRepeatable
 from halobench.train.run import Diverged, Run
 from halobench.train.settings import parse
 
-STOPPED = 1
+STOPPED, INTERRUPTED = 1, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status is 0 at the end, 1 where the loss diverged, 2 where something cannot be used."""
+    """Run the command. Exit status: 0 at the end, 1 the loss diverged, 2 something cannot be used, 130 interrupted."""
     processes = Processes.of_environment()
     settings, resume = parse(arguments, processes.count)
     device = processes.device(settings.device)
@@ -32,6 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Diverged as error:
         print(f"halobench.train: {error}", file=sys.stderr)
         return STOPPED
+    except KeyboardInterrupt:
+        left = "there is no checkpoint yet"
+        if settings.checkpoint.exists():
+            left = "the same command with --resume goes on"
+        print(f"\nhalobench.train: interrupted; {left}", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
