@@ -49,7 +49,7 @@ def load(name: str) -> Backend:
         build = partial(HaloAttention, attend=attend)
     return Backend(
         name,
-        summary=(module.__doc__ or "").strip().partition("\n")[0],
+        summary=(module.__doc__ or "").strip().partition("\n")[0].replace("``", ""),
         attend=attend,
         build=build,
         execution=getattr(module, "execution", None),

@@ -82,6 +82,19 @@ def test_counted_work_is_the_closed_form(direction):
     assert counted.bytes > cost.least(backend, PROBLEM, direction).bytes
 
 
+def test_fused_attention_on_a_cpu_is_counted():
+    """PyTorch's counters know that of GPUs alone. Two products forward, five backward, scores once in each."""
+    query, key, value = (torch.randn(2, 3, pixels, 16, requires_grad=True) for pixels in (8, 20, 20))
+
+    def train():
+        torch.nn.functional.scaled_dot_product_attention(query, key, value).sum().backward()
+
+    counted = total(count(train))
+    product = 2 * 2 * 3 * 8 * 20 * 16
+    assert counted.flops == (2 + 5) * product
+    assert counted.exponentials == 2 * 2 * 3 * 8 * 20
+
+
 def test_the_work_of_kernels_is_that_of_the_call(tmp_path):
     """Every product of the call is found again in a row of the table; so are the bytes, but for a few small copies."""
     call = bind(backends.load("strided_gather"), PROBLEM, "cpu").call("forward")

@@ -9,11 +9,18 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+FUSED_ATTENTION = "aten::_scaled_dot_product_"
+FLASH = torch.ops.aten._scaled_dot_product_flash_attention  # noqa: SLF001 - the operator's name
+ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001
+FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_backward  # noqa: SLF001
+ON_CPU_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward  # noqa: SLF001
+UNREGISTERED = {ON_CPU: flop_registry[FLASH], ON_CPU_BACKWARD: flop_registry[FLASH_BACKWARD]}
 EXPONENTIAL = ("aten::exp", "aten::exp2", "aten::_softmax", "aten::_safe_softmax", "aten::_log_softmax")
 
 
@@ -62,10 +69,20 @@ def work(func: Any, args: Any, kwargs: Any, result: Any) -> Work:
     if func.is_view or name.startswith(NOTHING):
         return Work()
     tensors = {id(leaf): leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)}
-    formula = flop_registry.get(func._overloadpacket)  # noqa: SLF001 - as torch's own modes
+    packet = func._overloadpacket  # noqa: SLF001 - as torch's own modes
+    formula = flop_registry.get(packet) or UNREGISTERED.get(packet)
     flops = formula(*args, **kwargs, out_val=result) if formula else 0
-    exponentials = prod(result.shape) if name in EXPONENTIAL else 0
-    return Work(sum(size(tensor) for tensor in tensors.values()), flops, exponentials)
+    return Work(sum(size(tensor) for tensor in tensors.values()), flops, exponentials(name, args, result))
+
+
+def exponentials(name: str, args: Any, result: Any) -> int:
+    """The exponentials of an operation; a fused attention's are its scores, backward once more."""
+    if name in EXPONENTIAL:
+        return prod(result.shape)
+    if not name.startswith(FUSED_ATTENTION):
+        return 0
+    query, key = args[1:3] if name.endswith("_backward") else args[:2]
+    return int(prod(query.shape[:-1]) * key.shape[-2])
 
 
 def size(tensor: Tensor) -> int:

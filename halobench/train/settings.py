@@ -1,6 +1,7 @@
 """What the user of ``python -m halobench.train`` may choose, and its checks."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from halobench import backends, models, terminal
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 OPTIMIZERS = ("sgd", "adamw")
 LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3}  # for 256 images a step
+WORKERS = min(4, os.cpu_count() or 1)  # that read images
 WEIGHT_DECAYS = {"sgd": 2e-5, "adamw": 0.05}
 
 
@@ -43,7 +45,7 @@ class Settings:
     ema: float | None = None
     compile: bool = False
     fast: bool = False
-    workers: int = 4
+    workers: int = WORKERS
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -141,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dtype", choices=("bfloat16", "float32"), help="of autocast; default: bfloat16 on a GPU, float32 on a CPU")
     add("--compile", action="store_true", help="torch.compile the model")
     add("--fast", action="store_true", help="allow algorithms that do not repeat bit for bit")
-    add("--workers", type=int, default=4, help="processes that read images (default: %(default)s)")
+    add("--workers", type=int, default=WORKERS, help="processes that read images (default: %(default)s)")
     add("--seed", type=int, default=0)
     add("--resume", action="store_true", help="go on with the checkpoint in --output")
     return command
