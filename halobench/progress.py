@@ -1,7 +1,8 @@
-"""Progress of a run: a bar with the time left on a terminal, a plain line for each case elsewhere."""
+"""Progress of a run: a bar with the time left on a terminal, else a plain line for each case; and how it ended."""
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -61,3 +62,14 @@ def describe(row: dict[str, Any]) -> str:
     said = f"{latency['median_ms']:.4g} ms" if latency else "correct"
     leaked = row.get("leaked_bytes")
     return f"{name}: {said}" + (f" (left {leaked / 2**30:.1f} GiB behind: a new worker follows)" if leaked else "")
+
+
+def standing(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """The operator's backends at the reference point, where all axes cross: a line a direction, the fastest first."""
+    point = [row for row in rows if row["suite"] == "operator" and {"side", "block", "halo"}.issubset(row["groups"])]
+    for direction in ("forward", "training"):
+        here = [row for row in point if row["direction"] == direction and row.get("latency")]
+        ranked = sorted(here, key=lambda row: float(row["latency"]["median_ms"]))
+        if ranked:
+            said = ", ".join(f"{row['backend']} {row['latency']['median_ms']:.3g} ms" for row in ranked)
+            yield f"{direction} at the reference point: {said}"

@@ -20,7 +20,7 @@ from halobench.measure.latency import effort_for
 from halobench.measure.run import Run
 from halobench.network import AnyCase
 from halobench.options import TIERS, Options
-from halobench.progress import Progress
+from halobench.progress import Progress, standing
 
 OPTIONS = pytest.StashKey[Options]()
 RUN = pytest.StashKey[Run]()
@@ -258,7 +258,9 @@ class Display:
             f"{harness['wall_s']:.0f} s: measuring {harness['measured_s']:.0f} s, compiling and warming up "
             f"{harness['warmup_s']:.0f} s, the harness itself {harness['overhead_share']:.0%}"
         )
-        if doubt := doubted(run.shares):
+        for line in standing(run.rows):
+            terminalreporter.write_line(line)
+        if doubt := doubted(row["floor"]["share"] for row in run.rows if row.get("floor")):
             terminalreporter.write_line(doubt, yellow=True)
         if not self.finished:
             terminalreporter.write_line("not all cases were measured: the same command with --resume goes on")

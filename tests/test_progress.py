@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from halobench.progress import Progress, describe
+from halobench.progress import Progress, describe, standing
+from tests import results_files as files
 
 NAME = "operator/sdpa/forward/b8h3-64x64-n16x4-d16e16-bfloat16"
 SHORT = "sdpa/forward/b8h3-64x64-n16x4-d16e16-bfloat16"
@@ -72,3 +73,15 @@ def test_a_bar_on_a_terminal(monkeypatch):
     progress.stop()
     assert "1/2" in sys.stderr.getvalue()
     assert f"{SHORT}: 0.5 ms" in sys.stderr.getvalue()
+
+
+def test_the_backends_at_the_reference_point_are_ranked():
+    """Where the axes cross; other points and suites, and what failed, are not."""
+    rows = []
+    for backend, ms in (("naive_unfold", 3.0), ("sdpa", 1.2345), ("flex", 2.0)):
+        one = files.row(backend=backend, groups=["side", "block", "halo"])
+        one["latency"]["median_ms"] = ms
+        rows.append(one)
+    rows += [files.row(groups=["side"]), files.failed("OOM", "because", "conv", groups=["side", "block", "halo"])]
+    assert list(standing(rows)) == ["forward at the reference point: sdpa 1.23 ms, flex 2 ms, naive_unfold 3 ms"]
+    assert list(standing(rows[3:])) == []

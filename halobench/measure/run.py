@@ -28,8 +28,7 @@ class Run:
         self.settings = settings
         self.session = Session(settings)
         self.journal = journal
-        self.failures: list[Fields] = []
-        self.shares: list[float] = []  # of the floor
+        self.rows: list[Fields] = []
         self.spent = {"warmup": 0.0, "measured": 0.0}
         try:
             environment = self.session.environment(options.dtype)
@@ -50,10 +49,7 @@ class Run:
         """The row of a case."""
         done = self.journal.rows.get(case.name) if self.journal else None
         row = done or self._measure(case)
-        if row["status"] != "OK":
-            self.failures.append(row)
-        if row.get("floor"):
-            self.shares.append(row["floor"]["share"])
+        self.rows.append(row)
         return row
 
     def _measure(self, case: AnyCase) -> Fields:
@@ -75,7 +71,8 @@ class Run:
             "overhead_s": overhead,
             "overhead_share": overhead / wall,
         }
-        return {**self.header, "failures": self.failures, "harness": harness}
+        failures = [row for row in self.rows if row["status"] != "OK"]
+        return {**self.header, "failures": failures, "harness": harness}
 
     def close(self, *, finished: bool) -> None:
         """End the worker; ``finished`` says that a results file holds all rows, so that the journal may go."""
