@@ -247,8 +247,9 @@ class Display:
         finally:
             run.close(finished=self.finished)
 
+    @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Where the time went, and what to do with the results."""
+        """Where the time went, and what came out; below pytest-benchmark's long table."""
         if RUN not in self.config.stash:
             return
         run = self.config.stash[RUN]

@@ -150,6 +150,12 @@ def test_results_reads_the_file(measured):
     assert read.table[read.table["status"] != "OK"]["median_ms"].isna().all()
 
 
+def test_the_run_is_summed_up_below_the_table(measured):
+    done, _, _ = measured
+    assert 0 < done.stdout.index("- benchmark: ") < done.stdout.index("= halobench =")
+    assert "the harness itself" in done.stdout
+
+
 def test_progress_is_plain_lines(measured):
     done, _, _ = measured
     lines = [line for line in done.stderr.splitlines() if "min left]" in line]
