@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from timm.data.transforms_factory import create_transform
 
 from halobench import models
 from halobench.train import checkpoint, data
@@ -348,6 +349,17 @@ def test_an_image_looks_different_in_every_epoch_and_the_same_in_every_run(fashi
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
     assert torch.equal(torch.get_rng_state(), before)  # reading images is no step's business
+
+
+def test_images_are_normalised_as_timm_does(fashion, tmp_path):
+    """timm can do it before images are gathered, in floating point; here they travel as bytes."""
+    settings, image = settings_of(fashion, tmp_path), data.open_images(fashion, "val").load(3)
+    transform = data.transforms(settings, fashion=True)[1]
+    theirs = create_transform(settings.image_size, interpolation="bicubic", crop_pct=1.0)
+    assert transform(image).dtype == torch.uint8
+    found = data.Normalisation(torch.device("cpu"))(transform(image)[None])
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found[0], theirs(image), atol=1e-5, rtol=1e-5)
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine(fashion, tmp_path):

@@ -1,7 +1,8 @@
 """Images and their classes: a folder in ImageNet's layout, or the files of Fashion-MNIST.
 
 What happens to an image is a function of seed, epoch and the image, so that neither the number of reading processes
-nor an interruption changes a run.
+nor an interruption changes a run. Images travel as bytes, a quarter of what they are as floating-point numbers, and are
+normalised where they are used.
 """
 
 import gzip
@@ -15,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
 from halobench.train.processes import Processes
@@ -154,19 +156,21 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
 @contextmanager
 def isolated_chance(*seeds: int) -> Iterator[None]:
-    """Chance as these seeds decide, in all generators that transforms use; restored afterwards."""
+    """Chance as these seeds decide, in all generators that transforms use; restored where they have other users."""
     seed = seed_of(*seeds)
-    # timm's transforms draw from numpy's global generator.
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    states = None
+    if get_worker_info() is None:  # a worker does nothing but read, and restoring costs as much as cutting an image
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - timm's transforms draw from this one, too
     torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
+        if states is not None:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+            torch.set_rng_state(states[2])
 
 
 def seed_of(*numbers: int) -> int:
@@ -175,15 +179,33 @@ def seed_of(*numbers: int) -> int:
 
 
 def transforms(settings: Settings, *, fashion: bool) -> tuple[Transform, Transform]:
-    """The transforms of training and of evaluation, as timm makes them. Grey images of clothes are cropped less."""
+    """Timm's transforms of training and of evaluation, to bytes. Grey images of clothes are cropped less."""
     size = settings.image_size
     augment = None if settings.randaugment is None else f"rand-m{settings.randaugment}-n2"
     training = create_transform(
         size, is_training=True, auto_augment=augment, interpolation="bicubic",
         scale=(0.8, 1.0) if fashion else None, ratio=(0.9, 1.1) if fashion else None,
         color_jitter=None,  # type: ignore[arg-type]  # timm's word for none
+        use_prefetcher=True,  # timm's word for bytes
     )  # fmt: skip
-    return training, create_transform(size, interpolation="bicubic", crop_pct=1.0 if fashion else None)
+    crop = 1.0 if fashion else None
+    return training, create_transform(size, interpolation="bicubic", crop_pct=crop, use_prefetcher=True)
+
+
+class Normalisation:
+    """Bytes (batch, 3, H, W) to float32 on a device, channels-last, with ImageNet's mean and deviation."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.mean, self.deviation = (
+            255 * torch.tensor(values, device=device).view(3, 1, 1)
+            for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        )
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The images, normalised."""
+        moved = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        return (moved.float() - self.mean) / self.deviation
 
 
 def loader(

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from timm.utils.model_ema import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 
 from halobench.environment import fingerprint
 from halobench.train import checkpoint, data
@@ -44,6 +44,7 @@ class Run:
         fashion = not isinstance(training.sources, list)
         for_training, for_test = data.transforms(settings, fashion=fashion)
         self.loader, self.batches = data.loader(training, for_training, settings, processes, training=True)
+        self.normalised = data.Normalisation(device)
         self.test_loader, _ = data.loader(test, for_test, settings, processes, training=False)
         self.model = build(settings, training.classes).to(device).to(memory_format=torch.channels_last)
         self.ema = None if settings.ema is None else ModelEmaV3(self.model, decay=settings.ema, use_warmup=True)
@@ -136,7 +137,7 @@ class Run:
         for done, (images, targets) in enumerate(self.loader, 1):
             number = epoch * steps + done
             self.schedule.step_update(number - 1)
-            total += self.step(self.on_device(images), targets.to(self.device, non_blocking=True))
+            total += self.step(self.normalised(images), targets.to(self.device, non_blocking=True))
             if self.ema is not None:
                 self.ema.update(self.model, step=number)
             if report.due or done == steps:
@@ -166,16 +167,12 @@ class Run:
         for images, targets in self.test_loader:
             wanted = targets.to(self.device)
             with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-                logits = model(self.on_device(images)).float()
+                logits = model(self.normalised(images)).float()
             right = (logits.argmax(1) == wanted).sum()
             loss = nn.functional.cross_entropy(logits, wanted, reduction="sum")
             sums += torch.stack([loss.double(), right.double(), torch.tensor(len(wanted), device=self.device).double()])
         loss, right, images = self.processes.total(sums).tolist()
         return loss / images, right / images
-
-    def on_device(self, images: Tensor) -> Tensor:
-        """The images on the device, channels-last."""
-        return images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
 
 
 def described(settings: Settings, processes: Processes, model: nn.Module) -> Row:
