@@ -13,8 +13,12 @@ import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.path import Path as Outline
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import Affine2D
 
 LineStyle = Literal["-", "--", ""]
 DPI = 130
@@ -58,8 +62,16 @@ KNOWN = {
 # Strangers get the same hues darkened, and markers that no known backend has.
 DARK = [darker(colour) for colour in (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY)]
 SPARE = [Style(*pair) for pair in product(DARK, ("p", "h", "d", "8"))]
-# Letters: what failed must not look like a measurement of a backend.
-FAILURES = {status: f"${status[0]}$" for status in ("OOM", "UNSUPPORTED", "MISSING", "INCORRECT", "TIMEOUT", "CRASHED")}
+
+
+def letter(status: str) -> Outline:
+    """The first letter as a mark: what failed must not look like a measurement of a backend."""
+    path = TextPath((0, 0), status[0], prop=FontProperties("DejaVu Sans"))
+    box = path.get_extents()
+    return path.transformed(Affine2D().translate(-(box.x0 + box.x1) / 2, -(box.y0 + box.y1) / 2))
+
+
+FAILURES = {name: letter(name) for name in ("OOM", "UNSUPPORTED", "MISSING", "INCORRECT", "TIMEOUT", "CRASHED")}
 
 
 def styles(backends: Iterable[str]) -> dict[str, Style]:
