@@ -139,7 +139,7 @@ def pair(
     group = "pairs" if direction == "training" else "inference"
     names = [f"efficientnet_b{number}", f"halonet_h{number}", *["timm_halonet_h1"] * (number == 1)]
     called = [network(options, name, compiled=compiled, batch=batch) for name in names]
-    rival, own, *others = called if direction == "training" else [captured(options, one) for one in called]
+    rival, own, *others = as_called(options, called, direction)
     spared = SPARED if compiled and options.tier == "default" and number != 1 and unnamed(options) else ()
     contestants = [one for one in filled(options, own) if one.backend not in spared]
     yield case(options, rival, None, group, direction, label=f"B{number}")
@@ -203,21 +203,20 @@ def smoke(options: Options) -> Iterator[NetworkCase]:
     rival = network(options, "efficientnet_mini", SMOKE_SIDE, SMOKE_BATCH)
     own = network(options, "halonet_mini", SMOKE_SIDE, SMOKE_BATCH)
     both = [rival, *filled(options, own)]
-    inferring = [captured(options, one) for one in both]
-    groups: tuple[tuple[list[Network], str, Direction], ...]
-    groups = (both, "pairs", "training"), (inferring, "inference", "forward")
-    for (alone, *others), group, direction in groups:
-        yield case(options, alone, None, group, direction, label=f"reduced {alone.model}")
+    directions: tuple[tuple[Direction, str], ...] = (("training", "pairs"), ("forward", "inference"))
+    for direction, group in directions:
+        first, *others = as_called(options, both, direction)
+        yield case(options, first, None, group, direction, label=f"reduced {first.model}")
         for one in others:
-            yield case(options, one, alone, group, direction, label=f"reduced {one.model}")
+            yield case(options, one, first, group, direction, label=f"reduced {one.model}")
     for base in filled(options, own)[:1]:
         for stages in ((1,), (1, 2)):
             hybrid = replace(base, overrides=(("convolution_stages", stages),))
             label = f"convolution in {'-'.join(map(str, stages))}"
             yield case(options, hybrid, rival, "hybrids", label=label)
-    first = replace(options, backends=tuple(chosen(options)[:1]))
-    yield from sides(first, ("halonet_mini", "efficientnet_mini"), (32, SMOKE_SIDE), SMOKE_BATCH)
-    yield from grid(first, "halonet_mini", SMOKE_SIDE, (4, 8), (1, 2), SMOKE_BATCH)
+    with_one = replace(options, backends=tuple(chosen(options)[:1]))
+    yield from sides(with_one, ("halonet_mini", "efficientnet_mini"), (32, SMOKE_SIDE), SMOKE_BATCH)
+    yield from grid(with_one, "halonet_mini", SMOKE_SIDE, (4, 8), (1, 2), SMOKE_BATCH)
 
 
 def network(
@@ -231,6 +230,11 @@ def network(
 def captured(options: Options, launched: Network) -> Network:
     """The network, replayed where there is a GPU: launched, its small points would show the host."""
     return replace(launched, captured=options.device == "cuda")
+
+
+def as_called(options: Options, networks: list[Network], direction: Direction) -> list[Network]:
+    """A pair's networks as they are in training, captured for inference."""
+    return networks if direction == "training" else [captured(options, one) for one in networks]
 
 
 def filled(options: Options, empty: Network) -> list[Network]:

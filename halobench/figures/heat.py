@@ -52,8 +52,7 @@ def block_by_halo(selection: Selection, rows: pd.DataFrame, direction: str) -> F
     subtitle = held(rows, but=("block", "halo"))
     figure = canvas(width, 0.9 + lines * (0.75 + 0.26 * len(blocks)), title, subtitle, selection.footer(rows))
     grid = figure.add_gridspec(lines, columns)
-    times = measured(rows)["median_ms"]
-    norm = LogNorm(times.min(), max(times.max(), 2 * times.min()))  # little differences look little
+    norm = scale_of(rows)
     panels = []
     for number, name in enumerate(names):
         axes = figure.add_subplot(grid[number // columns, number % columns])
@@ -69,6 +68,12 @@ def block_by_halo(selection: Selection, rows: pd.DataFrame, direction: str) -> F
     scale = figure.colorbar(panels[0].collections[0], ax=panels, aspect=30)
     scale.set_label("latency (ms)")
     return figure
+
+
+def scale_of(rows: pd.DataFrame) -> LogNorm:
+    """Colours for the latencies of these rows, over a factor of two at least: little differences look little."""
+    times = measured(rows)["median_ms"]
+    return LogNorm(times.min(), max(times.max(), 2 * times.min()))
 
 
 def draw_stages(selection: Selection, suite: str) -> Drawn:

@@ -1,11 +1,10 @@
 """A network's training step over the side of its images, and over block and halo."""
 
 import pandas as pd
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from halobench.figures.heat import cells, failures, latency
+from halobench.figures.heat import cells, failures, latency, scale_of
 from halobench.figures.networks import SUITE, conditions, look_of, plain_log, variants
 from halobench.figures.selection import NO_BACKEND, Drawn, Selection, measured, of_the_device
 from halobench.figures.style import canvas, entry, failure_entry, legend
@@ -64,8 +63,7 @@ def over_grid(selection: Selection, rows: pd.DataFrame) -> Figure:
     title = f"Training step (ms) of {', '.join(sorted(rows['model'].unique()))} over block and halo"
     width = max(5.0, 1.2 + len(names) * (1.0 + 0.55 * len(halos)))
     figure = canvas(width, 1.6 + 0.4 * len(blocks), title, conditions(rows), selection.footer(rows))
-    times = measured(rows)["median_ms"]
-    norm = LogNorm(times.min(), max(times.max(), 2 * times.min()))  # little differences look little
+    norm = scale_of(rows)
     for number, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), number + 1)
         panel = rows[rows["variant"] == name]

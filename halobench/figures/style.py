@@ -20,6 +20,8 @@ from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
+from halobench.results import OK, STATUSES
+
 LineStyle = Literal["-", "--", ""]
 DPI = 130
 EDGE, TITLES, FOOTER = 0.1, 0.55, 0.24  # inches
@@ -71,7 +73,7 @@ def letter(status: str) -> Outline:
     return path.transformed(Affine2D().translate(-(box.x0 + box.x1) / 2, -(box.y0 + box.y1) / 2))
 
 
-FAILURES = {name: letter(name) for name in ("OOM", "UNSUPPORTED", "MISSING", "INCORRECT", "TIMEOUT", "CRASHED")}
+FAILURES = {status: letter(status) for status in STATUSES if status != OK}
 
 
 def styles(backends: Iterable[str]) -> dict[str, Style]:

@@ -14,8 +14,8 @@ from halobench import backends, models, terminal
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 OPTIMIZERS = ("sgd", "adamw")
 LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3}  # for 256 images a step
-WORKERS = min(4, os.cpu_count() or 1)  # that read images
 WEIGHT_DECAYS = {"sgd": 2e-5, "adamw": 0.05}
+WORKERS = min(4, os.cpu_count() or 1)  # that read images
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Shape:
     @property
     def large(self) -> bool:
         """Whether a window's row has more pixels than two octets, which come together, and its block many tiles."""
-        return self.geometry.window > 2 * OCTET and self.geometry.block > LARGE_BLOCK
+        return is_large(self.geometry)
 
     @property
     def lane_bytes(self) -> int:
@@ -180,6 +180,11 @@ def shared_bytes(shape: Shape, kernel: Kernel, layout: Layout) -> int:
     return windows + tables + sums + warps * (max(stage, layout.tiles_per_warp * 16 * entry) + skews)
 
 
+def is_large(geometry: Geometry) -> bool:
+    """Whether a block of many tiles lies under a window whose rows are more than two octets."""
+    return geometry.window > 2 * OCTET and geometry.block > LARGE_BLOCK
+
+
 def line_bytes(channels: int, *, large: bool) -> int:
     """Bytes of a pixel in shared memory: chunks of 16, an odd number of them unless they are swizzled.
 
@@ -310,7 +315,7 @@ def scored_pairs(geometry: Geometry, height: int, width: int) -> int:
     if geometry.border == "masked":
         rows = geometry.seen_along(height)
     scored = rows * keys
-    if window == 2 * OCTET + 2 and geometry.block > LARGE_BLOCK:
+    if window == 2 * OCTET + 2 and is_large(geometry):
         scored = rows * 2 * OCTET + octets_apart(geometry, height) * OCTET
     return scored * geometry.blocks(width) * side
 
