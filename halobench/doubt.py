@@ -9,6 +9,6 @@ def doubted(shares: Iterable[float]) -> str | None:
     if not beyond:
         return None
     return (
-        f"{len(beyond)} times are shorter than their floors, by a factor of up to {max(beyond):.2g}: this machine can "
+        f"{len(beyond)} times are shorter than their floors, by a factor of up to {max(beyond):.3g}: this machine can "
         "do more than was measured at the start, when it may have been busy. All shares of the floor are too high here"
     )
