@@ -448,11 +448,11 @@ def outcomes(output):
 
 def test_time_to_accuracy(fashion, tmp_path, capsys):
     """A run that arrives stops there; runs of the models take turns, with seeds of their own."""
-    chosen = times(fashion, tmp_path, "--runs", 2, "--models", "halonet_mini", "resnet_mini", "--target", 0.01)
+    chosen = times(fashion, tmp_path, "--seeds", 3, 1, "--models", "halonet_mini", "resnet_mini", "--target", 0.01)
     assert time_to_accuracy(chosen) == 0
     rows = outcomes(tmp_path)
     assert [(row["model"], row["seed"]) for row in rows] == [
-        (model, seed) for seed in "01" for model in ("halonet_mini", "resnet_mini")
+        (model, seed) for seed in "31" for model in ("halonet_mini", "resnet_mini")
     ]
     for row in rows:
         assert (row["reached"], row["epochs"]) == ("True", "1")
@@ -464,7 +464,7 @@ def test_time_to_accuracy(fashion, tmp_path, capsys):
 
 
 def test_a_run_that_does_not_arrive_says_so(fashion, tmp_path, capsys):
-    time_to_accuracy(times(fashion, tmp_path, "--runs", 1, "--models", "resnet_mini", "--target", 0.999))
+    time_to_accuracy(times(fashion, tmp_path, "--seeds", 0, "--models", "resnet_mini", "--target", 0.999))
     (row,) = outcomes(tmp_path)
     assert (row["reached"], row["epochs"]) == ("False", "2")
     assert float(row["best_accuracy"]) < 0.999

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen.output.mkdir(parents=True, exist_ok=True)
     try:
         outcomes = []
-        for seed in range(chosen.runs):
+        for seed in chosen.seeds:
             for name in chosen.models:
                 outcomes.append(outcome(chosen, name, seed))
                 write(chosen.output / TABLE, outcomes)
@@ -53,7 +53,7 @@ def outcome(chosen: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     """One run of a model: when it reached the target, or that it did not."""
     given = vars(chosen) | {"model": name, "seed": seed, "output": chosen.output / f"{name}-{seed}"}
     given |= {"optimizer": "sgd", "fast": True}  # nothing is resumed
-    for other in ("target", "runs", "models"):
+    for other in ("target", "seeds", "models"):
         given.pop(other)
     if not models.entry(name).has_attention:
         given.pop("backend")
@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     command = terminal.parser(
         "halobench.train.time_to_accuracy",
         "Train models of like size on Fashion-MNIST until they reach the same test accuracy.",
-        ["--output runs/times", "--output runs/pair --models halonet_mini convnet_mini --runs 5"],
+        ["--output runs/times", "--output runs/pair --models halonet_mini convnet_mini --seeds 3 4"],
     )
     add = command.add_argument
     add("--data", type=Path, default=FASHION_MNIST, help="folder of Fashion-MNIST's files (default: %(default)s)")
@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     add("--models", nargs="+", default=list(MODELS), metavar="MODEL", help="default: %(default)s")
     add("--backend", help="fills the attention slots (default: sdpa)")
     add("--target", type=float, default=0.91, help="test accuracy to reach (default: %(default)s)")
-    add("--runs", type=int, default=3, help="of each model, with seeds from 0 (default: %(default)s)")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="a run each (default: %(default)s)")
     add("--epochs", type=int, default=15, help="at most, and of the schedule (default: %(default)s)")
     add("--batch", type=int, default=256)
     add("--image-size", type=int, default=64, metavar="PIXELS")
