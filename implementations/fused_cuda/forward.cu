@@ -64,21 +64,17 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_forward(const __grid_const
             reference[m][(i >> 1) & 1] = fmaxf(reference[m][(i >> 1) & 1], s[i >> 2][i & 3] * scale);
         }
       }
+      each_apart(first, last, [&](int octet, int half, int row) {
+        u32 k[D / 16][2];
+        load_apart<D, false>(k, base + AT_KEYS, row, first, last, chunk_k, me);
 #pragma unroll
-      for (int octet = 0; APART && octet < OCTETS; octet++)
-        for (int half = 0; half < 2; half++) {
-          const int row = 8 * octet + 4 * half;
-          if (row >= last || row + 4 <= first) continue;
-          u32 k[D / 16][2];
-          load_apart<D, false>(k, base + AT_KEYS, row, first, last, chunk_k, me);
+        for (int m = 0; m < TILES_PER_WARP; m++) {
+          float s[4];
+          score_apart(s, q[m], k, bias[m], octet, half, first, last, me);
 #pragma unroll
-          for (int m = 0; m < TILES_PER_WARP; m++) {
-            float s[4];
-            score_apart(s, q[m], k, bias[m], octet, half, first, last, me);
-#pragma unroll
-            for (int i = 0; i < 4; i++) reference[m][i >> 1] = fmaxf(reference[m][i >> 1], s[i] * scale);
-          }
+          for (int i = 0; i < 4; i++) reference[m][i >> 1] = fmaxf(reference[m][i >> 1], s[i] * scale);
         }
+      });
 #pragma unroll
       for (int m = 0; m < TILES_PER_WARP; m++)
 #pragma unroll
@@ -118,26 +114,22 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_forward(const __grid_const
           for (int e = 0; e < VALUE_OCTETS; e++) mma_keys(output[m][e], weights, v.sums(e, 0), v.sums(e, 1), v.sums(e, 2));
         }
       }
+    each_apart(first, last, [&](int octet, int half, int row) {
+      u32 k[D / 16][2], v[E / 16][2];
+      load_apart<D, false>(k, base + AT_KEYS, row, first, last, chunk_k, me);
+      load_apart<E, true>(v, base + AT_VALUES, row, first, last, chunk_v, me);
 #pragma unroll
-    for (int octet = 0; APART && octet < OCTETS; octet++)
-      for (int half = 0; half < 2; half++) {
-        const int row = 8 * octet + 4 * half;
-        if (row >= last || row + 4 <= first) continue;
-        u32 k[D / 16][2], v[E / 16][2];
-        load_apart<D, false>(k, base + AT_KEYS, row, first, last, chunk_k, me);
-        load_apart<E, true>(v, base + AT_VALUES, row, first, last, chunk_v, me);
+      for (int m = 0; m < TILES_PER_WARP; m++) {
+        float s[4];
+        score_apart(s, q[m], k, bias[m], octet, half, first, last, me);
 #pragma unroll
-        for (int m = 0; m < TILES_PER_WARP; m++) {
-          float s[4];
-          score_apart(s, q[m], k, bias[m], octet, half, first, last, me);
+        for (int i = 0; i < 4; i++) s[i] = exp2_fast(fmaf(s[i], scale, -reference[m][i >> 1]));
+        const u32 weights[2] = {pack(s[0], s[1]), pack(s[2], s[3])};
+        mma8(sum[m], weights[0], weights[1], ONE | ONE << 16, sum[m]);
 #pragma unroll
-          for (int i = 0; i < 4; i++) s[i] = exp2_fast(fmaf(s[i], scale, -reference[m][i >> 1]));
-          const u32 weights[2] = {pack(s[0], s[1]), pack(s[2], s[3])};
-          mma8(sum[m], weights[0], weights[1], ONE | ONE << 16, sum[m]);
-#pragma unroll
-          for (int e = 0; e < VALUE_OCTETS; e++) mma8(output[m][e], weights[0], weights[1], v[e / 2][e & 1], output[m][e]);
-        }
+        for (int e = 0; e < VALUE_OCTETS; e++) mma8(output[m][e], weights[0], weights[1], v[e / 2][e & 1], output[m][e]);
       }
+    });
     if (exact) break;
     bool safe = true;
 #pragma unroll

@@ -332,6 +332,15 @@ DEVICE void score_apart(float (&s)[4], const u32 (&q)[D / 16][4], const u32 (&k)
 #pragma unroll
   for (int d = 0; d < D / 16; d++) mma(s, q[d], k[d][0], k[d][1], s);
 }
+// ``body(octet, half, row)`` for each four rows of these keys that have one from ``first`` on, before ``last``.
+template <class Body> DEVICE void each_apart(int first, int last, Body body) {
+#pragma unroll
+  for (int octet = 0; APART && octet < OCTETS; octet++)
+    for (int half = 0; half < 2; half++) {
+      const int row = 8 * octet + 4 * half;
+      if (row < last && row + 4 > first) body(octet, half, row);
+    }
+}
 // The B operand [8 window rows, 8] whose row ``a`` is one: it picks a row's bias for all keys.
 DEVICE u32 one_row(int a, const Lane& me) { return me.t == (a & 7) >> 1 ? ONE << (16 * (a & 1)) : 0u; }
 

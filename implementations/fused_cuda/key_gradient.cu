@@ -40,7 +40,7 @@ DEVICE void load_block(u32 base, const Args& args, const Place& p, int y, int x,
   }
 }
 // Where a tile's key stands. The queries of all but the first block see few columns: those keys come first and fill few tiles.
-constexpr bool NEAR_FIRST = KEY_TILES > 7 && HALO > 0 && WINDOW < 2 * BLOCK;
+constexpr bool NEAR_FIRST = KEY_TILES > 4 && HALO > 0 && WINDOW < 2 * BLOCK;
 constexpr int NEAR = WINDOW - BLOCK;
 // The number of the first key behind all that the block of a step sees.
 DEVICE int seen_keys(int step) {

@@ -196,37 +196,33 @@ KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_query_gradient(const __gri
           }
         }
       }
+    each_apart(first, last, [&](int octet, int half, int row) {
+      // The B operands [8 keys, 8] that sum them by row and by column.
+      const u32 by_row = me.g == 4 * half + me.t ? ONE | ONE << 16 : 0u, by_column = me.g < 2 ? ONE << (16 * me.g) : 0u;
+      u32 k[D / 16][2], k_columns[D / 16][2], v[E / 16][2];
+      load_apart<D, false>(k, base + AT_KEYS, row, first, last, chunk_k, me);
+      load_apart<D, true>(k_columns, base + AT_KEYS, row, first, last, chunk_k, me);
+      load_apart<E, false>(v, base + AT_VALUES, row, first, last, chunk_v, me);
 #pragma unroll
-    for (int octet = 0; APART && octet < OCTETS; octet++)
-      for (int half = 0; half < 2; half++) {
-        const int row = 8 * octet + 4 * half;
-        if (row >= last || row + 4 <= first) continue;
-        // The B operands [8 keys, 8] that sum them by row and by column.
-        const u32 by_row = me.g == 4 * half + me.t ? ONE | ONE << 16 : 0u, by_column = me.g < 2 ? ONE << (16 * me.g) : 0u;
-        u32 k[D / 16][2], k_columns[D / 16][2], v[E / 16][2];
-        load_apart<D, false>(k, base + AT_KEYS, row, first, last, chunk_k, me);
-        load_apart<D, true>(k_columns, base + AT_KEYS, row, first, last, chunk_k, me);
-        load_apart<E, false>(v, base + AT_VALUES, row, first, last, chunk_v, me);
+      for (int m = 0; m < TILES_PER_WARP; m++) {
+        float s[4], dp[4];
+        score_apart(s, q[m], k, bias[m], octet, half, first, last, me);
 #pragma unroll
-        for (int m = 0; m < TILES_PER_WARP; m++) {
-          float s[4], dp[4];
-          score_apart(s, q[m], k, bias[m], octet, half, first, last, me);
+        for (int e = 0; e < E / 16; e++) {
+          if (e == 0) mma_values(dp, gradient[m][e], e, v[e][0], v[e][1], minus_delta[m]);
+          else mma_values(dp, gradient[m][e], e, v[e][0], v[e][1], dp);
+        }
 #pragma unroll
-          for (int e = 0; e < E / 16; e++) {
-            if (e == 0) mma_values(dp, gradient[m][e], e, v[e][0], v[e][1], minus_delta[m]);
-            else mma_values(dp, gradient[m][e], e, v[e][0], v[e][1], dp);
-          }
+        for (int i = 0; i < 4; i++) s[i] = exp2_fast(fmaf(s[i], scale, -reference[m][i >> 1])) * dp[i];
+        const u32 ds[2] = {pack(s[0], s[1]), pack(s[2], s[3])};
 #pragma unroll
-          for (int i = 0; i < 4; i++) s[i] = exp2_fast(fmaf(s[i], scale, -reference[m][i >> 1])) * dp[i];
-          const u32 ds[2] = {pack(s[0], s[1]), pack(s[2], s[3])};
-#pragma unroll
-          for (int d = 0; d < D / 8; d++) mma8(dq[m][d], ds[0], ds[1], k_columns[d / 2][d & 1], dq[m][d]);
-          if (RELATIVE) {
-            mma8(row_sums[m][octet], ds[0], ds[1], by_row, row_sums[m][octet]);
-            mma8(column_sums[m][LOADED - 1], ds[0], ds[1], by_column, column_sums[m][LOADED - 1]);
-          }
+        for (int d = 0; d < D / 8; d++) mma8(dq[m][d], ds[0], ds[1], k_columns[d / 2][d & 1], dq[m][d]);
+        if (RELATIVE) {
+          mma8(row_sums[m][octet], ds[0], ds[1], by_row, row_sums[m][octet]);
+          mma8(column_sums[m][LOADED - 1], ds[0], ds[1], by_column, column_sums[m][LOADED - 1]);
         }
       }
+    });
 
 #pragma unroll
     for (int m = 0; m < TILES_PER_WARP; m++) {

@@ -125,9 +125,9 @@ WORK: dict[Kernel, dict[tuple[int, int], tuple[Work, Work, Work, Work, Work]]] =
         (64, WIDEST_PART): (Work(1, 1), Work(2, 1), Work(1, 1), Work(1, 1), Work(1, 2)),
     },
     "key_gradient": {
-        (16, 16): (Work(2, 1, 168), Work(2, 4, 168), Work(1, 1, 72), Work(1, 1, 72), Work(1, 1, 72)),
-        (16, 64): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128), Work(1, 1, 128), Work(1, 1, 128, 2)),
-        (32, 32): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128), Work(1, 1, 112), Work(1, 1, 112)),
+        (16, 16): (Work(2, 1, 168), Work(2, 4, 168), Work(1, 1, 96, 2), Work(1, 1, 96, 3), Work(1, 1, 72)),
+        (16, 64): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128, 2), Work(1, 1, 128), Work(1, 1, 128, 2)),
+        (32, 32): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128, 2), Work(1, 1, 128, 3), Work(1, 1, 112)),
         (64, 64): (Work(1, 1), Work(1, 1, 168), Work(1, 1), Work(1, 1), Work(1, 1)),
         (64, WIDEST_PART): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1, 255, 4)),
     },
