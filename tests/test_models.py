@@ -291,7 +291,7 @@ def test_timm_finds_our_models_and_keeps_its_own():
     assert isinstance(timm.create_model("halobench_seresnet50_halo_b8", num_classes=3).layer4[2].conv2, HaloAttention)
     ours = set(timm.list_models("halobench_*"))
     attention = {f"halobench_{name}" for name in models.names() if models.entry(name).has_attention}
-    assert ours == attention
+    assert ours == attention | {"halobench_convnet_mini"}
     assert not isinstance(timm.create_model("halonet_h1"), models.HaloNet)
     with pytest.raises(ValueError, match="halobench_halonet_h0 has no pretrained weights"):
         timm.create_model("halobench_halonet_h0", pretrained=True)
@@ -304,8 +304,9 @@ def test_wrong_names_list_the_right_ones():
         models.create("halonet_h0", "gather")
     with pytest.raises(ValueError, match=r"halonet_h0 has no blocks to override; there are block, halo, value_ratio"):
         models.create("halonet_h0", blocks=3)
-    with pytest.raises(ValueError, match=r"resnet50 has no attention slots .*got 'sdpa'"):
-        models.create("resnet50", "sdpa")
+    for name in ("resnet50", "convnet_mini"):
+        with pytest.raises(ValueError, match=rf"{name} has no attention slots .*got 'sdpa'"):
+            models.create(name, "sdpa")
 
 
 @pytest.mark.parametrize(

@@ -448,12 +448,12 @@ def outcomes(output):
 
 def test_time_to_accuracy(fashion, tmp_path, capsys):
     """A run that arrives stops there; runs of the models take turns, with seeds of their own."""
-    chosen = times(fashion, tmp_path, "--seeds", 3, 1, "--models", "halonet_mini", "resnet_mini", "--target", 0.01)
+    models = "halonet_mini", "convnet_mini"
+    chosen = times(fashion, tmp_path, "--seeds", 3, 1, "--models", *models, "--target", 0.01, "--backend", "sdpa")
     assert time_to_accuracy(chosen) == 0
     rows = outcomes(tmp_path)
-    assert [(row["model"], row["seed"]) for row in rows] == [
-        (model, seed) for seed in "31" for model in ("halonet_mini", "resnet_mini")
-    ]
+    assert [(row["model"], row["seed"]) for row in rows] == [(model, seed) for seed in "31" for model in models]
+    assert [row["backend"] for row in rows] == ["sdpa", "none"] * 2
     for row in rows:
         assert (row["reached"], row["epochs"]) == ("True", "1")
         assert float(row["seconds"]) > 0

@@ -94,8 +94,8 @@ def to_accuracy(times: pd.DataFrame) -> Figure:
             )
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.margins(x=0.15)  # before the limit is set, which ends the scaling
     axes.set_xlim(left=0)
-    axes.margins(x=0.15)
     axes.set_xlabel("seconds")
     axes.grid(visible=False, axis="y")
     return figure

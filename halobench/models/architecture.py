@@ -84,6 +84,11 @@ class Architecture:
         return self.widths[0]
 
     @property
+    def has_attention(self) -> bool:
+        """Whether any stage has attention, which a backend fills."""
+        return not set(self.convolution_stages) >= {1, 2, 3, 4}
+
+    @property
     def features(self) -> int:
         """Channels that enter the classifier."""
         return self.final_channels or self.out_channels(3)

@@ -4,6 +4,7 @@ Source: Vaswani et al., CVPR 2021, tables 3 (H0-H7 and EfficientNet), 4 (hybrids
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from halobench.models.architecture import Architecture
 
@@ -13,6 +14,7 @@ class FromTimm:
     """A model that timm has, under its name there."""
 
     name: str
+    has_attention: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Accelerated:
     """timm's model of this name with our layers in place of its ``HaloAttn`` (``halobench.models.accelerate``)."""
 
     name: str
+    has_attention: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class HaloResNet:
     block: int
     halo: int = 3
     heads: int = 8
+    has_attention: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Entry:
     @property
     def has_attention(self) -> bool:
         """Whether the model has attention slots, which a backend fills."""
-        return not isinstance(self.recipe, FromTimm)
+        return self.recipe.has_attention
 
 
 def entry(name: str) -> Entry:

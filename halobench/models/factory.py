@@ -11,7 +11,7 @@ from halobench import backends
 from halobench.geometry import Geometry
 from halobench.models.accelerate import accelerate
 from halobench.models.architecture import Architecture
-from halobench.models.catalogue import Accelerated, FromTimm, HaloResNet, entry
+from halobench.models.catalogue import Accelerated, HaloResNet, entry
 from halobench.models.halonet import HaloNet
 from halobench.problem import LayerSpec
 
@@ -32,21 +32,23 @@ def create(name: str, backend: str | None = None, num_classes: int = 1000, **ove
         ValueError: an unknown name, backend or override, or a backend for a model without attention slots.
         Unsupported: the backend is not what the model's slots need.
     """
-    model = entry(name)
-    if isinstance(model.recipe, FromTimm):
-        if backend is not None:
-            raise ValueError(f"{name} has no attention slots to fill with a backend, got {backend!r}")
-        return timm.create_model(model.recipe.name, num_classes=num_classes, **overrides)
-    if isinstance(model.recipe, Accelerated):
-        network = timm.create_model(model.recipe.name, num_classes=num_classes, **overrides)
-        accelerate(network, backend or DEFAULT_BACKEND)
-        return network
-    if isinstance(model.recipe, HaloResNet):
-        return halo_resnet(model.recipe, backend or DEFAULT_BACKEND, num_classes, **overrides)
-    known = [field.name for field in fields(Architecture)]
-    if unknown := sorted(set(overrides) - set(known)):
-        raise ValueError(f"{name} has no {', '.join(unknown)} to override; there are {', '.join(known)}")
-    return HaloNet(replace(model.recipe, **overrides), backend or DEFAULT_BACKEND, num_classes)
+    recipe = entry(name).recipe
+    if isinstance(recipe, Architecture):
+        known = [field.name for field in fields(Architecture)]
+        if unknown := sorted(set(overrides) - set(known)):
+            raise ValueError(f"{name} has no {', '.join(unknown)} to override; there are {', '.join(known)}")
+        recipe = replace(recipe, **overrides)
+    if backend is not None and not recipe.has_attention:
+        raise ValueError(f"{name} has no attention slots to fill with a backend, got {backend!r}")
+    backend = backend or DEFAULT_BACKEND
+    if isinstance(recipe, Architecture):
+        return HaloNet(recipe, backend, num_classes)
+    if isinstance(recipe, HaloResNet):
+        return halo_resnet(recipe, backend, num_classes, **overrides)
+    network = timm.create_model(recipe.name, num_classes=num_classes, **overrides)
+    if isinstance(recipe, Accelerated):
+        accelerate(network, backend)
+    return network
 
 
 def halo_resnet(recipe: HaloResNet, backend: str, num_classes: int, **overrides: Any) -> nn.Module:

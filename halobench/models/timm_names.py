@@ -10,7 +10,7 @@ from timm.models import register_model
 from torch import nn
 
 from halobench.models.architecture import Architecture
-from halobench.models.catalogue import CATALOGUE, Entry
+from halobench.models.catalogue import CATALOGUE, Entry, FromTimm
 from halobench.models.factory import create
 
 PREFIX = "halobench_"
@@ -19,7 +19,7 @@ PREFIX = "halobench_"
 def register() -> None:
     """Enter all models that are ours, not timm's own."""
     for entry in CATALOGUE.values():
-        if entry.has_attention:
+        if not isinstance(entry.recipe, FromTimm):
             register_model(entrypoint(entry))
 
 
