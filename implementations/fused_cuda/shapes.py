@@ -126,7 +126,7 @@ WORK: dict[Kernel, dict[tuple[int, int], tuple[Work, Work, Work, Work, Work]]] =
     },
     "key_gradient": {
         (16, 16): (Work(2, 1, 168), Work(2, 4, 168), Work(1, 1, 96, 2), Work(1, 1, 96, 3), Work(1, 1, 72)),
-        (16, 64): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128, 2), Work(1, 1, 128), Work(1, 1, 128, 2)),
+        (16, 64): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128, 2), Work(1, 1, 128), Work(1, 1, 128, 4)),
         (32, 32): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128, 2), Work(1, 1, 128, 3), Work(1, 1, 112)),
         (64, 64): (Work(1, 1), Work(1, 1, 168), Work(1, 1), Work(1, 1), Work(1, 1)),
         (64, WIDEST_PART): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1, 255, 4)),
@@ -151,7 +151,8 @@ def layout_of(shape: Shape, kernel: Kernel) -> Layout:
     room = max(1, min(work.heads, MOST_WARPS // warps))
     fitting = [number for number in range(1, room + 1) if shape.heads % number == 0]
     layouts = [Layout(heads, tiles_per_warp, parts=parts) for heads in fitting]
-    while len(layouts) > 1 and shared_bytes(shape, kernel, layouts[-1]) > MOST_SHARED_BYTES:
+    # Two CTAs on an SM: one loads while the other computes.
+    while len(layouts) > 1 and shared_bytes(shape, kernel, layouts[-1]) > MOST_SHARED_BYTES // 2:
         layouts.pop()
     heads = layouts[-1].heads
     min_ctas = 1 if work.registers is None else max(1, REGISTERS // (32 * warps * heads * work.registers))
