@@ -1,5 +1,6 @@
 """Figures of whole networks and of training runs: what was measured is drawn, and what failed is marked."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -172,10 +173,19 @@ def test_memory_and_throughput_show_the_rival_too(drawn):
 def test_a_failure_is_marked_and_its_line_ends(drawn):
     _, figures = drawn
     eager = figures["ratio"].axes[0]
-    assert len(drawn_line(eager, "strided_gather").get_xdata()) == 3  # H7 ran out of memory
+    there = np.isfinite(drawn_line(eager, "strided_gather").get_ydata())
+    assert there.tolist() == [True, True, True, False]  # H7 ran out of memory
     marks = [line for line in eager.lines if line.get_marker() == FAILURES["OOM"]]
     assert len(marks) == 1
     assert "OOM" in [text.get_text() for legend in figures["ratio"].legends for text in legend.get_texts()]
+
+
+def test_a_line_is_broken_where_a_model_was_not_measured(tmp_path):
+    rows = [row for number in (0, 2) for row in pair(number, 128)]
+    rows += [network_row("efficientnet_b1"), network_row("halonet_h1", "sdpa", rival="efficientnet_b1")]
+    _, figures = figures_of(files.write(tmp_path / "mine.json", rows, gpu=files.H100))
+    (axes,) = figures["ratio"].axes
+    assert np.isfinite(drawn_line(axes, "fused").get_ydata()).tolist() == [True, False, True]
 
 
 def test_hybrids_stand_beside_the_published_table(drawn):
@@ -247,6 +257,17 @@ def test_a_run_that_did_not_arrive_is_hollow_and_its_model_has_no_median(tmp_pat
     hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
     assert [list(line.get_xdata()) for line in hollow] == [[27.0]]
     assert [text.get_text() for text in axes.texts] == ["28 s"]
+
+
+def test_a_backend_named_for_a_model_without_slots_is_not_shown(tmp_path):
+    runs(tmp_path)
+    other = tmp_path / "curves" / "other" / "time-to-accuracy.csv"
+    other.parent.mkdir()
+    head = "model,backend,parameters,seed,target,reached,seconds,epochs,machine\n"
+    other.write_text(head + "resnet_mini,sdpa,4e5,1,0.86,True,26.0,3,H100\n")
+    (axes,) = dict(curves.draw(tmp_path))["time-to-accuracy"].axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["halonet_mini, sdpa (0.4 M)", "resnet_mini (0.4 M)"]
 
 
 def test_curves_of_another_kind_are_skipped_with_a_line(tmp_path, capsys):

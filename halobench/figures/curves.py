@@ -28,7 +28,10 @@ def draw(folder: Path) -> Iterator[tuple[str, Figure | str]]:
 
 
 def read(folder: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
-    """All tables of this name below a folder, in one; those that lack a column are reported on stderr and left out."""
+    """All tables of this name below a folder, in one; those that lack a column are reported on stderr and left out.
+
+    A model that ran without a backend has no slots for one, whatever other tables name for it.
+    """
     found = []
     for path in sorted(folder.rglob(name)):
         try:
@@ -41,7 +44,12 @@ def read(folder: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
             print(f"skipped {path}: it has no column {', '.join(lacking)}", file=sys.stderr)
             continue
         found.append(table.assign(run=str(path.parent.relative_to(folder))))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*columns, "run"])
+    if not found:
+        return pd.DataFrame(columns=[*columns, "run"])
+    table = pd.concat(found, ignore_index=True)
+    table["backend"] = table["backend"].fillna("none")
+    table.loc[table["model"].isin(table["model"][table["backend"] == "none"]), "backend"] = "none"
+    return table
 
 
 def over_time(curves: pd.DataFrame) -> Figure:
@@ -103,7 +111,7 @@ def to_accuracy(times: pd.DataFrame) -> Figure:
 
 def named(runs: pd.DataFrame) -> "pd.Series[str]":
     """What each row's model is called: its name, its backend, its size."""
-    backend = runs["backend"].fillna("none").map(lambda name: "" if name == "none" else f", {name}")
+    backend = runs["backend"].map(lambda name: "" if name == "none" else f", {name}")
     millions = (runs["parameters"] / 1e6).map(lambda number: f" ({number:.2g} M)") if "parameters" in runs else ""
     return runs["model"] + backend + millions
 

@@ -132,11 +132,16 @@ def lines(
     axes: Axes, selection: Selection, rows: pd.DataFrame, name: str, models: list[str], column: str,
     scale: float = 1.0, aside: float = 0.0,
 ) -> pd.DataFrame:  # fmt: skip
-    """A variant's values over the models, one each, ``aside`` of their places; the rows drawn, with their ``place``."""
+    """A variant's values over the models, one each, ``aside`` of their places; the rows drawn, with their ``place``.
+
+    The line is broken where a model was not measured.
+    """
     part = measured(rows[rows["variant"] == name], column).drop_duplicates("model").sort_values("model")
     part = part.assign(place=[models.index(pair_name(model)) + aside for model in part["model"]])
+    places = [number + aside for number in range(len(models))]
+    values = part.set_index("place")[column].reindex(places) * scale
     look = look_of(selection, name, rows)
-    axes.plot(part["place"], part[column] * scale, color=look.colour, marker=look.marker, markersize=6, label=name)
+    axes.plot(places, values, color=look.colour, marker=look.marker, markersize=6, label=name)
     return part
 
 
