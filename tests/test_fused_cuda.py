@@ -99,8 +99,8 @@ DRAWN = {
     "exact": Problem(Geometry(8, 4), 9, 9, heads=1, key_dim=64, value_dim=64, dtype="bfloat16"),
     "one_block": Problem(Geometry(8, 5), 8, 7, batch=2, heads=2, key_dim=32, dtype="bfloat16"),
     "one_strided_block": Problem(Geometry(12, 2, stride=2), 11, 12, heads=2, dtype="bfloat16"),
-    "two_parts": Problem(Geometry(4, 2), 7, 9, heads=2, value_dim=160, dtype="bfloat16"),
-    "three_parts": Problem(Geometry(8, 3, border="zero"), 8, 9, value_dim=144, relative=False, dtype="float16"),
+    "two_slices": Problem(Geometry(4, 2), 7, 9, heads=2, value_dim=160, dtype="bfloat16"),
+    "three_slices": Problem(Geometry(8, 3, border="zero"), 8, 9, value_dim=144, relative=False, dtype="float16"),
     "widest": Problem(Geometry(8, 4), 8, 9, heads=2, key_dim=64, value_dim=192, dtype="bfloat16"),
     "widest_strided": Problem(Geometry(8, 4, stride=2), 9, 8, heads=4, key_dim=64, value_dim=64, dtype="bfloat16"),
     "h5": Problem(Geometry(14, 2), 17, 15, heads=2, value_dim=40, dtype="bfloat16"),
@@ -325,7 +325,7 @@ SUMMED = LayerSpec(24, 1, 32, 16, Geometry(4, 2, border="zero"), positions="sum"
 PACKED = {
     "masked": Slot(WHOLE, 9, 14, 2, "bfloat16"),
     "one block": Slot(WHOLE, 8, 7, 2, "bfloat16"),
-    "two parts": Slot(replace(WHOLE, value_dim=192), 8, 9, 1, "bfloat16"),
+    "two slices": Slot(replace(WHOLE, value_dim=192), 8, 9, 1, "bfloat16"),
     "zero": Slot(SUMMED, 9, 14, 2, "bfloat16"),
     "no positions": Slot(replace(WHOLE, positions=None), 9, 14, 2, "bfloat16"),
     "strided": Slot(replace(WHOLE, geometry=Geometry(8, 3, stride=2)), 9, 14, 2, "bfloat16"),
@@ -377,7 +377,7 @@ def test_packed_operator_registration(border: Border) -> None:
     joined = torch.cat(maps, 1).to(memory_format=torch.channels_last)
     arguments = (joined, *relative, 2, 16, 8, 3, border)
     torch.library.opcheck(packed.packed_forward, arguments, test_utils=("test_schema", "test_faketensor"))
-    for part, tensor in zip(packed.parts(joined, 2, 16), (query, key, value), strict=True):
+    for part, tensor in zip(packed.heads_of(joined, 2, 16), (query, key, value), strict=True):
         assert torch.equal(part, tensor)
     counts = []
     for forward, inputs in (

@@ -13,7 +13,7 @@ from halobench.geometry import Geometry
 from halobench.problem import Execution, LayerSpec, Problem, RelativeTables
 from implementations.fused_cuda.operator import TABLE_ROWS, forward
 from implementations.fused_cuda.packed import PackedHaloAttention
-from implementations.fused_cuda.shapes import scored_pairs, summed_channels, value_parts
+from implementations.fused_cuda.shapes import scored_pairs, summed_channels, value_slices
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
@@ -43,14 +43,14 @@ def execution(problem: Problem) -> Execution:
 
     Backward scores twice.
     """
-    geometry, parts = problem.geometry, value_parts(problem.value_dim)
+    geometry, slices = problem.geometry, value_slices(problem.value_dim)
     pairs = problem.batch * problem.heads * scored_pairs(geometry, problem.height, problem.width)
-    scores, sums = 2 * parts * problem.key_dim * pairs, 2 * summed_channels(problem.value_dim) * pairs
-    bias_flops = 2 * parts * problem.queries * 2 * TABLE_ROWS * problem.key_dim if problem.relative else 0
+    scores, sums = 2 * slices * problem.key_dim * pairs, 2 * summed_channels(problem.value_dim) * pairs
+    bias_flops = 2 * slices * problem.queries * 2 * TABLE_ROWS * problem.key_dim if problem.relative else 0
     return Execution(
         forward_flops=scores + sums + bias_flops,
         backward_flops=4 * scores + 3 * sums + 3 * bias_flops,
-        forward_exponentials=parts * pairs,
-        backward_exponentials=2 * parts * pairs,
+        forward_exponentials=slices * pairs,
+        backward_exponentials=2 * slices * pairs,
         stored=2 * problem.queries,  # a log-sum-exp in float32 is two elements
     )

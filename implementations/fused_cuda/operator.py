@@ -20,7 +20,7 @@ from implementations.fused_cuda.shapes import (
     scored_pairs,
     shape_of,
     summed_channels,
-    value_parts,
+    value_slices,
 )
 
 TABLE_ROWS = 32  # of a table, padded, in products and in its gradient
@@ -189,8 +189,8 @@ class Call:
         layout = layout_of(self.shape, kernel)
         return self.batch * self.shape.heads // layout.heads * layout.parts
 
-    def parts(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        """The values, their gradient or what is shaped like them, in the parts that the kernels take."""
+    def slices(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """The values, their gradient or what is shaped like them, in the slices that the kernels take."""
         width = self.shape.value_dim
         return (tensor,) if tensor.shape[-1] == width else tensor.split(width, -1)  # a view takes microseconds
 
@@ -206,8 +206,8 @@ def attended(call: Call) -> tuple[Tensor, Tensor]:
     log_sum_exp = log_sum_exps(query, call.geometry)
     if output.numel():
         call.args.log_sum_exp = log_sum_exp.data_ptr()
-        for part, into in zip(call.parts(value), call.parts(output), strict=True):
-            call.args.value, call.args.output = View.of(part), View.of(into)
+        for taken, into in zip(call.slices(value), call.slices(output), strict=True):
+            call.args.value, call.args.output = View.of(taken), View.of(into)
             call.run("forward", call.blocks("forward"))
     return output, log_sum_exp
 
@@ -217,7 +217,7 @@ def differentiated(
 ) -> Tensor:
     """The backward pass: fills the gradients of query, key and value, and returns those of both tables.
 
-    The gradient of a weight is a sum over the values' channels, so each part of them gives a share of all gradients
+    The gradient of a weight is a sum over the values' channels, so each slice of them gives a share of all gradients
     but its own.
     """
     args, query, (dq, dk, dv) = call.args, call.query, into
@@ -236,10 +236,10 @@ def differentiated(
         args.biases, args.partials, args.partial_count = biases.data_ptr(), partials.data_ptr(), ctas
     args.entries, args.entry_rows = tables.shape[1], len(tables) * tables.shape[1]
     shares = dq, dk, tables
-    for number, parts in enumerate(zip(*map(call.parts, (call.value, output, gradient, dv)), strict=True)):
+    for number, slices in enumerate(zip(*map(call.slices, (call.value, output, gradient, dv)), strict=True)):
         if number:
             shares = channels_last(dq, *dq.shape[2:]), channels_last(dk, *dk.shape[2:]), torch.empty_like(tables)
-        args.value, args.output, args.output_gradient, args.value_gradient = map(View.of, parts)
+        args.value, args.output, args.output_gradient, args.value_gradient = map(View.of, slices)
         args.query_gradient, args.key_gradient = map(View.of, shares[:2])
         args.tables = shares[2].data_ptr()
         call.run("query_gradient", ctas)
@@ -257,9 +257,9 @@ def empty_tables(query: Tensor, rows: object, geometry: Geometry) -> Tensor:
 
 @register_flop_formula(torch.ops.halobench.fused_cuda)
 def forward_flops(query: Any, key: Any, value: Any, rows: Any, columns: Any, *geometry: Any, **_: Any) -> int:
-    """Scores, once for each part of the values, and weighted sums of the pairs that are scored."""
+    """Scores, once for each slice of the values, and weighted sums of the pairs that are scored."""
     pairs = query[0] * query[1] * scored_pairs(geometry_of(*geometry), *key[2:4])
-    return 2 * pairs * (value_parts(value[-1]) * query[-1] + summed_channels(value[-1]))
+    return 2 * pairs * (value_slices(value[-1]) * query[-1] + summed_channels(value[-1]))
 
 
 @register_flop_formula(torch.ops.halobench.fused_cuda_backward)
@@ -269,4 +269,4 @@ def backward_flops(
 ) -> int:  # fmt: skip
     """The scores and the gradients of the weights twice, once a pass, and the three gradients."""
     pairs = query[0] * query[1] * scored_pairs(geometry_of(*geometry), *key[2:4])
-    return 2 * pairs * (4 * value_parts(value[-1]) * query[-1] + 3 * summed_channels(value[-1]))
+    return 2 * pairs * (4 * value_slices(value[-1]) * query[-1] + 3 * summed_channels(value[-1]))

@@ -51,7 +51,7 @@ class PackedHaloAttention(HaloAttention):
         return self.channels(output)
 
 
-def parts(packed: Tensor, heads: int, key_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+def heads_of(packed: Tensor, heads: int, key_dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values (b h H W d) of a map (b c H W) that holds them side by side: three views."""
     batch, channels, height, width = packed.shape
     image, channel, row, column = packed.stride()
@@ -77,7 +77,7 @@ def packed_forward(
     border: str,
 ) -> tuple[Tensor, Tensor]:
     """``operator.forward`` on one map (b c H W), of stride 1."""
-    return attended(Call(*parts(packed, heads, key_dim), rows, columns, geometry_of(block, halo, 1, border)))
+    return attended(Call(*heads_of(packed, heads, key_dim), rows, columns, geometry_of(block, halo, 1, border)))
 
 
 @packed_forward.register_fake
@@ -91,7 +91,7 @@ def _(
     halo: int,
     border: str,
 ) -> tuple[Tensor, Tensor]:
-    query, _, value = parts(packed, heads, key_dim)
+    query, _, value = heads_of(packed, heads, key_dim)
     output = channels_last(query, *value.shape[2:])
     return output, log_sum_exps(query, geometry_of(block, halo, 1, border))
 
@@ -111,9 +111,9 @@ def packed_backward(
     border: str,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of the map, laid out channels-last, and of both tables; always deterministic."""
-    call = Call(*parts(packed, heads, key_dim), rows, columns, geometry_of(block, halo, 1, border))
+    call = Call(*heads_of(packed, heads, key_dim), rows, columns, geometry_of(block, halo, 1, border))
     packed_gradient = empty_map(packed)
-    into = parts(packed_gradient, heads, key_dim)
+    into = heads_of(packed_gradient, heads, key_dim)
     return packed_gradient, differentiated(call, gradient, output, log_sum_exp, into)
 
 
@@ -131,7 +131,7 @@ def _(
     halo: int,
     border: str,
 ) -> tuple[Tensor, Tensor]:
-    query = parts(packed, heads, key_dim)[0]
+    query = heads_of(packed, heads, key_dim)[0]
     return empty_map(packed), empty_tables(query, rows, geometry_of(block, halo, 1, border))
 
 

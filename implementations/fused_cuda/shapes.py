@@ -15,7 +15,7 @@ from halobench.problem import RelativeTables, Unsupported
 Kernel = Literal["forward", "query_gradient", "key_gradient"]
 HALF = {torch.bfloat16: 0, torch.float16: 1}
 KEY_DIMS = (16, 32, 48, 64)
-WIDEST_VALUE, WIDEST_PART = 256, 128  # of a head, and of what a kernel takes of it at a time
+WIDEST_VALUE, WIDEST_SLICE = 256, 128  # of a head, and of what a kernel takes of it at a time
 WIDEST_WINDOW, MOST_ENTRIES = 24, 32  # of a table, that a query can use
 OCTET = 8  # pixels of a window's row come in eights
 LARGE_BLOCK = 12  # with a wide window, larger ones are laid out in their own way
@@ -25,7 +25,7 @@ LARGE_BLOCK = 12  # with a wide window, larger ones are laid out in their own wa
 class Shape:
     """Everything about a call that its kernels know at compile time. ``shape_for`` makes them, each once.
 
-    ``value_dim`` is that of the part of the values that a kernel takes at a time; it fills it up to whole tiles of 16.
+    ``value_dim`` is that of the slice of the values that a kernel takes at a time; it fills it up to whole tiles of 16.
     """
 
     geometry: Geometry
@@ -115,21 +115,21 @@ WORK: dict[Kernel, dict[tuple[int, int], tuple[Work, Work, Work, Work, Work]]] =
         (16, 64): (Work(2, 1), Work(2, 1), Work(1, 2, 168), Work(1, 2, 168), Work(1, 2, 128)),
         (32, 32): (Work(2, 1), Work(2, 1, 80), Work(1, 1, 72), Work(1, 1, 72), Work(1, 1, 72)),
         (64, 64): (Work(4, 1), Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
-        (64, WIDEST_PART): (Work(1, 1), Work(1, 1), Work(1, 2), Work(1, 2), Work(1, 1, 128, 2)),
+        (64, WIDEST_SLICE): (Work(1, 1), Work(1, 1), Work(1, 2), Work(1, 2), Work(1, 1, 128, 2)),
     },
     "query_gradient": {
         (16, 16): (Work(2, 1), Work(1, 2), Work(1, 2, 168), Work(1, 1, 112), Work(1, 1, 112)),
         (16, 64): (Work(1, 1), Work(1, 1, 168), Work(1, 2), Work(1, 2), Work(1, 2)),
         (32, 32): (Work(2, 1), Work(2, 2), Work(1, 2), Work(1, 1), Work(1, 1)),
         (64, 64): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
-        (64, WIDEST_PART): (Work(1, 1), Work(2, 1), Work(1, 1), Work(1, 1), Work(1, 2)),
+        (64, WIDEST_SLICE): (Work(1, 1), Work(2, 1), Work(1, 1), Work(1, 1), Work(1, 2)),
     },
     "key_gradient": {
         (16, 16): (Work(2, 1, 168), Work(2, 4, 168), Work(1, 1, 96, 2), Work(1, 1, 96, 3), Work(1, 1, 72)),
         (16, 64): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128, 2), Work(1, 1, 128), Work(1, 1, 128, 4)),
         (32, 32): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128, 2), Work(1, 1, 128, 3), Work(1, 1, 112)),
         (64, 64): (Work(1, 1), Work(1, 1, 168), Work(1, 1), Work(1, 1), Work(1, 1)),
-        (64, WIDEST_PART): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1, 255, 4)),
+        (64, WIDEST_SLICE): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1, 255, 4)),
     },
 }
 MOST_WARPS = 8
@@ -207,15 +207,15 @@ def shape_of(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables
         Unsupported: the call is outside the class, or its tensors cannot be read as they lie in memory.
     """
     value_dim = value.shape[-1]
-    if value_dim % (8 if value_dim <= WIDEST_PART else 16) or value_dim > WIDEST_VALUE:
+    if value_dim % (8 if value_dim <= WIDEST_SLICE else 16) or value_dim > WIDEST_VALUE:
         raise Unsupported(
-            f"fused_cuda has value heads of multiples of 8 up to {WIDEST_PART} and of 16 up to {WIDEST_VALUE}, "
+            f"fused_cuda has value heads of multiples of 8 up to {WIDEST_SLICE} and of 16 up to {WIDEST_VALUE}, "
             f"got {value_dim}"
         )
     shape = shape_for(
         seen_geometry(geometry, *key.shape[2:4]),
         query.shape[-1],
-        value_dim // value_parts(value_dim),
+        value_dim // value_slices(value_dim),
         query.shape[1],
         query.dtype,
         relative=relative is not None,
@@ -261,12 +261,12 @@ def shape_for(
 
 
 @lru_cache
-def value_parts(value_dim: int) -> int:
-    """In how many parts of one width the kernels take the values of a head: as few as they can.
+def value_slices(value_dim: int) -> int:
+    """In how many slices of one width the kernels take the values of a head: as few as they can.
 
     Widths that no kernel takes have a number too: what a call would cost is asked before it is refused.
     """
-    least = -(-value_dim // WIDEST_PART)
+    least = -(-value_dim // WIDEST_SLICE)
     return least if value_dim % 16 else next(n for n in count(least) if value_dim % (16 * n) == 0)
 
 
@@ -276,9 +276,9 @@ def whole(number: int, unit: int) -> int:
 
 
 def summed_channels(value_dim: int) -> int:
-    """Channels that the products with the values of a head have, in all parts."""
-    parts = value_parts(value_dim)
-    return parts * whole(-(-value_dim // parts), 16)
+    """Channels that the products with the values of a head have, in all slices."""
+    slices = value_slices(value_dim)
+    return slices * whole(-(-value_dim // slices), 16)
 
 
 @lru_cache
