@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from halobench.train import checkpoint, data
 from halobench.train.__main__ import INTERRUPTED, main
 from halobench.train.processes import Processes
 from halobench.train.recipe import optimizer, schedule
+from halobench.train.report import Report
 from halobench.train.run import Run
 from halobench.train.settings import complete, parse
 from halobench.train.step import Step
@@ -135,6 +137,19 @@ def test_an_interruption_changes_nothing(changes, workers, fashion, tmp_path, mo
     assert len(whole["history"]) == 2
     assert_same(whole, again)
     assert not torch.equal(whole["model"]["classifier.weight"], torch.zeros_like(whole["model"]["classifier.weight"]))
+
+
+def test_where_there_is_no_terminal_a_line_comes_now_and_then(fashion, tmp_path, monkeypatch, capsys):
+    main(command(fashion, tmp_path / "soon", epochs=1))
+    assert ", step " not in capsys.readouterr().out
+    monkeypatch.setattr(Report, "INTERVAL_S", 0.0)
+    monkeypatch.setattr(Report, "LINE_S", 0.0)
+    main(command(fashion, tmp_path / "long", epochs=1))
+    lines = [line for line in capsys.readouterr().out.splitlines() if ", step " in line]
+    steps = len(lines)
+    assert steps > 1
+    assert [line.partition(":")[0] for line in lines] == [f"epoch 1/1, step {n + 1}/{steps}" for n in range(steps)]
+    assert all(re.search(r": loss \d\.\d+, \d+ images/s$", line) for line in lines)
 
 
 def test_another_seed_is_another_run(fashion, tmp_path):
@@ -396,6 +411,7 @@ TWO = """
 import sys, torch
 from torch import distributed
 from halobench.train.processes import Processes
+from halobench.train.report import Report
 from halobench.train.run import Run
 from halobench.train.settings import parse
 processes = Processes.of_environment()

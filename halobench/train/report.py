@@ -22,6 +22,7 @@ class Report:
     """Speaks for the first process; the others' are silent. A context manager, which ends bar and logs."""
 
     INTERVAL_S = 0.5
+    LINE_S = 60.0  # between lines within an epoch, where no terminal shows a bar
 
     def __init__(self, folder: Path, *, silent: bool) -> None:
         self.folder, self.silent = folder, silent
@@ -30,7 +31,7 @@ class Report:
         self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task("")
         self.logs: SummaryWriter | None = None
-        self.spoke = 0.0
+        self.spoke, self.wrote = 0.0, time.monotonic()
 
     def __enter__(self) -> Self:
         if not self.silent:
@@ -53,15 +54,16 @@ class Report:
 
     def begin(self, epoch: int, epochs: int, steps: int) -> None:
         """A new epoch (counted from 0) begins."""
-        self.epoch = f"epoch {epoch + 1}/{epochs}"
+        self.epoch, self.steps = f"epoch {epoch + 1}/{epochs}", steps
         self.bar.reset(self.task, total=steps, description=self.epoch)
         self.spoke = time.monotonic()
 
     def step(self, done: int, number: int, loss: float, images_per_s: float, learning_rate: float) -> None:
         """``done`` steps of the epoch are done; ``number`` of all."""
-        self.bar.update(
-            self.task, completed=done, description=f"{self.epoch}  loss {loss:.3f}  {images_per_s:.0f} img/s"
-        )
+        state = f"loss {loss:.3f}, {images_per_s:.0f} images/s"
+        self.bar.update(self.task, completed=done, description=f"{self.epoch}  {state}")
+        if not self.console.is_terminal and time.monotonic() - self.wrote >= self.LINE_S:
+            self.line(f"{self.epoch}, step {done}/{self.steps}: {state}")
         if self.logs is not None:
             self.logs.add_scalar("train/loss", loss, number)
             self.logs.add_scalar("train/images_per_s", images_per_s, number)
@@ -74,14 +76,18 @@ class Report:
         if self.logs is not None:
             for name in ("train_loss", "test_loss", "test_accuracy", "images_per_s"):
                 self.logs.add_scalar(f"epoch/{name}", row[name], row["epoch"])
-        self.console.print(
+        self.line(
             f"{self.epoch}: loss {row['train_loss']:.3f}, test loss {row['test_loss']:.3f}, "
             f"test accuracy {100 * row['test_accuracy']:.2f} %, {row['images_per_s']:.0f} images/s, "
-            f"{row['seconds']:.1f} s since the start",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+            f"{row['seconds']:.1f} s since the start"
+        )
         if not self.silent:
             write_curves(self.folder / "curves.csv", history)
+
+    def line(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+        self.wrote = time.monotonic()
 
 
 def write_curves(path: Path, history: Sequence[Row]) -> None:
