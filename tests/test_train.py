@@ -301,6 +301,7 @@ def test_files_of_another_kind_are_refused(tmp_path, capsys):
         ("ema", 1.0, "--ema must be at least 0 and below 1, got 1.0"),
         ("learning_rate", -1, "--learning-rate must not be negative, got -1.0"),
         ("stochastic_depth", 1.5, "--stochastic-depth must be at least 0 and below 1, got 1.5"),
+        ("seed", -1, "--seed must be at least 0 and below 2^63, got -1"),
     ],
 )
 def test_choices_that_cannot_be(option, value, message, tmp_path, capsys):
@@ -477,6 +478,15 @@ def test_time_to_accuracy(fashion, tmp_path, capsys):
     with pytest.raises(SystemExit):
         time_to_accuracy(chosen)
     assert "exists: give another --output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seeds", [(1, 1), (0, -1), (2**63,)])
+def test_seeds_that_cannot_be(seeds, fashion, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        time_to_accuracy(times(fashion, tmp_path, "--seeds", *seeds))
+    said = f"--seeds must be different numbers, at least 0 and below 2^63, got {', '.join(map(str, seeds))}"
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_that_does_not_arrive_says_so(fashion, tmp_path, capsys):

@@ -16,6 +16,7 @@ OPTIMIZERS = ("sgd", "adamw")
 LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3}  # for 256 images a step
 WEIGHT_DECAYS = {"sgd": 2e-5, "adamw": 0.05}
 WORKERS = min(4, os.cpu_count() or 1)  # that read images
+SEEDS = 2**63  # one less is the largest that all generators take
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Settings:
         for name in ("learning_rate", "weight_decay", "warm_up_epochs", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{flag(name)} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.seed < SEEDS:
+            raise ValueError(f"--seed must be at least 0 and below 2^63, got {self.seed}")
         for name in ("label_smoothing", "stochastic_depth", "ema"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:

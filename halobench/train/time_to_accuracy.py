@@ -17,7 +17,7 @@ from halobench import models, terminal
 from halobench.train.data import DataError
 from halobench.train.processes import Processes
 from halobench.train.run import Diverged, Run
-from halobench.train.settings import FASHION_MNIST, complete
+from halobench.train.settings import FASHION_MNIST, SEEDS, complete
 
 MODELS = ("halonet_mini", "convnet_mini", "efficientnet_mini", "resnet_mini")
 TABLE = "time-to-accuracy.csv"
@@ -33,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = command.parse_args(arguments)
     if not 0 < chosen.target < 1:
         command.error(f"--target must be between 0 and 1, got {chosen.target}")
+    if len(set(chosen.seeds)) < len(chosen.seeds) or not all(0 <= seed < SEEDS for seed in chosen.seeds):
+        seeds = ", ".join(map(str, chosen.seeds))
+        command.error(f"--seeds must be different numbers, at least 0 and below 2^63, got {seeds}")
     if (chosen.output / TABLE).exists():
         command.error(f"{chosen.output / TABLE} exists: give another --output")
     chosen.output.mkdir(parents=True, exist_ok=True)

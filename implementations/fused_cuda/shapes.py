@@ -134,7 +134,6 @@ WORK: dict[Kernel, dict[tuple[int, int], tuple[Work, Work, Work, Work, Work]]] =
 }
 MOST_WARPS = 8
 MOST_SHARED_BYTES = 227 * 1024  # of a CTA, from Hopper on; a GPU that has less says so when a kernel is loaded
-SM_SHARED_BYTES = 228 * 1024  # of an SM, which takes one KB for itself with each CTA
 REGISTERS = 65536  # of an SM
 
 
@@ -149,16 +148,11 @@ def layout_of(shape: Shape, kernel: Kernel) -> Layout:
     tiles_per_warp = min(work.tiles_per_warp, tiles)
     parts = min(work.parts, tiles)
     warps = Layout(1, tiles_per_warp, parts=parts).warps(tiles)
-    most = max(1, min(work.heads, MOST_WARPS // warps))
-    fitting = [number for number in range(1, most + 1) if shape.heads % number == 0]
+    room = max(1, min(work.heads, MOST_WARPS // warps))
+    fitting = [number for number in range(1, room + 1) if shape.heads % number == 0]
     layouts = [Layout(heads, tiles_per_warp, parts=parts) for heads in fitting]
     while len(layouts) > 1 and shared_bytes(shape, kernel, layouts[-1]) > MOST_SHARED_BYTES:
         layouts.pop()
-    # One that leaves no room for a second CTA has fewer heads, if more warps then fit on an SM.
-    room = [SM_SHARED_BYTES // (shared_bytes(shape, kernel, layout) + 1024) for layout in layouts]
-    if room[-1] == 1:
-        warps_on_sm = [ctas * layout.warps(tiles) for ctas, layout in zip(room, layouts, strict=True)]
-        layouts = [layout for layout, each in zip(layouts, warps_on_sm, strict=True) if each == max(warps_on_sm)]
     heads = layouts[-1].heads
     min_ctas = 1 if work.registers is None else max(1, REGISTERS // (32 * warps * heads * work.registers))
     return replace(layouts[-1], min_ctas=min_ctas)
