@@ -33,7 +33,7 @@ from halobench.measure.conformance import distinct_layers
 from halobench.network import Network
 from halobench.workload import Slot
 from implementations import fused_cuda
-from implementations.fused_cuda import launch, operator, packed, shapes
+from implementations.fused_cuda import launch, layouts, operator, packed, shapes
 from implementations.fused_cuda.launch import Args
 from implementations.fused_cuda.shapes import Kernel, Shape
 from tests.cases import CASES
@@ -67,11 +67,11 @@ def emulated(folder: Path, monkeypatch: pytest.MonkeyPatch, unlaunched: None) ->
         text = launch.source(kernel, (EMULATOR / "warp.hpp").read_text()) + (EMULATOR / "main.hpp").read_text()
         path = folder / f"{len(list(folder.iterdir()))}.cpp"
         path.write_text(text)
-        definitions = [f"-D{name}={number}" for name, number in shape.definitions(kernel).items()]
+        definitions = [f"-D{name}={number}" for name, number in layouts.definitions(shape, kernel).items()]
         command = ["g++", "-O1", "-std=c++20", "-w", "-shared", "-fPIC", f"-DKERNEL_NAME=halo_{kernel}", *definitions]
         subprocess.run([*command, "-o", path.with_suffix(".so"), path], check=True)
-        library, layout = ctypes.CDLL(str(path.with_suffix(".so"))), shapes.layout_of(shape, kernel)
-        needed = shapes.shared_bytes(shape, kernel, layout)
+        library, layout = ctypes.CDLL(str(path.with_suffix(".so"))), layouts.layout_of(shape, kernel)
+        needed = layouts.shared_bytes(shape, kernel, layout)
         assert list((ctypes.c_int * 2).in_dll(library, "launch"))[1] == needed
         return library
 
@@ -158,8 +158,8 @@ def test_logits_beyond_the_fast_path(factor: float) -> None:
 @pytest.mark.usefixtures("emulated")
 def test_parts_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many CTAs share a block, also where some of them see no key of a step, and none of any."""
-    whole, shared = shapes.Layout(1, 1), shapes.Layout(1, 1, parts=7)
-    for module in (shapes, operator):
+    whole, shared = layouts.Layout(1, 1), layouts.Layout(1, 1, parts=7)
+    for module in (layouts, operator):
         monkeypatch.setattr(module, "layout_of", lambda _, kernel: whole if kernel == "query_gradient" else shared)
     problem = Problem(Geometry(14, 2), 15, 17, heads=1, value_dim=40, dtype="bfloat16")
     backend = replace(backends.load("strided_gather"), name="emulated", attend=fused_cuda.attend)
@@ -172,8 +172,8 @@ def test_parts_compute_what_one_cta_does(monkeypatch: pytest.MonkeyPatch) -> Non
     query, key, value, _ = Problem(Geometry(14, 0), 14, 14, value_dim=40, relative=False, dtype="bfloat16").inputs()
     query[..., 7, :5, :] *= 100  # in tile 6 of 13: beyond the fast path
     found = []
-    for layout in (shapes.Layout(1, 2), shapes.Layout(1, 2, parts=2)):
-        for module in (shapes, operator):
+    for layout in (layouts.Layout(1, 2), layouts.Layout(1, 2, parts=2)):
+        for module in (layouts, operator):
             monkeypatch.setattr(module, "layout_of", lambda *_, layout=layout: layout)
         shapes.shape_for.cache_clear()  # kernels are remembered by shape
         found.append(operator.forward(query, key, value, None, None, 14, 0, 1, "masked"))
@@ -199,7 +199,7 @@ def refused(problem: Problem, change: str | None = None) -> str:
     if change == "layout":
         query = query.movedim(-1, 0).contiguous().movedim(0, -1)
     with pytest.raises(Unsupported) as refusal:
-        shapes.shape_of(query, key, value, relative, problem.geometry)
+        layouts.served(shapes.shape_of(query, key, value, relative, problem.geometry))
     return str(refusal.value)
 
 
@@ -252,12 +252,12 @@ def test_layouts_fit(geometry: Geometry, key_dim: int, value_dim: int, heads: in
     """A CTA serves whole groups of heads and all tiles of a block, within the threads and registers of an SM."""
     shape = shapes.shape_for(geometry, key_dim, value_dim, heads, torch.bfloat16, relative=True)
     for kernel in get_args(Kernel):
-        layout = shapes.layout_of(shape, kernel)
+        layout = layouts.layout_of(shape, kernel)
         threads = 32 * layout.warps(shape.tiles(kernel))
         assert heads % layout.heads == 0
         assert threads <= 1024
         assert layout.min_ctas * threads <= 2048
-        assert layout.min_ctas * threads * 64 <= shapes.REGISTERS
+        assert layout.min_ctas * threads * 64 <= layouts.REGISTERS
 
 
 @pytest.mark.parametrize("number", range(8))
@@ -279,7 +279,8 @@ def test_serves_every_layer_of_halonet(number: int) -> None:
         )
         # The tables take shared memory, too; what is in them does not matter.
         relative = RelativeTables(query, query)
-        assert shapes.shape_of(query, key, value, relative, problem.geometry).heads == problem.heads
+        shape = shapes.shape_of(query, key, value, relative, problem.geometry)
+        assert layouts.served(shape).heads == problem.heads
 
 
 def test_needs_a_gpu() -> None:

@@ -20,7 +20,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
     """Halo attention in one kernel; arguments and result as ``formula.attend``, the result channels-last in memory.
 
     Raises:
-        Unsupported: no GPU of compute capability 8.0, or a call outside the class that ``shapes.shape_of`` describes.
+        Unsupported: no GPU of compute capability 8.0, or a call outside the class that ``shapes.shape_of`` describes,
+            or one that ``layouts.served`` finds no room for.
     """
     if torch.is_autocast_enabled("cuda"):
         dtype = torch.get_autocast_dtype("cuda")

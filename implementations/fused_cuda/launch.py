@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from halobench.problem import Unsupported
+from implementations.fused_cuda.layouts import definitions
 from implementations.fused_cuda.shapes import Kernel, Shape
 
 FOLDER = Path(__file__).parent
@@ -111,7 +112,7 @@ def load(kernel: Kernel, shape: Shape, index: int) -> tuple[Any, Loaded]:
     major, minor = torch.cuda.get_device_capability(index)
     if major < 8:
         raise Unsupported(f"fused_cuda needs compute capability 8.0 or later, got {major}.{minor}")
-    options = [f"-D{name}={number}" for name, number in shape.definitions(kernel).items()]
+    options = [f"-D{name}={number}" for name, number in definitions(shape, kernel).items()]
     cubin = compiled(source(kernel), [*options, f"-arch=sm_{major}{minor}", "-std=c++17", "-default-device"])
     (module,) = checked(driver.cuModuleLoadData(cubin))
     (function,) = checked(driver.cuModuleGetFunction(module, f"halo_{kernel}".encode()))

@@ -11,10 +11,10 @@ from halobench.geometry import Geometry
 from halobench.problem import RelativeTables
 from implementations.fused_cuda import launch
 from implementations.fused_cuda.launch import Args, View
+from implementations.fused_cuda.layouts import layout_of, served
 from implementations.fused_cuda.shapes import (
     Kernel,
     Shape,
-    layout_of,
     padded_queries,
     readable,
     scored_pairs,
@@ -160,7 +160,7 @@ class Call:
     ) -> None:
         launch.demand_gpu(query.device)
         relative = None if rows is None or columns is None else RelativeTables(copyable(rows), copyable(columns))
-        self.shape: Shape = shape_of(query, key, value, relative, geometry)
+        self.shape: Shape = served(shape_of(query, key, value, relative, geometry))
         self.query, self.value, self.geometry = query, value, geometry
         self.relative = relative  # kept alive until the kernels are launched
         self.batch, heads, height, width = key.shape[:4]

@@ -1,10 +1,9 @@
-"""What a kernel is compiled for: the class of shapes it serves, and how its work is laid out over warps."""
+"""What the kernels serve: the class of shapes, and what a shape has of pixels, channels and pairs."""
 
-from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count
-from typing import Literal, NamedTuple, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -55,129 +54,6 @@ class Shape:
     def tiles(self, kernel: Kernel) -> int:
         """Tiles of 16 that one head of a CTA works on: queries or, in the pass by keys, keys."""
         return -(-(self.geometry.block**2) // 16) if kernel == "key_gradient" else padded_queries(self.geometry) // 16
-
-    def definitions(self, kernel: Kernel) -> dict[str, int]:
-        """The constants that the source of a kernel is compiled with."""
-        layout = layout_of(self, kernel)
-        return {
-            "KEY_DIM": self.key_dim,
-            "VALUE_DIM": self.value_dim,
-            "BLOCK": self.geometry.block,
-            "HALO": self.geometry.halo,
-            "STRIDE": self.geometry.stride,
-            "RELATIVE": int(self.relative),
-            "ZERO_BORDER": int(self.geometry.border == "zero"),
-            "FP16": HALF[self.dtype],
-            "HEADS": layout.heads,
-            "TILES_PER_WARP": layout.tiles_per_warp,
-            "PARTS": layout.parts,
-            "MIN_CTAS": layout.min_ctas,
-        }
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a CTA is laid out: heads it serves, tiles of 16 queries (or keys) a warp keeps, CTAs an SM must hold.
-
-    ``parts`` CTAs share the tiles of a block.
-    """
-
-    heads: int
-    tiles_per_warp: int
-    min_ctas: int = 1
-    parts: int = 1
-
-    def warps(self, tiles: int) -> int:
-        """Warps of a CTA, for so many tiles of a block."""
-        tiles_a_part = -(-tiles // self.parts)
-        return self.heads * -(-tiles_a_part // self.tiles_per_warp)
-
-
-class Work(NamedTuple):
-    """What suits a class of shapes: heads of a CTA and tiles of a warp, at most; registers of a thread, if limited.
-
-    ``parts`` are those of a block that CTAs of their own work on.
-    """
-
-    heads: int
-    tiles_per_warp: int
-    registers: int | None = None
-    parts: int = 1
-
-
-# By kernel, by the widths of keys and values up to which it holds, and by the tiles of a block: one, up to 4 (8 x 8),
-# up to 7 (10 x 10), up to 9 (12 x 12), more. The fastest on an H100, or close to it at every map and batch measured;
-# see docs/kernels.md.
-TILES = (1, 4, 7, 9)
-WORK: dict[Kernel, dict[tuple[int, int], tuple[Work, Work, Work, Work, Work]]] = {
-    "forward": {
-        (16, 16): (Work(4, 1, 168), Work(4, 4, 168), Work(1, 1, 72), Work(2, 3), Work(2, 3)),
-        (16, 64): (Work(2, 1), Work(2, 1), Work(1, 2, 168), Work(1, 2, 168), Work(1, 2, 128)),
-        (32, 32): (Work(2, 1), Work(2, 1, 80), Work(1, 1, 72), Work(1, 1, 72), Work(1, 1, 72)),
-        (64, 64): (Work(4, 1), Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
-        (64, WIDEST_SLICE): (Work(1, 1), Work(1, 1), Work(1, 2), Work(1, 2), Work(1, 1, 128, 2)),
-    },
-    "query_gradient": {
-        (16, 16): (Work(2, 1), Work(1, 2), Work(1, 2, 168), Work(1, 1, 112), Work(1, 1, 112)),
-        (16, 64): (Work(1, 1), Work(1, 1, 168), Work(1, 2), Work(1, 2), Work(1, 2)),
-        (32, 32): (Work(2, 1), Work(2, 2), Work(1, 2), Work(1, 1), Work(1, 1)),
-        (64, 64): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1)),
-        (64, WIDEST_SLICE): (Work(1, 1), Work(2, 1), Work(1, 1), Work(1, 1), Work(1, 2)),
-    },
-    "key_gradient": {
-        (16, 16): (Work(2, 1, 168), Work(2, 4, 168), Work(1, 1, 96, 2), Work(1, 1, 96, 3), Work(1, 1, 72)),
-        (16, 64): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128, 2), Work(1, 1, 128), Work(1, 1, 128, 4)),
-        (32, 32): (Work(1, 1), Work(1, 1, 128), Work(1, 1, 128, 2), Work(1, 1, 128, 3), Work(1, 1, 112)),
-        (64, 64): (Work(1, 1), Work(1, 1, 168), Work(1, 1), Work(1, 1), Work(1, 1)),
-        (64, WIDEST_SLICE): (Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1), Work(1, 1, 255, 4)),
-    },
-}
-MOST_WARPS = 8
-MOST_SHARED_BYTES = 227 * 1024  # of a CTA, from Hopper on; a GPU that has less says so when a kernel is loaded
-REGISTERS = 65536  # of an SM
-
-
-@lru_cache
-def layout_of(shape: Shape, kernel: Kernel) -> Layout:
-    """The layout of a kernel: as many heads and tiles as ``WORK`` says, less where there are not that many."""
-    tiles = shape.tiles(kernel)
-    by_tiles = next(
-        work for (key, value), work in WORK[kernel].items() if shape.key_dim <= key and shape.value_dim <= value
-    )
-    work = by_tiles[bisect_left(TILES, tiles)]
-    tiles_per_warp = min(work.tiles_per_warp, tiles)
-    parts = min(work.parts, tiles)
-    warps = Layout(1, tiles_per_warp, parts=parts).warps(tiles)
-    room = max(1, min(work.heads, MOST_WARPS // warps))
-    fitting = [number for number in range(1, room + 1) if shape.heads % number == 0]
-    layouts = [Layout(heads, tiles_per_warp, parts=parts) for heads in fitting]
-    while len(layouts) > 1 and shared_bytes(shape, kernel, layouts[-1]) > MOST_SHARED_BYTES:
-        layouts.pop()
-    heads = layouts[-1].heads
-    min_ctas = 1 if work.registers is None else max(1, REGISTERS // (32 * warps * heads * work.registers))
-    return replace(layouts[-1], min_ctas=min_ctas)
-
-
-def shared_bytes(shape: Shape, kernel: Kernel, layout: Layout) -> int:
-    """What a CTA needs of shared memory, as the sources lay it out."""
-    geometry, queries, heads = shape.geometry, padded_queries(shape.geometry), layout.heads
-    lines = [line_bytes(heads * dim, large=shape.large) for dim in (shape.key_dim, shape.padded_value_dim)]
-    if kernel == "key_gradient":
-        biases_and_statistics = queries * heads * (shape.relative * 4 * shape.lane_bytes + 8)
-        buffer = whole(queries * sum(lines) + biases_and_statistics, 1024)
-        sums = shape.relative * layout.warps(shape.tiles(kernel)) * 32 * 16  # of the tables' gradients, by thread
-        return max(buffer * (1 if layout.parts > 1 else 2), sums)
-    row = max(16, whole(geometry.window, OCTET))
-    pixels = geometry.window**2 + row - geometry.window
-    windows = sum(whole(pixels * line, 1024) for line in lines)
-    if not shape.relative:
-        return windows
-    entry = 2 * (shape.key_dim + 8)
-    warps, tables, stage = layout.warps(shape.tiles(kernel)), 2 * MOST_ENTRIES * entry, 16 * 36 * 4
-    if kernel == "forward":
-        return windows + tables + warps * stage
-    sums, skews = heads * 4 * shape.key_dim // 8 * 512, 2 * layout.tiles_per_warp * 16 * 80
-    return windows + tables + sums + warps * (max(stage, layout.tiles_per_warp * 16 * entry) + skews)
 
 
 def is_large(geometry: Geometry) -> bool:
@@ -242,16 +118,7 @@ def shape_for(
         raise Unsupported(f"fused_cuda needs a stride that divides the block, got {geometry.stride}, {geometry.block}")
     if key_dim not in KEY_DIMS:
         raise Unsupported(f"fused_cuda has key heads of {', '.join(map(str, KEY_DIMS))}, got {key_dim}")
-    shape = Shape(geometry, key_dim, value_dim, heads, relative, dtype)
-    for kernel in get_args(Kernel):
-        layout = layout_of(shape, kernel)
-        needed = shared_bytes(shape, kernel, layout)
-        if needed > MOST_SHARED_BYTES:  # said here, not by the backward pass
-            raise Unsupported(
-                f"fused_cuda has {MOST_SHARED_BYTES} bytes of shared memory, got windows of {geometry.window} pixels, "
-                f"blocks of {geometry.block} and heads of {key_dim} and {value_dim}, whose {kernel} needs {needed}"
-            )
-    return shape
+    return Shape(geometry, key_dim, value_dim, heads, relative, dtype)
 
 
 @lru_cache
