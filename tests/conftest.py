@@ -1,10 +1,13 @@
-"""Fixtures for all tests: the device, and a clean compiler."""
+"""Fixtures for all tests: the device, and images to train on."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+from tests import training_data
 
 settings.register_profile("halobench", deadline=None, max_examples=40, derandomize="CI" in os.environ)
 settings.load_profile("halobench")
@@ -28,3 +31,9 @@ def device(request: pytest.FixtureRequest) -> str:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return request.param
+
+
+@pytest.fixture(scope="module")
+def fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files like Fashion-MNIST's."""
+    return training_data.fashion(tmp_path_factory.mktemp("fashion"), training=160, test=40)

@@ -1,6 +1,5 @@
 """Real training runs on tiny data: the loss falls, an interruption changes nothing, and what is wrong is named."""
 
-import csv
 import os
 import re
 import subprocess
@@ -10,43 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from timm.data.transforms_factory import create_transform
 
 from halobench import models
-from halobench.train import checkpoint, data
+from halobench.train import checkpoint
 from halobench.train.__main__ import INTERRUPTED, main
-from halobench.train.processes import Processes
 from halobench.train.recipe import optimizer, schedule
 from halobench.train.report import Report
 from halobench.train.run import Run
-from halobench.train.settings import complete, parse
+from halobench.train.settings import complete
 from halobench.train.step import Step
-from halobench.train.time_to_accuracy import main as time_to_accuracy
 from tests import training_data
+from tests.training_runs import command, curves, settings_of
 
 ROOT = Path(__file__).parent.parent
-TINY = {"--batch": 32, "--image-size": 32, "--epochs": 2, "--workers": 0, "--device": "cpu", "--learning-rate": 0.05}
-
-
-@pytest.fixture(scope="module")
-def fashion(tmp_path_factory):
-    return training_data.fashion(tmp_path_factory.mktemp("fashion"), training=160, test=40)
-
-
-def command(source, output, *flags, **changes):
-    """The arguments of a tiny run. ``changes`` are options, underscores for dashes."""
-    options = TINY | {"--data": source, "--output": output}
-    options |= {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
-    return [*(str(part) for pair in options.items() for part in pair), *flags]
-
-
-def settings_of(source, output, **changes):
-    return parse(command(source, output, **changes), 1)[0]
-
-
-def curves(output):
-    with (output / "curves.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def state(output):
@@ -241,57 +216,6 @@ def test_tensorboard_reads_the_logs(fashion, tmp_path):
     assert accuracies == pytest.approx([float(row["test_accuracy"]) for row in curves(tmp_path)])
 
 
-def test_an_image_folder_trains(tmp_path):
-    folder = training_data.image_folder(tmp_path / "images")
-    assert main(command(folder, tmp_path / "run", batch=8, epochs=1, model="resnet_mini")) == 0
-    assert curves(tmp_path / "run")[0]["backend"] == "none"
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_image_is_named(workers, tmp_path, capsys):
-    folder = training_data.image_folder(tmp_path / "images")
-    bad = folder / "train" / "class3" / "3.png"
-    bad.write_bytes(bad.read_bytes()[:100])
-    assert main(command(folder, tmp_path / "run", batch=8, workers=workers, model="resnet_mini")) == 2
-    assert capsys.readouterr().err.startswith(f"halobench.train: {bad} cannot be read as an image: ")
-
-
-def spoil(folder, kind):
-    """Spoil a folder of images in one way."""
-    if kind == "empty class":
-        (folder / "val" / "zebra").mkdir()
-    if kind == "no val":
-        (folder / "val").rename(folder / "test")
-    if kind == "other classes":
-        training_data.image_folder(folder / "val" / "class10", 1, 1)
-    if kind == "too few":
-        return {"batch": 1000}
-    return {}
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("empty class", "the class folder {folder}/val/zebra holds no images"),
-        ("no val", "{folder} must hold folders train/ and val/, or Fashion-MNIST's files; it has no val/"),
-        ("other classes", "{folder} must have the same classes in train/ and val/, got 10 and 11"),
-        ("too few", "{folder} holds 40 images to train on, less than a step's 1000"),
-    ],
-)
-def test_data_that_cannot_be_used_is_named(kind, message, tmp_path, capsys):
-    folder = training_data.image_folder(tmp_path / "images")
-    changes = spoil(folder, kind)
-    assert main(command(folder, tmp_path / "run", **changes)) == 2
-    assert capsys.readouterr().err == f"halobench.train: {message.format(folder=folder)}\n"
-
-
-def test_files_of_another_kind_are_refused(tmp_path, capsys):
-    folder = training_data.fashion(tmp_path / "fashion")
-    (folder / "t10k-images-idx3-ubyte.gz").write_bytes((folder / "t10k-labels-idx1-ubyte.gz").read_bytes())
-    assert main(command(folder, tmp_path / "run")) == 2
-    assert "t10k-images-idx3-ubyte.gz is no IDX file of bytes with 3 axes" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
@@ -310,33 +234,6 @@ def test_choices_that_cannot_be(option, value, message, tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_processes_share_the_images(count, tmp_path):
-    """Every image of the test part once; in training, as many whole batches for each, and no image twice."""
-    settings = settings_of(tmp_path, tmp_path, batch=4)
-    parts = {}
-    for training in (True, False):
-        shares = [data.Batches(50, settings, Processes(rank, count), training=training) for rank in range(count)]
-        batches = [list(share) for share in shares]
-        assert [len(share) for share in shares] == [len(each) for each in batches]
-        parts[training] = batches, [index for each in batches for batch in each for _, index in batch]
-    assert sorted(parts[False][1]) == list(range(50))
-    assert len(set(parts[True][1])) == len(parts[True][1]) == 50 // (4 * count) * 4 * count
-    assert {len(batch) for each in parts[True][0] for batch in each} == {4}
-
-
-def test_every_epoch_has_an_order_of_its_own(tmp_path):
-    batches = data.Batches(50, settings_of(tmp_path, tmp_path, batch=25), Processes(), training=True)
-    orders = []
-    for epoch in (0, 1):
-        batches.epoch = epoch
-        places = [place for batch in batches for place in batch]
-        assert {number for number, _ in places} == {epoch}
-        orders.append([index for _, index in places])
-    assert sorted(orders[0]) == sorted(orders[1])
-    assert orders[0] != orders[1]
-
-
 class Scatters(torch.nn.Linear):
     """A layer whose backward pass says that it does not repeat, as some CUDA operations do."""
 
@@ -353,29 +250,6 @@ def test_what_cannot_repeat_is_refused_unless_told_to_be_fast(fashion, tmp_path,
     assert capsys.readouterr().err.startswith(said)
     assert not torch.are_deterministic_algorithms_enabled()
     assert main(command(fashion, tmp_path, "--fast", epochs=1)) == 0
-
-
-def test_an_image_looks_different_in_every_epoch_and_the_same_in_every_run(fashion, tmp_path):
-    settings = settings_of(fashion, tmp_path, randaugment=9)
-    prepared = data.Prepared(
-        data.open_images(fashion, "train"), data.transforms(settings, fashion=True)[0], settings.seed
-    )
-    before = torch.get_rng_state()
-    first, again, later = (prepared[epoch, 5][0] for epoch in (0, 0, 1))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, later)
-    assert torch.equal(torch.get_rng_state(), before)  # reading images is no step's business
-
-
-def test_images_are_normalised_as_timm_does(fashion, tmp_path):
-    """timm can do it before images are gathered, in floating point; here they travel as bytes."""
-    settings, image = settings_of(fashion, tmp_path), data.open_images(fashion, "val").load(3)
-    transform = data.transforms(settings, fashion=True)[1]
-    theirs = create_transform(settings.image_size, interpolation="bicubic", crop_pct=1.0)
-    assert transform(image).dtype == torch.uint8
-    found = data.Normalisation(torch.device("cpu"))(transform(image)[None])
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(found[0], theirs(image), atol=1e-5, rtol=1e-5)
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine(fashion, tmp_path):
@@ -412,7 +286,6 @@ TWO = """
 import sys, torch
 from torch import distributed
 from halobench.train.processes import Processes
-from halobench.train.report import Report
 from halobench.train.run import Run
 from halobench.train.settings import parse
 processes = Processes.of_environment()
@@ -450,48 +323,3 @@ def test_two_processes_train_one_model(fashion, tmp_path):
     rows = curves(tmp_path / "run")
     assert [row["processes"] for row in rows] == ["2", "2"]
     assert [row["batch"] for row in rows] == ["64", "64"]
-
-
-def times(source, output, *more):
-    """The arguments of a small time-to-accuracy benchmark."""
-    given = ["--data", source, "--output", output, "--epochs", 2, "--workers", 0, "--device", "cpu", "--batch", 32]
-    return [str(argument) for argument in (*given, "--image-size", 32, *more)]
-
-
-def outcomes(output):
-    with (output / "time-to-accuracy.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def test_time_to_accuracy(fashion, tmp_path, capsys):
-    """A run that arrives stops there; runs of the models take turns, with seeds of their own."""
-    models = "halonet_mini", "convnet_mini"
-    chosen = times(fashion, tmp_path, "--seeds", 3, 1, "--models", *models, "--target", 0.01, "--backend", "sdpa")
-    assert time_to_accuracy(chosen) == 0
-    rows = outcomes(tmp_path)
-    assert [(row["model"], row["seed"]) for row in rows] == [(model, seed) for seed in "31" for model in models]
-    assert [row["backend"] for row in rows] == ["sdpa", "none"] * 2
-    for row in rows:
-        assert (row["reached"], row["epochs"]) == ("True", "1")
-        assert float(row["seconds"]) > 0
-        assert len(curves(tmp_path / f"{row['model']}-{row['seed']}")) == 1
-    with pytest.raises(SystemExit):
-        time_to_accuracy(chosen)
-    assert "exists: give another --output" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("seeds", [(1, 1), (0, -1), (2**63,)])
-def test_seeds_that_cannot_be(seeds, fashion, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        time_to_accuracy(times(fashion, tmp_path, "--seeds", *seeds))
-    said = f"--seeds must be different numbers, at least 0 and below 2^63, got {', '.join(map(str, seeds))}"
-    assert said in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_run_that_does_not_arrive_says_so(fashion, tmp_path, capsys):
-    time_to_accuracy(times(fashion, tmp_path, "--seeds", 0, "--models", "resnet_mini", "--target", 0.999))
-    (row,) = outcomes(tmp_path)
-    assert (row["reached"], row["epochs"]) == ("False", "2")
-    assert float(row["best_accuracy"]) < 0.999
-    assert "resnet_mini, seed 0: NOT reached" in capsys.readouterr().out
