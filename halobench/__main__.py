@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.text import Text
 
-from halobench import doctor, listing, models, roofline, terminal
-from halobench.options import DTYPES, TIERS, Options
+from halobench import doctor, listing, models, terminal
+from halobench.cases.options import DTYPES, TIERS, Options
+from halobench.machine import roofline
 
 NAME = "halobench"
 COLOURS = {"good": "green", "limited": "yellow", "bad": "red"}

@@ -9,10 +9,10 @@ from typing import Literal
 
 import torch
 
-from halobench import backends
-from halobench.environment import cpu_model
+from halobench.attention import backends
+from halobench.machine.environment import cpu_model
+from halobench.machine.nvml import Gpu
 from halobench.measure.memory import available_bytes
-from halobench.nvml import Gpu
 
 State = Literal["good", "limited", "bad"]
 TOOLS = {

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
-from halobench import backends, cost
-from halobench.case import Case
+from halobench.attention import backends
+from halobench.attention.problem import Unsupported
+from halobench.cases import cost
+from halobench.cases.case import Case
+from halobench.cases.network import AnyCase
+from halobench.cases.options import TIERS, Options
 from halobench.doctor import backend
-from halobench.network import AnyCase
-from halobench.options import TIERS, Options
-from halobench.problem import Unsupported
-from halobench.roofline import Ceilings, floor
+from halobench.machine.roofline import Ceilings, floor
 
 PATTERN = "bench_*.py"
 

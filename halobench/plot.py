@@ -22,7 +22,7 @@ from halobench.figures import (
 from halobench.figures.index import write_index
 from halobench.figures.selection import Drawn, Selection, network_selections, selections
 from halobench.figures.style import look, save
-from halobench.results import Results, ResultsError, read_all
+from halobench.records.table import Results, ResultsError, read_all
 
 FORMATS = ("png", "svg")
 NAME = "halobench.plot"

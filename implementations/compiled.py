@@ -8,9 +8,9 @@ eagerly; a process that compiles many shapes calls ``torch.compiler.reset()`` be
 import torch
 from torch import Tensor
 
-from halobench import formula
-from halobench.geometry import Geometry
-from halobench.problem import RelativeTables
+from halobench.attention import formula
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import RelativeTables
 
 compiles = True
 compiled_formula = torch.compile(formula.attend, fullgraph=True, dynamic=False)

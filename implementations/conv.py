@@ -7,7 +7,7 @@ Its weights do not depend on the content, and its parameters grow with k^2. k is
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from halobench.problem import Execution, LayerSpec, Problem
+from halobench.attention.problem import Execution, LayerSpec, Problem
 
 
 class Convolution(nn.Module):

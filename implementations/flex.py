@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from halobench import formula
-from halobench.geometry import Geometry
-from halobench.problem import Execution, Problem, RelativeTables, Unsupported
+from halobench.attention import formula
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import Execution, Problem, RelativeTables, Unsupported
 
 compiles = True
 DECODING = 128  # below so many queries PyTorch takes its decoding kernel, unless told: it knows no such tiles

@@ -2,15 +2,15 @@
 
 The cost grows with the square of the number of pixels; it is what halo attention is meant to avoid. One window covers
 the map, and offsets beyond the relative tables are clipped to their ends. Positions ride along in the head dimension
-(``halobench.folding``), so PyTorch's fused kernels apply and no score matrix is stored.
+(``halobench.attention.folding``), so PyTorch's fused kernels apply and no score matrix is stored.
 """
 
 import torch
 from torch import Tensor
 
-from halobench.folding import fold, folded_dim, fused_attention
-from halobench.geometry import Geometry
-from halobench.problem import Execution, Problem, RelativeTables, Unsupported
+from halobench.attention.folding import fold, folded_dim, fused_attention
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import Execution, Problem, RelativeTables, Unsupported
 
 borders = ("masked",)
 

@@ -10,10 +10,10 @@ import torch
 from halonet_pytorch import HaloAttention
 from torch import Tensor, nn
 
-from halobench import formula
-from halobench.geometry import Geometry
-from halobench.layer import Given
-from halobench.problem import Execution, Problem, RelativeTables, Unsupported
+from halobench.attention import formula
+from halobench.attention.geometry import Geometry
+from halobench.attention.layer import Given
+from halobench.attention.problem import Execution, Problem, RelativeTables, Unsupported
 
 borders = ("masked",)
 

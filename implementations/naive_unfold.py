@@ -9,8 +9,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor
 
-from halobench import formula
-from halobench.geometry import Geometry
+from halobench.attention import formula
+from halobench.attention.geometry import Geometry
 
 
 def windows(pixels: Tensor, geometry: Geometry) -> Tensor:

@@ -1,16 +1,16 @@
 """SDPA: windows folded into the batch of PyTorch's ``scaled_dot_product_attention``.
 
 Each block is an attention problem of its own: its queries against the keys of its window. Relative positions and the
-border ride along in the head dimension (``halobench.folding``) instead of an attention mask, so the fused kernels
+border ride along in the head dimension (``halobench.attention.folding``) instead of an attention mask, so the fused kernels
 apply and no score matrix reaches memory; what remains is the copy of overlapping windows.
 """
 
 from torch import Tensor
 
-from halobench import formula
-from halobench.folding import fold, folded_dim, fused_attention
-from halobench.geometry import Geometry
-from halobench.problem import Execution, Problem, RelativeTables
+from halobench.attention import formula
+from halobench.attention.folding import fold, folded_dim, fused_attention
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import Execution, Problem, RelativeTables
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:

@@ -2,12 +2,12 @@
 
 A window is a view: its strides walk the padded map, and neighbouring windows share their pixels. Nothing is copied
 until the matrix products ask for contiguous operands, so this needs less memory and time than ``naive_unfold``.
-The formula itself is ``halobench.formula.attend``; read it first.
+The formula itself is ``halobench.attention.formula.attend``; read it first.
 """
 
 from functools import partial
 
-from halobench import formula
+from halobench.attention import formula
 
 attend = partial(formula.attend, windows=formula.strided_windows)
 execution = formula.execution

@@ -13,10 +13,10 @@ from timm.layers.halo_attn import HaloAttn
 from torch import Tensor
 from torch.func import functional_call
 
-from halobench import formula
-from halobench.geometry import Geometry
-from halobench.layer import Given
-from halobench.problem import Execution, Problem, RelativeTables, Unsupported
+from halobench.attention import formula
+from halobench.attention.geometry import Geometry
+from halobench.attention.layer import Given
+from halobench.attention.problem import Execution, Problem, RelativeTables, Unsupported
 
 borders = ("zero",)
 

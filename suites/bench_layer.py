@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 
 from problems import AXES, OUTDONE, at_own_border, compiles, entries
 
-from halobench.case import Case
-from halobench.options import Options
-from halobench.problem import LayerSpec
-from halobench.workload import Slot
+from halobench.attention.problem import LayerSpec
+from halobench.cases.case import Case
+from halobench.cases.options import Options
+from halobench.cases.workload import Slot
 
 GROUPS = ("side", "stages")
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 from problems import OUTDONE, Entry, at_own_border, compiles, entries, loaded
 
-from halobench import cost
-from halobench.case import Case
-from halobench.options import Options
-from halobench.problem import as_given
+from halobench.attention.problem import as_given
+from halobench.cases import cost
+from halobench.cases.case import Case
+from halobench.cases.options import Options
 
 
 def cases(options: Options) -> Iterator[Case]:

@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 from problems import loaded
 
 from halobench import backends, models
-from halobench.network import Network, NetworkCase
-from halobench.options import Options
-from halobench.problem import Direction
+from halobench.attention.problem import Direction
+from halobench.cases.network import Network, NetworkCase
+from halobench.cases.options import Options
 
 # Taken where the user names no backends: a network compiles for tens of seconds with each of them.
 BACKENDS = ("strided_gather", "sdpa", "fused", "fused_cuda")

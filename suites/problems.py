@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from halobench import backends
-from halobench.geometry import Geometry
-from halobench.options import Options
-from halobench.problem import Backend, Problem
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import Backend, Problem
+from halobench.cases.options import Options
 
 
 @dataclass(frozen=True)

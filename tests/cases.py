@@ -6,8 +6,8 @@ another package, should pass them all or refuse with ``Unsupported``.
 
 from dataclasses import replace
 
-from halobench.geometry import Border, Geometry
-from halobench.problem import Problem
+from halobench.attention.geometry import Border, Geometry
+from halobench.attention.problem import Problem
 
 CASES = {
     "whole_blocks": Problem(Geometry(8, 3), 16, 24, batch=2, heads=2),

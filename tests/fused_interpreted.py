@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from triton.runtime.interpreter import InterpreterBuilder
 
-from halobench import Geometry, Problem, RelativeTables, Unsupported, accuracy, backends, cost, oracle
-from halobench.problem import Inputs
+from halobench import Geometry, Problem, RelativeTables, Unsupported, backends
+from halobench.attention import oracle
+from halobench.attention.problem import Inputs
+from halobench.cases import accuracy, cost
 from tests.cases import CASES, problem
 
 FUSED = backends.load("fused")

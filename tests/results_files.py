@@ -5,8 +5,8 @@ import json
 import math
 from pathlib import Path
 
-from halobench.geometry import Geometry
-from halobench.results import SCHEMA_VERSION
+from halobench.attention.geometry import Geometry
+from halobench.records.table import SCHEMA_VERSION
 
 BACKENDS = {  # device time over the floor, forward
     "naive_unfold": 60.0,

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from halobench import Geometry, Problem, RelativeTables, Unsupported, accuracy, backends, formula
-from halobench.accuracy import Check
-from halobench.problem import Attend, Direction
+from halobench import Geometry, Problem, RelativeTables, Unsupported, backends, formula
+from halobench.attention.problem import Attend, Direction
+from halobench.cases import accuracy
+from halobench.cases.accuracy import Check
 
 PROBLEM = Problem(Geometry(4, 1), 10, 8, batch=3, heads=2, key_dim=8, value_dim=8)
 Mutant = Callable[[Tensor, Tensor, Tensor, RelativeTables, Geometry], Tensor]

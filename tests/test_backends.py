@@ -28,7 +28,7 @@ OWN = {
 
 def test_names_are_the_modules_of_the_folder() -> None:
     """Every public module of ``implementations/`` is a backend, in alphabetical order, and private ones are not."""
-    folder = Path(importlib.import_module("implementations").__path__[0])
+    folder = Path(importlib.import_module("halobench.implementations").__path__[0])
     modules = {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert set(backends.names()) >= OWN
     assert backends.names() == sorted(name for name in modules if not name.startswith("_"))
@@ -95,7 +95,7 @@ def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_our_own_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for a backend of ours: lucidrains without halonet-pytorch."""
-    monkeypatch.delitem(sys.modules, "implementations.lucidrains", raising=False)
+    monkeypatch.delitem(sys.modules, "halobench.implementations.lucidrains", raising=False)
     monkeypatch.setitem(sys.modules, "halonet_pytorch", None)  # type: ignore[arg-type]
     with pytest.raises(ModuleNotFoundError, match="halonet_pytorch") as missing:
         backends.load("lucidrains")

@@ -13,7 +13,7 @@ from halobench.calibrate.campaign import LEVELS, PLAIN, Campaign, CampaignError
 from halobench.calibrate.planted import Delay, delay_of, delayed
 from halobench.calibrate.process import Plan
 from halobench.compare.settings import Settings
-from halobench.measure.clock import clock_for
+from halobench.machine.clock import clock_for
 
 PLAN = Plan("cpu", ("conv",), (16,), 1)
 QUIET, NOISY, SHORT = "calibration/a/quiet", "calibration/b/noisy", "calibration/c/short"

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from halobench.case import Case, task_name
-from halobench.geometry import Geometry
-from halobench.problem import LayerSpec, Problem
-from halobench.schema import checked_row
-from halobench.workload import Slot
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import LayerSpec, Problem
+from halobench.cases.case import Case, task_name
+from halobench.cases.workload import Slot
+from halobench.records.schema import checked_row
 
 POINT = Problem(Geometry(8, 3), 64, 32, batch=16, heads=4, key_dim=16, value_dim=40, dtype="bfloat16")
 LAYER = LayerSpec(channels=64, heads=4, key_dim=16, value_dim=40, geometry=Geometry(8, 3), kernel=5)

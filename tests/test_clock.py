@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from halobench.measure import clock
-from halobench.measure.clock import Burst, CpuClock, CudaClock, clock_for
+from halobench.machine import clock
+from halobench.machine.clock import Burst, CpuClock, CudaClock, clock_for
 
 
 def test_cpu_clock_calls_once_a_sample():

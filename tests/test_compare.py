@@ -17,7 +17,7 @@ from halobench.compare.settings import Settings
 from halobench.compare.sides import Repeated
 from halobench.compare.statistics import adjusted, estimate, least_p
 from halobench.compare.verdict import Judged, Verdict, judge
-from halobench.results import ResultsError
+from halobench.records.table import ResultsError
 from tests import results_files
 
 SLOW = "operator/sdpa/forward"

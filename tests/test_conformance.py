@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from halobench import Geometry, LayerSpec, Problem, RelativeTables, Unsupported, accuracy, backends
-from halobench.geometry import Border
-from halobench.problem import Backend, Direction
-from halobench.workload import Slot, Task
+from halobench import Geometry, LayerSpec, Problem, RelativeTables, Unsupported, backends
+from halobench.attention.geometry import Border
+from halobench.attention.problem import Backend, Direction
+from halobench.cases import accuracy
+from halobench.cases.workload import Slot, Task
 from tests.cases import CASES, REPRESENTATIVE, problem
 
 COMPILES = ("compiled", "flex")

@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from halobench.implementations import flex
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from halobench import Geometry, LayerSpec, Problem, backends, cost, counters
-from halobench.cost import Cost
-from halobench.geometry import Border
-from halobench.problem import Direction
-from halobench.workload import Slot, bind
-from implementations import flex
+from halobench import Geometry, LayerSpec, Problem, backends
+from halobench.attention.geometry import Border
+from halobench.attention.problem import Direction
+from halobench.cases import cost, counters
+from halobench.cases.cost import Cost
+from halobench.cases.workload import Slot, bind
 
 DIRECTIONS: tuple[Direction, ...] = ("forward", "training")
 TINY = {

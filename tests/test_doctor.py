@@ -9,11 +9,11 @@ import torch
 
 from halobench import backends, doctor, listing
 from halobench.__main__ import main
-from halobench.case import Case
-from halobench.geometry import Geometry
-from halobench.options import Options
-from halobench.problem import Problem
-from halobench.roofline import Ceilings
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import Problem
+from halobench.cases.case import Case
+from halobench.cases.options import Options
+from halobench.machine.roofline import Ceilings
 from tests import third_party
 
 CEILINGS = Ceilings("cpu", "float32", 1e10, 1e11, 1e9)

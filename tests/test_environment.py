@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from halobench import environment
-from halobench.environment import commit, cpu_model, fingerprint, installed
+from halobench.machine import environment
+from halobench.machine.environment import commit, cpu_model, fingerprint, installed
 
 
 def git(folder, *arguments):

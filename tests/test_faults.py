@@ -15,15 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from halobench import plot, results
-from halobench.case import Case
-from halobench.geometry import Geometry
+from halobench import plot
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import Problem
+from halobench.cases.case import Case
 from halobench.measure.engine import Settings
 from halobench.measure.journal import Journal, JournalError
 from halobench.measure.latency import LEAST, Effort
+from halobench.measure.progress import describe
 from halobench.measure.session import Session
-from halobench.problem import Problem
-from halobench.progress import describe
+from halobench.records import table as results
 from halobench.report.__main__ import main as report
 from tests import results_files as files
 from tests import third_party

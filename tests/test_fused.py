@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from halobench.implementations.fused import tiles
 
-from halobench import Geometry, LayerSpec, Problem, RelativeTables, Unsupported, accuracy, backends, models, oracle
-from halobench.workload import Slot
-from implementations.fused import tiles
+from halobench import Geometry, LayerSpec, Problem, RelativeTables, Unsupported, backends, models
+from halobench.attention import oracle
+from halobench.cases import accuracy
+from halobench.cases.workload import Slot
 from tests.fused_interpreted import CONFORMANCE, PROPERTIES
 
 FUSED = backends.load("fused")

@@ -13,25 +13,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from halobench.implementations import fused_cuda
+from halobench.implementations.fused_cuda import launch, layouts, operator, packed, shapes
+from halobench.implementations.fused_cuda.launch import Args
+from halobench.implementations.fused_cuda.shapes import Kernel, Shape
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from halobench import (
-    Geometry,
-    HaloAttention,
-    LayerSpec,
-    Problem,
-    RelativeTables,
-    Unsupported,
-    accuracy,
-    backends,
-)
-from halobench.geometry import Border
-from halobench.workload import Slot
-from implementations import fused_cuda
-from implementations.fused_cuda import launch, layouts, operator, packed, shapes
-from implementations.fused_cuda.launch import Args
-from implementations.fused_cuda.shapes import Kernel, Shape
+from halobench import Geometry, HaloAttention, LayerSpec, Problem, RelativeTables, Unsupported, backends
+from halobench.attention.geometry import Border
+from halobench.cases import accuracy
+from halobench.cases.workload import Slot
 from tests.cases import CASES
 
 EMULATOR = Path(__file__).parent / "emulator"

@@ -4,13 +4,13 @@ from typing import get_args
 
 import pytest
 import torch
+from halobench.implementations.fused_cuda import layouts, operator, shapes
+from halobench.implementations.fused_cuda.shapes import Kernel
 
 from halobench import Geometry, Problem, RelativeTables, Unsupported, models
-from halobench.geometry import Border
+from halobench.attention.geometry import Border
+from halobench.cases.network import Network
 from halobench.measure.conformance import distinct_layers
-from halobench.network import Network
-from implementations.fused_cuda import layouts, operator, shapes
-from implementations.fused_cuda.shapes import Kernel
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from halobench import Geometry, Problem, backends, oracle
+from halobench import Geometry, Problem, backends
+from halobench.attention import oracle
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -3,19 +3,19 @@
 import pytest
 import torch
 
-from halobench.case import Case
-from halobench.geometry import Geometry
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import Problem
+from halobench.cases.case import Case
 from halobench.measure.engine import Settings
 from halobench.measure.latency import LEAST, Effort
 from halobench.measure.session import Session
-from halobench.problem import Problem
 from tests import third_party
 
 START = """
 import torch, triton
 import triton.language as tl
 from halobench import formula
-from halobench.problem import Execution
+from halobench.attention.problem import Execution
 
 @triton.jit
 def wild(pointer):

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from halobench.attention.problem import Unsupported
+from halobench.cases.network import Network, NetworkCase
+from halobench.machine.clock import CpuClock, clock_for
 from halobench.measure import graphs, memory, networks
-from halobench.measure.clock import CpuClock, clock_for
 from halobench.measure.engine import Incorrect, Settings
 from halobench.measure.latency import LEAST, Effort
-from halobench.network import Network, NetworkCase
-from halobench.problem import Unsupported
 from halobench.train import workload
 
 EAGER = Network("resnet_mini", 32, 2, "float32")

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from halobench import results
 from halobench.measure.journal import Journal, JournalError, differences
+from halobench.records import table as results
 
 HEADER = {
     "schema": 1,

@@ -5,8 +5,8 @@ from itertools import cycle
 
 import pytest
 
+from halobench.machine.clock import Burst
 from halobench.measure import latency
-from halobench.measure.clock import Burst
 from halobench.measure.latency import LEAST, Effort, sample
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from halobench import Geometry, HaloAttention, LayerSpec, RelativeTables, backends, formula, oracle
-from halobench.layer import RelativePositions
+from halobench import Geometry, HaloAttention, LayerSpec, RelativeTables, backends, formula
+from halobench.attention import oracle
+from halobench.attention.layer import RelativePositions
 
 SPEC = LayerSpec(channels=12, heads=2, key_dim=8, value_dim=10, geometry=Geometry(4, 1))
 ATTENTION = [name for name in backends.names() if name != "conv"]

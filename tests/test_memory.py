@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from halobench import Geometry, Problem, backends
+from halobench.cases.workload import bind
 from halobench.measure.memory import peak_bytes
-from halobench.workload import bind
 
 MB = 2**20
 

@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from halobench import plot, results
+from halobench import plot
 from halobench.figures import curves, published
 from halobench.figures.selection import network_selections
 from halobench.figures.style import FAILURES, canvas, look
+from halobench.records import table as results
 from tests import results_files as files
 from tests.results_files import network_row
 

@@ -6,22 +6,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from halobench import results
+from halobench.cases.network import Network, NetworkCase
 from halobench.figures.selection import network_selections
+from halobench.machine.clock import Burst, CpuClock
 from halobench.measure import conformance, networks, steps
-from halobench.measure.clock import Burst, CpuClock
 from halobench.measure.engine import Settings
 from halobench.measure.latency import LEAST, Effort
 from halobench.measure.session import Session
-from halobench.network import Network, NetworkCase
-from halobench.schema import ResultsError, checked_row
+from halobench.records import table as results
+from halobench.records.schema import ResultsError, checked_row
 from halobench.train import workload
 from tests import results_files, third_party
 
 ATTEND = """
 import torch
 from halobench import formula
-from halobench.problem import Unsupported
+from halobench import Unsupported
 def attend(query, key, value, relative, geometry):
 """
 RIGHT = "formula.attend(query, key, value, relative, geometry)"

@@ -6,8 +6,8 @@ import pynvml
 import pytest
 import torch
 
-from halobench import nvml
-from halobench.nvml import THROTTLES, Gpu
+from halobench.machine import nvml
+from halobench.machine.nvml import THROTTLES, Gpu
 
 READINGS = ("driver", "sm_mhz", "throttles", "joules", "power_limit_watts", "persistence", "processes")
 

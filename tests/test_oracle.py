@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halobench import Geometry, Problem, RelativeTables, oracle
-from halobench.problem import Inputs
+from halobench import Geometry, Problem, RelativeTables
+from halobench.attention import oracle
+from halobench.attention.problem import Inputs
 from tests.cases import CASES
 
 SMALL = {

@@ -14,7 +14,9 @@ import torch
 from timm.layers.halo_attn import HaloAttn
 from torch import Tensor
 
-from halobench import Geometry, HaloAttention, LayerSpec, Problem, accuracy, backends, formula, oracle
+from halobench import Geometry, HaloAttention, LayerSpec, Problem, backends, formula
+from halobench.attention import oracle
+from halobench.cases import accuracy
 
 LUCIDRAINS = Problem(Geometry(4, 2), 12, 8, batch=2, heads=2)
 
@@ -112,7 +114,7 @@ def inverted(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 def lucidrains(monkeypatch: pytest.MonkeyPatch, inverted: ModuleType) -> Iterator[ModuleType]:
     """Our backend ``lucidrains`` around the old release."""
     pytest.importorskip("halonet_pytorch")
-    backend = importlib.import_module("implementations.lucidrains")
+    backend = importlib.import_module("halobench.implementations.lucidrains")
     monkeypatch.setattr(backend, "HaloAttention", inverted.HaloAttention)
     backend.layer.cache_clear()
     yield backend

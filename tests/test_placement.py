@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from halobench import Geometry, LayerSpec, Problem, backends
+from halobench.cases.workload import Slot, bind
 from halobench.measure import graphs
 from halobench.measure.graphs import Replay
 from halobench.measure.placement import Placement
-from halobench.workload import Slot, bind
 
 SHORT = Problem(Geometry(8, 3), 16, 16, 8, 4, dtype="bfloat16")
 TASKS = [Problem(Geometry(4, 1), 12, 8, 2, 2), Slot(LayerSpec(24, 2, 8, 8, Geometry(4, 1)), 8, 8, 2)]

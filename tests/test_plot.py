@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from halobench import plot, results
+from halobench import plot
 from halobench.figures.selection import selections
 from halobench.figures.style import FAILURES, KNOWN, look, styles
+from halobench.records import table as results
 from tests import results_files as files
 
 FEW = ("naive_unfold", "flex", "fused", "timm_halo", "lucidrains", "global_sa", "my_own")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from halobench import results
-from halobench.options import Options
-from halobench.pytest_plugin import check_results_path
+from halobench.cases.options import Options
+from halobench.measure.pytest_plugin import check_results_path
+from halobench.records import table as results
 from tests import third_party
 
 ROOT = Path(__file__).parent.parent

@@ -14,17 +14,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from halobench import backends, cost
-from halobench.cost import Cost
-from halobench.geometry import Geometry
+from halobench import backends
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import Problem
+from halobench.cases import cost
+from halobench.cases.cost import Cost
+from halobench.cases.workload import bind
+from halobench.machine.roofline import Ceilings
 from halobench.measure.memory import peak_bytes
-from halobench.problem import Problem
 from halobench.profile.__main__ import main
 from halobench.profile.recording import Kernel, Recording, of_gpu, record
 from halobench.profile.verdict import verdict
 from halobench.profile.work import Work, count, total
-from halobench.roofline import Ceilings
-from halobench.workload import bind
 
 PROBLEM = Problem(Geometry(4, 1), 16, 16, heads=2)
 SIZES = ("--block", "4", "--halo", "1", "--side", "16", "--heads", "2", "--device", "cpu")

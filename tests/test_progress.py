@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from halobench.progress import Progress, describe, standing
+from halobench.measure.progress import Progress, describe, standing
 from tests import results_files as files
 
 NAME = "operator/sdpa/forward/b8h3-64x64-n16x4-d16e16-bfloat16"

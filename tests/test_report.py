@@ -8,11 +8,11 @@ import time
 
 import pytest
 
+from halobench.records.table import read_all
 from halobench.report import charts, network_charts
 from halobench.report.__main__ import main
 from halobench.report.page import page
 from halobench.report.points import points
-from halobench.results import read_all
 from tests import results_files as files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

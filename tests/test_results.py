@@ -6,8 +6,8 @@ import math
 import pandas as pd
 import pytest
 
-from halobench import results
-from halobench.results import ResultsError
+from halobench.records import table as results
+from halobench.records.table import ResultsError
 from tests import results_files as files
 
 

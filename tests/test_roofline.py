@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from halobench import roofline
-from halobench.cost import Cost
-from halobench.doubt import doubted
-from halobench.roofline import BOUNDS, Ceilings, Floor, floor
+from halobench.cases.cost import Cost
+from halobench.machine import roofline
+from halobench.machine.roofline import BOUNDS, Ceilings, Floor, floor
+from halobench.records.doubt import doubted
 
 CEILINGS = Ceilings("cuda", "bfloat16", copy_bytes_per_s=2e12, matmul_flops_per_s=5e14, exponentials_per_s=4e12)
 
@@ -74,7 +74,7 @@ def test_rates_count_what_is_done():
 
 INTERPRETED = """
 import torch
-from halobench import exponentials
+from halobench.machine import exponentials
 numbers = torch.rand(2 * exponentials.BLOCK) * 4 - 2
 expected = numbers.clone()
 for _ in range(exponentials.ROUNDS):

@@ -5,20 +5,20 @@ import re
 
 import pytest
 
-from halobench.case import Case
-from halobench.geometry import Geometry
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import Problem
+from halobench.cases.case import Case
 from halobench.measure.engine import Settings
 from halobench.measure.latency import LEAST, Effort
 from halobench.measure.session import Session
-from halobench.problem import Problem
-from halobench.schema import checked_row
+from halobench.records.schema import checked_row
 from tests import third_party
 
 START = """
 import ctypes, os, sys, time
 import torch
 from halobench import formula
-from halobench.problem import Unsupported
+from halobench import Unsupported
 """
 ATTEND = START + "def attend(query, key, value, relative, geometry):\n"
 RIGHT = "formula.attend(query, key, value, relative, geometry)"

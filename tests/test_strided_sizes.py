@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from halobench import Geometry, LayerSpec, Problem, Unsupported, accuracy, backends
-from halobench.workload import Slot
+from halobench import Geometry, LayerSpec, Problem, Unsupported, backends
+from halobench.cases import accuracy
+from halobench.cases.workload import Slot
 
 ODD = [
     (Geometry(4, 2, stride=2), 7, 9),

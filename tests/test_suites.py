@@ -14,12 +14,12 @@ import bench_operator
 import problems
 
 from halobench import backends
-from halobench.case import Case
-from halobench.geometry import Geometry
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import Problem
+from halobench.cases.case import Case
+from halobench.cases.options import TIERS, Options
+from halobench.cases.workload import Slot
 from halobench.models import catalogue
-from halobench.options import TIERS, Options
-from halobench.problem import Problem
-from halobench.workload import Slot
 
 SUITES = (bench_operator, bench_layer)
 GROUPS = {"side", "block", "halo", "grid", "positions", "stages"}

@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "suites"))
 import bench_training
 
 from halobench import backends, models
+from halobench.cases.options import TIERS, Options
 from halobench.figures import published
-from halobench.options import TIERS, Options
 
 GROUPS = {"pairs", "hybrids", "transfer", "components", "side", "grid", "inference", "accelerate"}
 

@@ -16,12 +16,12 @@ from halobench.compare import render, settings, sides
 from halobench.compare.__main__ import add_report_options, write
 from halobench.compare.outcome import Outcome
 from halobench.compare.settings import Settings
-from halobench.results import ResultsError
+from halobench.records.table import ResultsError
 
 NAME = "halobench.ab"
 INTERRUPTED = 130
 INSTRUMENTS = (
-    "halobench/measure", "halobench/roofline.py", "halobench/workload.py", "halobench/train/step.py",
+    "halobench/measure", "halobench/machine/roofline.py", "halobench/cases/workload.py", "halobench/train/step.py",
     "halobench/train/workload.py", "suites",
 )  # fmt: skip
 

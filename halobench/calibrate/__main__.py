@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from halobench import backends, terminal
+from halobench import terminal
+from halobench.attention import backends
 from halobench.calibrate import campaign, judgement
 from halobench.calibrate.process import Plan
 from halobench.compare import settings

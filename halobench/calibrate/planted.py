@@ -7,8 +7,8 @@ from statistics import median
 
 import torch
 
+from halobench.machine.clock import Call, Clock
 from halobench.measure import graphs
-from halobench.measure.clock import Call, Clock
 
 SPIN_CYCLES = 200_000
 

@@ -15,17 +15,17 @@ from typing import Any, get_args
 
 import torch
 
-from halobench import backends
+from halobench.attention import backends
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import Direction, Problem
 from halobench.calibrate.planted import delay_of, delayed
-from halobench.case import Case
-from halobench.environment import fingerprint
-from halobench.geometry import Geometry
+from halobench.cases.case import Case
+from halobench.cases.options import Options
+from halobench.cases.workload import bind
+from halobench.machine.clock import Clock, clock_for
+from halobench.machine.environment import fingerprint
 from halobench.measure import graphs, latency
-from halobench.measure.clock import Clock, clock_for
 from halobench.measure.placement import Placement
-from halobench.options import Options
-from halobench.problem import Direction, Problem
-from halobench.workload import bind
 
 READY = "ready"
 KEPT_SAMPLES = 25

@@ -13,7 +13,7 @@ from halobench.compare.outcome import Outcome
 from halobench.compare.settings import Settings
 from halobench.compare.sides import Side
 from halobench.compare.verdict import judge
-from halobench.results import ResultsError
+from halobench.records.table import ResultsError
 
 NAME = "halobench.compare"
 

@@ -9,7 +9,7 @@ from typing import Any
 from halobench.compare.settings import Settings
 from halobench.compare.statistics import CONFIDENCE, SIGNIFICANCE
 from halobench.compare.verdict import Judged, Verdict
-from halobench.schema import ResultsError
+from halobench.records.schema import ResultsError
 
 ORDER = (
     Verdict.FAILED,

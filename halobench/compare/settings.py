@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from halobench.schema import ResultsError, fits, shown
+from halobench.records.schema import ResultsError, fits, shown
 
 TABLE = "tool.halobench.compare"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from halobench.results import OK, SUFFIXES, Header, Results, ResultsError, read
+from halobench.records.table import OK, SUFFIXES, Header, Results, ResultsError, read
 
 NOT_THE_MACHINE = ("commit", "halobench")  # what two sides of a comparison differ in on purpose
 NOT_THE_TASK = ("backends",)  # a run of fewer backends measures the others no differently

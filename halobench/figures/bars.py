@@ -13,7 +13,7 @@ from halobench.figures.heat import latency
 from halobench.figures.scaling import in_order
 from halobench.figures.selection import AXES, BASELINE, Drawn, Selection, held, in_group, measured
 from halobench.figures.style import FAINT, INK, canvas, legend
-from halobench.results import DIRECTIONS, OK
+from halobench.records.table import DIRECTIONS, OK
 
 Fill = Callable[[Axes, Selection, pd.DataFrame, list[str]], None]
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from halobench.figures.scaling import in_order
 from halobench.figures.selection import SHAPE, Drawn, Selection, held, measured, most_common
 from halobench.figures.style import FAINT, INK, canvas
-from halobench.results import OK
+from halobench.records.table import OK
 
 SHORT = {
     "OOM": "OOM",

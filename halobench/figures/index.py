@@ -7,7 +7,7 @@ import pandas as pd
 
 from halobench.figures.selection import commit_of
 from halobench.figures.summary import markdown
-from halobench.results import STATUSES, Header, Results
+from halobench.records.table import STATUSES, Header, Results
 
 HEAD = ("file", "device", "dtype", "tier", "torch", "commit", "date", "rows", "wall time", "overhead")
 

@@ -8,7 +8,7 @@ from halobench.figures.heat import cells, failures, latency, scale_of
 from halobench.figures.networks import SUITE, conditions, look_of, plain_log, variants
 from halobench.figures.selection import NO_BACKEND, Drawn, Selection, measured, of_the_device
 from halobench.figures.style import canvas, entry, failure_entry, legend
-from halobench.results import OK, STATUSES
+from halobench.records.table import OK, STATUSES
 
 
 def draw(selection: Selection) -> Drawn:

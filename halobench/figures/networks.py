@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from halobench.figures.heat import latency
 from halobench.figures.selection import MODES, NO_BACKEND, Drawn, Selection, measured
 from halobench.figures.style import FAINT, INK, Style, canvas, entry, failure_entry, failure_mark, legend
-from halobench.results import OK, STATUSES
+from halobench.records.table import OK, STATUSES
 
 SUITE = "training"
 RIVAL_LOOKS = {

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from halobench.figures.networks import SUITE, conditions, look_of, variants
 from halobench.figures.selection import Drawn, Selection, measured
 from halobench.figures.style import INK, canvas, legend
-from halobench.results import OK
+from halobench.records.table import OK
 
 PUBLISHED = "#bdbdbd"
 HYBRIDS = {  # over EfficientNet-B7's training time

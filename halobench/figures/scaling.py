@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from halobench.figures.selection import AXES, SHAPE, Drawn, Selection, held, measured
 from halobench.figures.style import LineStyle, canvas, entry, failure_entry, failure_mark, legend
-from halobench.results import OK, STATUSES
+from halobench.records.table import OK, STATUSES
 
 LABELS = {
     "side": "feature-map side (pixels)",

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from halobench.figures.style import Style, styles
-from halobench.results import OK, Header, Results
+from halobench.records.table import OK, Header, Results
 
 AXES = ("side", "block", "halo")
 SHAPE = ("stride", "height", "width", "batch", "heads", "key_dim", "value_dim", "relative")

@@ -20,7 +20,7 @@ from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
 
-from halobench.results import OK, STATUSES
+from halobench.records.table import OK, STATUSES
 
 LineStyle = Literal["-", "--", ""]
 DPI = 130

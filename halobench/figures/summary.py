@@ -5,12 +5,12 @@ from typing import Any
 
 import pandas as pd
 
-from halobench.doubt import doubted
 from halobench.figures.bars import with_speedup
 from halobench.figures.heat import latency
 from halobench.figures.scaling import in_order
 from halobench.figures.selection import Selection, held
-from halobench.results import DIRECTIONS, OK, Results
+from halobench.records.doubt import doubted
+from halobench.records.table import DIRECTIONS, OK, Results
 
 
 def write(results: Results, chosen: list[Selection], of_networks: list[Selection], output: Path) -> None:

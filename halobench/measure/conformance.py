@@ -1,7 +1,7 @@
 """Whether a backend is right in every attention layer of a network, before the network is timed.
 
 Each distinct layer is held against the float64 oracle on random maps of its size, output and, for training, every
-gradient, by the rule that holds for single layers (``halobench.accuracy``). Whole networks would not tell:
+gradient, by the rule that holds for single layers (``halobench.cases.accuracy``). Whole networks would not tell:
 normalisation after attention amplifies roundings layer by layer, so that two right networks with fresh weights have
 unlike logits.
 """
@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 
-from halobench import accuracy, backends, models
+from halobench import models
+from halobench.attention import backends
+from halobench.attention.problem import Direction
+from halobench.cases import accuracy
+from halobench.cases.network import Network
+from halobench.cases.workload import Slot
 from halobench.measure.engine import Incorrect
 from halobench.models.factory import DEFAULT_BACKEND
 from halobench.models.work import attention_layers
-from halobench.network import Network
-from halobench.problem import Direction
-from halobench.workload import Slot
 
 IMAGES = 2
 

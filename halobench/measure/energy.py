@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from halobench.nvml import Gpu
+from halobench.machine.nvml import Gpu
 
 SHORTEST_CALL_MS = 1.0
 WINDOW_S = 0.4  # the counter moves every 10 to 100 ms; a window of several hundred ms resolves it to a few percent

@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from halobench import accuracy, backends, cost, counters
-from halobench.case import Case
+from halobench.attention import backends
+from halobench.attention.problem import Backend
+from halobench.cases import accuracy, cost, counters
+from halobench.cases.case import Case
+from halobench.cases.workload import Workload, bind
+from halobench.machine.clock import Burst, Clock
+from halobench.machine.roofline import Ceilings, floor
 from halobench.measure import energy, latency, memory
-from halobench.measure.clock import Burst, Clock
 from halobench.measure.placement import Placement
 from halobench.measure.statistics import summarize
-from halobench.problem import Backend
-from halobench.roofline import Ceilings, floor
-from halobench.workload import Workload, bind
 
 Fields = dict[str, Any]
 

@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 
 import torch
 
+from halobench.machine.clock import no_collection
 from halobench.measure import memory
-from halobench.measure.clock import no_collection
 
 Outcome = TypeVar("Outcome")
 

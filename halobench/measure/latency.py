@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from halobench.measure.clock import Burst, Call, Clock
+from halobench.machine.clock import Burst, Call, Clock
 from halobench.measure.statistics import quick_noise
 
 LEAST = 5  # samples of a call so long that more would take longer than it may

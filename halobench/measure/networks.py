@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from halobench.attention.problem import Direction, Unsupported
+from halobench.cases.network import Network, NetworkCase
+from halobench.machine.clock import Burst, Clock
 from halobench.measure import conformance, energy, graphs, memory, steps
-from halobench.measure.clock import Burst, Clock
 from halobench.measure.engine import Incorrect, Settings, Stopwatch, clock_fields, latency_fields
 from halobench.measure.statistics import summarize
-from halobench.network import Network, NetworkCase
-from halobench.problem import Direction, Unsupported
 from halobench.train.workload import inference, network_model, training_step
 
 Fields = dict[str, Any]

@@ -5,10 +5,10 @@ from random import Random
 import torch
 from torch import Tensor
 
+from halobench.attention.problem import Backend
+from halobench.cases.workload import Workload
+from halobench.machine.clock import Call
 from halobench.measure import graphs
-from halobench.measure.clock import Call
-from halobench.problem import Backend
-from halobench.workload import Workload
 
 SPACERS = 8
 LARGEST_SPACER_BYTES = 5 * 2**20  # the caching allocator packs tensors of up to 10 MiB into segments of 2 and 20 MiB

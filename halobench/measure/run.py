@@ -4,13 +4,13 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from halobench.cases.network import AnyCase
+from halobench.cases.options import Options
 from halobench.measure import latency
 from halobench.measure.engine import Settings
 from halobench.measure.journal import Journal
 from halobench.measure.session import Session
-from halobench.network import AnyCase
-from halobench.options import Options
-from halobench.schema import SCHEMA_VERSION
+from halobench.records.schema import SCHEMA_VERSION
 
 Fields = dict[str, Any]
 

@@ -7,10 +7,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Self
 
+from halobench.cases.network import AnyCase
+from halobench.machine.roofline import Ceilings
 from halobench.measure.engine import Settings
 from halobench.measure.worker import serve
-from halobench.network import AnyCase
-from halobench.roofline import Ceilings
 
 Fields = dict[str, Any]
 TIMEOUT_S = 180.0  # one case, compilation included; a case's ``patience`` multiplies it

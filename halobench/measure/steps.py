@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from halobench.measure.clock import Burst, Call, Clock
+from halobench.machine.clock import Burst, Call, Clock
 from halobench.measure.latency import LEAST, Effort
 from halobench.measure.statistics import quick_noise
 

@@ -19,16 +19,17 @@ from typing import Any
 
 import torch
 
-from halobench import backends, roofline
-from halobench.environment import fingerprint
+from halobench.attention import backends
+from halobench.attention.problem import Unsupported
+from halobench.cases.network import AnyCase, NetworkCase
+from halobench.machine import roofline
+from halobench.machine.clock import Clock, clock_for
+from halobench.machine.environment import fingerprint
+from halobench.machine.roofline import Ceilings
 from halobench.measure import engine, graphs, networks
-from halobench.measure.clock import Clock, clock_for
 from halobench.measure.engine import Incorrect, Settings
 from halobench.measure.graphs import Uncapturable
 from halobench.measure.memory import out_of_memory, release
-from halobench.network import AnyCase, NetworkCase
-from halobench.problem import Unsupported
-from halobench.roofline import Ceilings
 
 Reply = dict[str, Any]
 LEAK_BYTES = 2**30  # more than caches of compilers and of the oracle, less than what the next case would miss

@@ -11,10 +11,10 @@ import torch
 from timm.layers.halo_attn import HaloAttn
 from torch import Tensor, nn
 
-from halobench import backends
-from halobench.geometry import Geometry
-from halobench.layer import HaloAttention
-from halobench.problem import Backend, LayerSpec, Unsupported
+from halobench.attention import backends
+from halobench.attention.geometry import Geometry
+from halobench.attention.layer import HaloAttention
+from halobench.attention.problem import Backend, LayerSpec, Unsupported
 
 
 @dataclass(frozen=True)

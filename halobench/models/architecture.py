@@ -7,8 +7,8 @@ Source: Vaswani et al., *Scaling Local Self-Attention for Parameter Efficient Vi
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from halobench.geometry import Border, Geometry
-from halobench.problem import LayerSpec
+from halobench.attention.geometry import Border, Geometry
+from halobench.attention.problem import LayerSpec
 
 FourStages = tuple[int, int, int, int]
 Stem = Literal["convolution", "patch"]

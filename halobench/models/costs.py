@@ -6,7 +6,7 @@ import torch
 from timm.layers.halo_attn import HaloAttn
 from torch import nn
 
-from halobench.counters import quiet
+from halobench.cases.counters import quiet
 from halobench.models import work
 from halobench.models.catalogue import Entry, entry, names
 from halobench.models.factory import DEFAULT_BACKEND, create

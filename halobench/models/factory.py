@@ -7,13 +7,13 @@ import timm
 from timm.models.resnet import Bottleneck
 from torch import nn
 
-from halobench import backends
-from halobench.geometry import Geometry
+from halobench.attention import backends
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import LayerSpec
 from halobench.models.accelerate import accelerate
 from halobench.models.architecture import Architecture
 from halobench.models.catalogue import Accelerated, HaloResNet, entry
 from halobench.models.halonet import HaloNet
-from halobench.problem import LayerSpec
 
 DEFAULT_BACKEND = "strided_gather"
 

@@ -5,7 +5,7 @@ from timm.layers.drop import DropPath
 from timm.layers.squeeze_excite import SEModule
 from torch import Tensor, nn
 
-from halobench import backends
+from halobench.attention import backends
 from halobench.models.architecture import Activation, Architecture, Block
 from halobench.models.folded import FoldedConv2d
 from halobench.models.norm.module import NormActivation

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from halobench import cost, formula
-from halobench.layer import HaloAttention
-from halobench.problem import LayerSpec
+from halobench.attention import formula
+from halobench.attention.layer import HaloAttention
+from halobench.attention.problem import LayerSpec
+from halobench.cases import cost
 
 DTYPE = "bfloat16"
 
@@ -23,7 +24,7 @@ class Work:
     """FLOPs of the matrix products and convolutions of a forward pass, a multiply-add counted as two.
 
     ``executed_flops`` are those of the readable formula: full windows, padding included. ``useful_flops`` count
-    visible pairs only (``halobench.cost``); outside the attention both are the same.
+    visible pairs only (``halobench.cases.cost``); outside the attention both are the same.
     """
 
     useful_flops: int

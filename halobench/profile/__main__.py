@@ -10,15 +10,16 @@ from typing import get_args
 
 import torch
 
-from halobench import roofline, terminal
-from halobench.geometry import Border, Geometry
-from halobench.options import DTYPES
-from halobench.problem import Direction, Problem, Unsupported
+from halobench import terminal
+from halobench.attention.geometry import Border, Geometry
+from halobench.attention.problem import Direction, Problem, Unsupported
+from halobench.cases.options import DTYPES
+from halobench.machine import roofline
+from halobench.machine.roofline import Ceilings
 from halobench.profile import show
 from halobench.profile.recording import Recording, record, synchronize
 from halobench.profile.subject import Subject, subject
 from halobench.profile.verdict import verdict
-from halobench.roofline import Ceilings
 
 NAME = "halobench.profile"
 CALLS = 5

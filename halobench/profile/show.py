@@ -9,8 +9,8 @@ from rich.console import Group
 from rich.text import Text
 
 from halobench import terminal
+from halobench.machine.roofline import Ceilings
 from halobench.profile.recording import Kernel, Recording
-from halobench.roofline import Ceilings
 
 ROWS = 25
 LEAST_SHARE = 0.005

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
-from halobench import backends, cost, models
-from halobench.cost import Cost
-from halobench.problem import Direction, Problem
-from halobench.workload import bind
+from halobench import models
+from halobench.attention import backends
+from halobench.attention.problem import Direction, Problem
+from halobench.cases import cost
+from halobench.cases.cost import Cost
+from halobench.cases.workload import bind
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from halobench.cost import Cost
+from halobench.cases.cost import Cost
+from halobench.machine.roofline import Ceilings
 from halobench.profile.recording import Recording
-from halobench.roofline import Ceilings
 
 IDLE = 0.5
 """A call whose kernels are at work for less than this share of it waits for launches first of all."""

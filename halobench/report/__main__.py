@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from halobench import terminal
+from halobench.records.table import ResultsError, read_all
 from halobench.report.page import page
-from halobench.results import ResultsError, read_all
 
 NAME = "halobench.report"
 

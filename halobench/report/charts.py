@@ -8,6 +8,7 @@ import pandas as pd
 
 from halobench.figures.scaling import LABELS
 from halobench.figures.selection import AXES, in_group, measured, of_the_device, selections
+from halobench.records.table import Results
 from halobench.report.chart import (
     HEIGHT,
     WIDTH,
@@ -23,7 +24,6 @@ from halobench.report.chart import (
     metric_choice,
     metric_title,
 )
-from halobench.results import Results
 
 CHECKED = {
     "executed FLOPs over useful FLOPs (GFLOP)": ("useful_gflop", "executed_gflop"),

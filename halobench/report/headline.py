@@ -7,9 +7,9 @@ import pandas as pd
 from halobench.figures.bars import with_speedup
 from halobench.figures.selection import Selection, held, in_group, measured, network_selections, selections
 from halobench.figures.summary import memory, network_lines, number, share, speedup, time
+from halobench.records.table import DIRECTIONS, Results
 from halobench.report.points import STEPS
 from halobench.report.tables import Plain
-from halobench.results import DIRECTIONS, Results
 
 FLOOR = (
     "Medians with their 95 % intervals. The floor is the least time in which the machine could do the useful work at "

@@ -4,9 +4,9 @@ import vl_convert
 from altair import SCHEMA_VERSION
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from halobench.records.table import OK, Results
 from halobench.report import charts, headline, network_charts, runs, tables
 from halobench.report.points import every, points
-from halobench.results import OK, Results
 
 
 def page(results: Results) -> str:

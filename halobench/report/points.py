@@ -3,7 +3,7 @@
 import pandas as pd
 
 from halobench.figures.selection import commit_of, networks, newest, operators
-from halobench.results import Header, Results
+from halobench.records.table import Header, Results
 
 METRICS = {
     "median_ms": "latency (ms)",

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import altair as alt
 import pandas as pd
 
+from halobench.records.table import Results
 from halobench.report.chart import ALL, HEIGHT, WIDTH, Figure, choice, chosen, listed, looks
 from halobench.report.points import environment
-from halobench.results import Results
 
 MANY = 3
 COMPARED = ["case", "variant", "backend", "direction", "suite", "on", "batch"]

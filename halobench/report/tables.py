@@ -10,7 +10,7 @@ from itables.javascript import generate_init_offline_itables_html
 from itables.options import dt_bundle
 
 from halobench.figures.selection import commit_of
-from halobench.results import OK, Header, Results
+from halobench.records.table import OK, Header, Results
 
 CASES = {
     "suite": "suite",

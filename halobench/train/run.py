@@ -8,7 +8,7 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from halobench.environment import fingerprint
+from halobench.machine.environment import fingerprint
 from halobench.train import checkpoint, data
 from halobench.train.processes import Processes
 from halobench.train.recipe import build, optimizer, schedule

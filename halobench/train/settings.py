@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from halobench import backends, models, terminal
+from halobench import models, terminal
+from halobench.attention import backends
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 OPTIMIZERS = ("sgd", "adamw")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from halobench import models
-from halobench.network import Network
+from halobench.cases.network import Network
 from halobench.train.step import Step
 
 CLASSES = 1000

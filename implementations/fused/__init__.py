@@ -12,12 +12,12 @@ keys are scored like others. The module compiles kernels for each geometry, pair
 """
 
 import torch
+from halobench.implementations.fused.cost import execution
+from halobench.implementations.fused.operator import fused_attend
 from torch import Tensor
 
-from halobench.geometry import Geometry
-from halobench.problem import RelativeTables, Unsupported
-from implementations.fused.cost import execution
-from implementations.fused.operator import fused_attend
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import RelativeTables, Unsupported
 
 __all__ = ["attend", "compiles", "execution"]
 

@@ -2,9 +2,8 @@
 
 import triton
 import triton.language as tl
-
-from implementations.fused.pixels import load_pixels, query_places, store_pixels, unravel, window_start
-from implementations.fused.positions import axis_terms_transposed
+from halobench.implementations.fused.pixels import load_pixels, query_places, store_pixels, unravel, window_start
+from halobench.implementations.fused.positions import axis_terms_transposed
 
 
 @triton.jit

@@ -2,9 +2,15 @@
 
 import triton
 import triton.language as tl
-
-from implementations.fused.pixels import keys_of_tile, load_pixels, query_places, store_pixels, unravel, window_start
-from implementations.fused.positions import axis_gradients, axis_terms
+from halobench.implementations.fused.pixels import (
+    keys_of_tile,
+    load_pixels,
+    query_places,
+    store_pixels,
+    unravel,
+    window_start,
+)
+from halobench.implementations.fused.positions import axis_gradients, axis_terms
 
 
 @triton.jit

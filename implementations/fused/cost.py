@@ -1,7 +1,8 @@
 """What the kernels execute, in closed form: whole tiles, padded heads, both recomputations of the backward pass."""
 
-from halobench.problem import Execution, Problem
-from implementations.fused.tiles import key_tiles, scored, tiling
+from halobench.implementations.fused.tiles import key_tiles, scored, tiling
+
+from halobench.attention.problem import Execution, Problem
 
 FLOAT32_BYTES = 4
 

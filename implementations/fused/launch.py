@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from halobench.implementations.fused.backward_keys import attend_backward_keys
+from halobench.implementations.fused.backward_queries import attend_backward_queries
+from halobench.implementations.fused.forward import attend_forward
+from halobench.implementations.fused.tiles import KeyTile, Tiling, key_tiles, tiling
 from torch import Tensor
 
-from halobench.geometry import Geometry
-from halobench.problem import Unsupported
-from implementations.fused.backward_keys import attend_backward_keys
-from implementations.fused.backward_queries import attend_backward_queries
-from implementations.fused.forward import attend_forward
-from implementations.fused.tiles import KeyTile, Tiling, key_tiles, tiling
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import Unsupported
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 LEAST_CAPABILITY = (8, 0)

@@ -3,13 +3,13 @@
 from typing import Any
 
 import torch
+from halobench.implementations.fused import launch
+from halobench.implementations.fused.cost import execution
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from halobench.geometry import Geometry
-from halobench.problem import Problem
-from implementations.fused import launch
-from implementations.fused.cost import execution
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import Problem
 
 
 def geometry_of(block: int, halo: int, stride: int, *, zero: bool) -> Geometry:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from halobench.geometry import Geometry
-from halobench.problem import Unsupported
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import Unsupported
 
 LEAST = 16  # a side of a matrix product on the tensor cores
 WIDEST = 256

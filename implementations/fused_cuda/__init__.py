@@ -7,13 +7,13 @@ deterministic, always. ``docs/kernels.md`` tells why they look as they do.
 """
 
 import torch
+from halobench.implementations.fused_cuda.operator import TABLE_ROWS, forward
+from halobench.implementations.fused_cuda.packed import PackedHaloAttention
+from halobench.implementations.fused_cuda.shapes import scored_pairs, summed_channels, value_slices
 from torch import Tensor
 
-from halobench.geometry import Geometry
-from halobench.problem import Execution, LayerSpec, Problem, RelativeTables
-from implementations.fused_cuda.operator import TABLE_ROWS, forward
-from implementations.fused_cuda.packed import PackedHaloAttention
-from implementations.fused_cuda.shapes import scored_pairs, summed_channels, value_slices
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import Execution, LayerSpec, Problem, RelativeTables
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from halobench.implementations.fused_cuda.layouts import definitions
+from halobench.implementations.fused_cuda.shapes import Kernel, Shape
 from torch import Tensor
 
-from halobench.problem import Unsupported
-from implementations.fused_cuda.layouts import definitions
-from implementations.fused_cuda.shapes import Kernel, Shape
+from halobench.attention.problem import Unsupported
 
 FOLDER = Path(__file__).parent
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple, get_args
 
-from halobench.problem import Unsupported
-from implementations.fused_cuda.shapes import (
+from halobench.implementations.fused_cuda.shapes import (
     HALF,
     MOST_ENTRIES,
     OCTET,
@@ -17,6 +16,8 @@ from implementations.fused_cuda.shapes import (
     padded_queries,
     whole,
 )
+
+from halobench.attention.problem import Unsupported
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,10 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
-
-from halobench.geometry import Geometry
-from halobench.problem import RelativeTables
-from implementations.fused_cuda import launch
-from implementations.fused_cuda.launch import Args, View
-from implementations.fused_cuda.layouts import layout_of, served
-from implementations.fused_cuda.shapes import (
+from halobench.implementations.fused_cuda import launch
+from halobench.implementations.fused_cuda.launch import Args, View
+from halobench.implementations.fused_cuda.layouts import layout_of, served
+from halobench.implementations.fused_cuda.shapes import (
     Kernel,
     Shape,
     padded_queries,
@@ -22,6 +17,11 @@ from implementations.fused_cuda.shapes import (
     summed_channels,
     value_slices,
 )
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import RelativeTables
 
 TABLE_ROWS = 32  # of a table, padded, in products and in its gradient
 

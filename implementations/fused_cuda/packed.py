@@ -10,11 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
-
-from halobench.layer import HaloAttention
-from implementations.fused_cuda.operator import (
+from halobench.implementations.fused_cuda.operator import (
     Call,
     attended,
     backward_flops,
@@ -25,6 +21,10 @@ from implementations.fused_cuda.operator import (
     geometry_of,
     log_sum_exps,
 )
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from halobench.attention.layer import HaloAttention
 
 
 class PackedHaloAttention(HaloAttention):

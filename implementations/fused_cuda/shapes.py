@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from halobench.geometry import Geometry
-from halobench.problem import RelativeTables, Unsupported
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import RelativeTables, Unsupported
 
 Kernel = Literal["forward", "query_gradient", "key_gradient"]
 HALF = {torch.bfloat16: 0, torch.float16: 1}

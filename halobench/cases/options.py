@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import torch
 
-from halobench import backends
+from halobench.attention import backends
 
 Tier = Literal["smoke", "default", "full"]
 TIERS = get_args(Tier)

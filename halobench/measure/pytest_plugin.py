@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from halobench.doubt import doubted
+from halobench.cases.network import AnyCase
+from halobench.cases.options import TIERS, Options
 from halobench.measure.engine import Settings
 from halobench.measure.journal import Journal, JournalError
 from halobench.measure.latency import effort_for
+from halobench.measure.progress import Progress, standing
 from halobench.measure.run import Run
-from halobench.network import AnyCase
-from halobench.options import TIERS, Options
-from halobench.progress import Progress, standing
+from halobench.records.doubt import doubted
 
 OPTIONS = pytest.StashKey[Options]()
 RUN = pytest.StashKey[Run]()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from halobench.schema import (
+from halobench.records.schema import (
     COLUMNS,
     DIRECTIONS,
     EXPECTED,

@@ -11,8 +11,8 @@ from typing import Literal, get_args
 
 import torch
 
-from halobench.cost import Cost
-from halobench.measure.clock import Clock, clock_for
+from halobench.cases.cost import Cost
+from halobench.machine.clock import Clock, clock_for
 
 Bound = Literal["bytes", "flops", "exponentials"]
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
@@ -104,7 +104,7 @@ def cpu_exponential_rate(clock: Clock) -> float:
 def cuda_exponential_rate(clock: Clock) -> float | None:
     """Exponentials per second of the special function units; ``None`` without Triton."""
     try:
-        from halobench.exponentials import ROUNDS, repeat_exp2  # noqa: PLC0415 - Triton is not on every platform
+        from halobench.machine.exponentials import ROUNDS, repeat_exp2  # noqa: PLC0415 - Triton is not on every platform
     except ImportError:
         return None
     numbers = torch.rand(2**24, device="cuda")

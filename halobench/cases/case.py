@@ -2,8 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
-from halobench.problem import Direction, Problem
-from halobench.workload import Slot, Task
+from halobench.attention.problem import Direction, Problem
+from halobench.cases.workload import Slot, Task
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 A backend is a module that defines ``attend`` (a halo attention operator) or, if it mixes pixels in another way,
 ``build`` (a layer). Beside ``attend``, ``build`` gives a ``HaloAttention`` that suits it better. It may also define
 ``execution`` (``layer_execution`` where there is no ``attend``), ``meaning``, ``borders``, ``compiles`` and
-``capturable``; see ``halobench.problem.Backend``.
+``capturable``; see ``halobench.attention.problem.Backend``.
 """
 
 import importlib
@@ -14,11 +14,11 @@ from types import ModuleType
 
 from torch import Tensor
 
-from halobench.geometry import Geometry
-from halobench.layer import HaloAttention
-from halobench.problem import Attend, Backend, RelativeTables, as_given, check_inputs
+from halobench.attention.geometry import Geometry
+from halobench.attention.layer import HaloAttention
+from halobench.attention.problem import Attend, Backend, RelativeTables, as_given, check_inputs
 
-PACKAGE = "implementations"
+PACKAGE = "halobench.implementations"
 ENTRY_POINTS = "halobench.backends"
 
 

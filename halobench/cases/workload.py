@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from halobench.problem import Backend, Direction, LayerSpec, Problem, RelativeTables
+from halobench.attention.problem import Backend, Direction, LayerSpec, Problem, RelativeTables
 
 PIXELS = "pixels"
 

@@ -1,4 +1,4 @@
-"""Other people's FLOP counters, as second opinions on ``halobench.cost``.
+"""Other people's FLOP counters, as second opinions on ``halobench.cases.cost``.
 
 Neither sees everything, and they follow different conventions: PyTorch's counts a multiply-add as two, fvcore's as
 one. ``None`` says that a counter gave up; a number may still be blind to part of the work, as each docstring tells.
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from halobench import backends
-from halobench.problem import Attend, Backend, Direction, Problem, RelativeTables
-from halobench.workload import Slot, Task, Workload, stand_in
+from halobench.attention import backends
+from halobench.attention.problem import Attend, Backend, Direction, Problem, RelativeTables
+from halobench.cases.workload import Slot, Task, Workload, stand_in
 
 
 def counted_by_torch(workload: Workload, direction: Direction) -> int | None:

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halobench.geometry import Geometry
-from halobench.problem import Execution, Problem, RelativeTables, Unsupported
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import Execution, Problem, RelativeTables, Unsupported
 
 Windows = Callable[[Tensor, Geometry], Tensor]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from halobench.geometry import Geometry
-from halobench.problem import RelativeTables, check_inputs
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import RelativeTables, check_inputs
 
 ROWS = 8  # query rows scored at a time: fewer steps for more memory
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from halobench.nvml import Gpu
+from halobench.machine.nvml import Gpu
 
 Call = Callable[[], object]
 

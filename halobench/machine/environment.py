@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import halobench
-from halobench.nvml import Gpu
+from halobench.machine.nvml import Gpu
 
 PACKAGES = ("timm", "torchvision", "fvcore", "nvidia-ml-py", "pytest-benchmark", "halonet-pytorch")
 

@@ -2,8 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
-from halobench.case import Case
-from halobench.problem import Direction
+from halobench.attention.problem import Direction
+from halobench.cases.case import Case
 
 NO_BACKEND = "none"
 

@@ -22,10 +22,10 @@ from functools import partial
 import torch
 from torch import nn
 
-from halobench import formula
-from halobench.layer import HaloAttention
-from halobench.problem import Backend, Direction, Execution, LayerSpec, Problem
-from halobench.workload import Slot, Task, stand_in
+from halobench.attention import formula
+from halobench.attention.layer import HaloAttention
+from halobench.attention.problem import Backend, Direction, Execution, LayerSpec, Problem
+from halobench.cases.workload import Slot, Task, stand_in
 
 FLOAT32_BYTES = 4
 

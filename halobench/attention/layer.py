@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from halobench.problem import Attend, LayerSpec, RelativeTables
+from halobench.attention.problem import Attend, LayerSpec, RelativeTables
 
 
 class RelativePositions(nn.Module):

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from halobench.geometry import Border, Geometry
+from halobench.attention.geometry import Border, Geometry
 
 Direction = Literal["forward", "training"]
 """What one call does: ``forward`` without gradients, or ``training``: forward, then the gradients of every input."""

@@ -19,11 +19,11 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
-from halobench import formula, oracle
-from halobench.geometry import Geometry
-from halobench.layer import HaloAttention
-from halobench.problem import Attend, Backend, Direction, RelativeTables
-from halobench.workload import Slot, Task, Workload, bind
+from halobench.attention import formula, oracle
+from halobench.attention.geometry import Geometry
+from halobench.attention.layer import HaloAttention
+from halobench.attention.problem import Attend, Backend, Direction, RelativeTables
+from halobench.cases.workload import Slot, Task, Workload, bind
 
 OUTPUT = "output"
 

@@ -1,0 +1,1 @@
+"""What is computed, the truth, and who computes it."""

@@ -1,0 +1,1 @@
+"""What one row is about: its inputs, its truth, its cost."""

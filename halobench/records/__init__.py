@@ -1,0 +1,1 @@
+"""What a results file holds, and how it is read."""
