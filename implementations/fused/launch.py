@@ -10,6 +10,7 @@ import torch
 from halobench.implementations.fused.backward_keys import attend_backward_keys
 from halobench.implementations.fused.backward_queries import attend_backward_queries
 from halobench.implementations.fused.forward import attend_forward
+from halobench.implementations.fused.soundness import Schedule, sound_schedule
 from halobench.implementations.fused.tiles import KeyTile, Tiling, key_tiles, tiling
 from torch import Tensor
 
@@ -107,6 +108,12 @@ def refuse(call: Call) -> None:
             raise Unsupported("fused reads images of less than 2^31 elements from end to end")
 
 
+def run(kernel: Any, programs: int, arguments: tuple[Any, ...], constants: dict[str, Any], wanted: Schedule) -> None:
+    """Launch a kernel with the warps and stages that are wanted, or with others where it would be assembled wrongly."""
+    warps, stages = sound_schedule(kernel, arguments, constants, wanted) if arguments[0].is_cuda else wanted
+    kernel[(programs,)](*arguments, **constants, num_warps=warps, num_stages=stages)
+
+
 def on_device(tensor: Tensor) -> AbstractContextManager[object]:
     """Launch on the tensor's GPU, and on that GPU's current stream, whichever GPU is the current one."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
@@ -136,13 +143,13 @@ def forward(call: Call) -> tuple[Tensor, Tensor]:
     if output.numel() == 0:
         return output, log_sum_exp
     with on_device(call.query):
-        attend_forward[(call.query_tiles,)](
+        arguments = (
             call.query, call.key, call.value, *call.tables, output, log_sum_exp,
             *call.query.stride(), *call.key.stride(), *call.value.stride(), *call.table_strides, *call.sizes,
             call.scale * math.log2(math.e),
-            PADDED=call.geometry.border == "zero",
-            **call.constants(cut.walked), num_warps=cut.warps[0], num_stages=cut.stages[0],
         )  # fmt: skip
+        constants = {"PADDED": call.geometry.border == "zero", **call.constants(cut.walked)}
+        run(attend_forward, call.query_tiles, arguments, constants, (cut.warps[0], cut.stages[0]))
     return output, log_sum_exp
 
 
@@ -189,13 +196,19 @@ def backward_queries(
     programs = min(call.query_tiles, PROGRAMS_PER_PROCESSOR * processors(call.query.device))
     shape = (programs, 2, entries, call.query.shape[-1]) if tables else (1,)
     partials = log_sum_exp.new_zeros(shape)
-    attend_backward_queries[(programs,)](
+    arguments = (
         call.query, call.key, call.value, *call.tables, output, cotangent, log_sum_exp, delta, query_gradient, partials,
         *call.query.stride(), *call.key.stride(), *call.value.stride(), *output.stride(), *cotangent.stride(),
         *call.table_strides, call.query_tiles, *call.sizes, call.scale * math.log2(math.e), call.scale,
-        PADDED=call.geometry.border == "zero", TABLES=tables, HELD_ROWS=cut.held_rows, HELD_SPAN=cut.held_span,
-        **call.constants(cut.walked), num_warps=cut.warps[1], num_stages=cut.stages[1],
     )  # fmt: skip
+    constants = {
+        "PADDED": call.geometry.border == "zero",
+        "TABLES": tables,
+        "HELD_ROWS": cut.held_rows,
+        "HELD_SPAN": cut.held_span,
+        **call.constants(cut.walked),
+    }
+    run(attend_backward_queries, programs, arguments, constants, (cut.warps[1], cut.stages[1]))
     if not tables:
         return partials, partials
     rows, columns = (partials.sum(0) * call.scale).to(call.query.dtype)
@@ -210,13 +223,14 @@ def backward_keys(
     batch, heads, height, width = call.key.shape[:4]
     down = key_tiles(geometry, height, cut.owned.rows, cut.height)
     across = key_tiles(geometry, width, cut.owned.columns, cut.width)
-    attend_backward_keys[(batch * heads * down.number * across.number,)](
+    arguments = (
         call.query, call.key, call.value, *call.tables, cotangent, log_sum_exp, delta, key_gradient, value_gradient,
         *call.query.stride(), *call.key.stride(), *call.value.stride(), *cotangent.stride(), *call.table_strides,
         across.number, down.number, down.shift, across.shift, *call.sizes,
         call.scale * math.log2(math.e), call.scale,
-        **call.constants(cut.owned), num_warps=cut.warps[2], num_stages=cut.stages[2],
     )  # fmt: skip
+    programs = batch * heads * down.number * across.number
+    run(attend_backward_keys, programs, arguments, call.constants(cut.owned), (cut.warps[2], cut.stages[2]))
 
 
 def processors(device: torch.device) -> int:
