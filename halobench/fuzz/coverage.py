@@ -1,5 +1,6 @@
 """What a run of the fuzzer met, so that "0 wrong" says of what: counts, refusals, coverage, and a failing trial."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -89,7 +90,8 @@ class Coverage:
 
 def kind_of(reason: str) -> str:
     """A refusal without the numbers that it got, so that like ones are counted together."""
-    return reason.partition(", got ")[0].partition(" got ")[0]
+    said, got, _ = reason.partition(", got ")
+    return said if got else re.sub(r"\d+", "N", said)
 
 
 def tables(coverages: dict[str, Coverage]) -> Iterable[Table]:
@@ -115,7 +117,7 @@ def tables(coverages: dict[str, Coverage]) -> Iterable[Table]:
         for reason, count in each.refusals.most_common(MOST_REASONS)
     ]
     if refused:
-        yield terminal.table("Refused families", ["backend", "reason", "families"], refused, left=2)
+        yield terminal.table("Refused", ["backend", "reason", "trials"], refused, left=2)
 
 
 def listed(counted: Counter[object]) -> str:

@@ -28,7 +28,7 @@ WIDEST = 256
 LARGEST_BLOCK = 33
 LONGEST_STRIDE = 4
 MOST_HEADS = 8
-LEAST_PAIRS, MOST_PAIRS = 2**11, 2**20
+LEAST_PAIRS, MOST_PAIRS = 2**13, 2**20
 """Pairs of a query and a key that the oracle or the formula scores in a trial, unless one block has more."""
 MOST_BLOCK_PAIRS = 2**22
 
@@ -81,7 +81,7 @@ def trial(seed: int, family: Family, number: int) -> Trial:
     sides = [draw_size(draw, family.problem.geometry, kind) for kind in (family.height_kind, family.width_kind)]
     batch = weighted(draw, (0, 1, 2, 3, 4), (3, 36, 30, 18, 13))
     most = LEAST_PAIRS * (MOST_PAIRS / LEAST_PAIRS) ** draw.random()
-    problem = fitted(replace(family.problem, height=sides[0], width=sides[1], batch=batch), most)
+    problem = fitted(replace(family.problem, height=sides[0], width=sides[1], batch=batch), most, draw)
     magnitudes: tuple[Magnitude, ...] = get_args(Magnitude)
     return Trial(
         problem,
@@ -121,7 +121,9 @@ def draw_geometry(draw: random.Random) -> Geometry:
         halo = draw.randint(1, block)
     elif kind == "beyond the block":
         halo = draw.randint(block + 1, block + 8)
-    stride = 1 if draw.random() < 0.5 else draw.randint(2, LONGEST_STRIDE)
+    strides = range(2, LONGEST_STRIDE + 1)
+    dividing = [stride for stride in strides if block % stride == 0]
+    stride = weighted(draw, (1, draw.choice(dividing or strides), draw.choice(strides)), (50, 30, 20))
     return Geometry(block, halo, stride, draw.choice(get_args(Border)))
 
 
@@ -159,17 +161,17 @@ def nearest(size: int, kind: SizeKind) -> int:
     return 2 if size == 1 else size + 1 if size % 16 == 0 else size
 
 
-def fitted(problem: Problem, most: float) -> Problem:
+def fitted(problem: Problem, most: float, draw: random.Random) -> Problem:
     """The problem with fewer images and pixels, so that ``most`` pairs are scored, if it can be."""
     while scored_pairs(problem) > most:
-        if problem.batch > 1:
+        if problem.batch > 1 and draw.random() < 0.3:
             problem = replace(problem, batch=problem.batch - 1)
             continue
         name = "height" if problem.height >= problem.width else "width"
         size = getattr(problem, name)
         kind: SizeKind = "sixteens" if size % 16 == 0 else "one" if size == 1 else "any"
         smaller = nearest(size - 16 if kind == "sixteens" else size * 3 // 4, kind)
-        if smaller == size:
+        if smaller == size and problem.batch == 1:
             break
         problem = replace(problem, height=smaller) if name == "height" else replace(problem, width=smaller)
     return problem

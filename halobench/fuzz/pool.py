@@ -187,7 +187,7 @@ def work(session: Session, schedule: Schedule, came: "queue.SimpleQueue[Result |
 
 
 def tried_family(session: Session, schedule: Schedule, name: str, drawn: Family) -> Iterator[Result]:
-    """The trials of a family. The first that is refused ends it, and so does the second death of a worker."""
+    """The trials of a family. It ends where its first one is refused, and at the second death of a worker."""
     plan, deaths = schedule.plan, 0
     for number in range(plan.members):
         if schedule.over:
@@ -199,7 +199,7 @@ def tried_family(session: Session, schedule: Schedule, name: str, drawn: Family)
         result = Result(name, drawn.number, number, tried, answered)
         yield result
         deaths += not session.alive
-        if not result.tried or deaths == MOST_DEATHS:
+        if (number == 0 and not result.tried) or deaths == MOST_DEATHS:
             return
 
 
