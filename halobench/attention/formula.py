@@ -40,12 +40,7 @@ def attend(
     queries = blocks(query, geometry)  # [b n R C i j d]
     keys, values = windows(key, geometry), windows(value, geometry)  # [b n R C y x d], [b n R C y x e]
 
-    logits = torch.einsum("bnRCijd,bnRCyxd->bnRCijyx", queries, keys)
-    if relative is not None:
-        rows, columns = offset_tables(relative, geometry)  # [i y d], [j x d]
-        logits = logits + torch.einsum("bnRCijd,iyd->bnRCijy", queries, rows).unsqueeze(-1)
-        logits = logits + torch.einsum("bnRCijd,jxd->bnRCijx", queries, columns).unsqueeze(-2)
-    logits = logits * query.shape[-1] ** -0.5
+    logits = scores(queries, keys, relative, geometry) * query.shape[-1] ** -0.5
     if geometry.border == "masked":
         inside = inside_image(height, width, geometry, query.device)  # [R C y x]
         logits = logits.masked_fill(~inside[:, :, None, None], -torch.inf)
@@ -53,6 +48,16 @@ def attend(
     weights = logits.flatten(-2).softmax(-1).view_as(logits)
     output = torch.einsum("bnRCijyx,bnRCyxe->bnRCije", weights, values)
     return unblock(output, query.shape[2], query.shape[3])
+
+
+def scores(queries: Tensor, keys: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
+    """Products of queries with keys and tables, unscaled: [b n R C i j d], [b n R C y x d] -> [b n R C i j y x]."""
+    products = torch.einsum("bnRCijd,bnRCyxd->bnRCijyx", queries, keys)
+    if relative is not None:
+        rows, columns = offset_tables(relative, geometry)  # [i y d], [j x d]
+        products = products + torch.einsum("bnRCijd,iyd->bnRCijy", queries, rows).unsqueeze(-1)
+        products = products + torch.einsum("bnRCijd,jxd->bnRCijx", queries, columns).unsqueeze(-2)
+    return products
 
 
 def check_tiles(geometry: Geometry) -> None:

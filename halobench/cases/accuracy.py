@@ -19,10 +19,11 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
+from halobench import conditioning
 from halobench.attention import formula, oracle
 from halobench.attention.geometry import Geometry
 from halobench.attention.layer import HaloAttention
-from halobench.attention.problem import Attend, Backend, Direction, RelativeTables
+from halobench.attention.problem import Attend, Backend, Direction, Problem, RelativeTables
 from halobench.cases.workload import Slot, Task, Workload, bind
 
 OUTPUT = "output"
@@ -76,9 +77,65 @@ def judge(answer: Answer, backend: Backend, task: Task, workload: Workload, devi
             return Check({}, {}, f"{name} is not finite")
     truth, plain = expected(Reference(backend), task, device, seed)
     found = select(answer.found, workload.shared)
-    scale = float(workload.cotangent[ends(len(workload.cotangent))].norm(dtype=torch.float64))
-    errors = {name: error(tensor, truth[name], scale) for name, tensor in found.items()}
+    cotangent = workload.cotangent[ends(len(workload.cotangent))]
+    if isinstance(task, Problem) and backend.attend is not None:
+        return compare_attention(found, truth, plain, backend, compared(workload), cotangent, task.geometry)
     least = {name: unavoidable(name, backend, workload) for name in found}
+    return compare(found, truth, plain, least, float(cotangent.norm(dtype=torch.float64)))
+
+
+def compare_attention(
+    found: dict[str, Tensor],
+    truth: dict[str, Tensor],
+    plain: dict[str, Tensor],
+    backend: Backend,
+    tensors: dict[str, Tensor],
+    cotangent: Tensor,
+    geometry: Geometry,
+) -> Check:
+    """The rule for an operator's output and gradients, by name; ``tensors`` are its inputs, on the images compared.
+
+    Where something is off, a second look asks how much the problem magnifies roundings (``halobench.conditioning``).
+    """
+    scale = float(cotangent.norm(dtype=torch.float64))
+    least = {name: roundings(cotangent.dtype, gradient=name != OUTPUT) for name in found}
+    check = compare(found, truth, plain, least, scale)
+    if check.fault is None:
+        return check
+    least = magnified(truth, backend, tensors, cotangent, geometry, scale)
+    return compare(found, truth, plain, {name: least[name] for name in found}, scale)
+
+
+def magnified(
+    truth: dict[str, Tensor],
+    backend: Backend,
+    tensors: dict[str, Tensor],
+    cotangent: Tensor,
+    geometry: Geometry,
+    scale: float,
+) -> dict[str, float]:
+    """What no backend can avoid where logits are larger than usual, and where gradients cancel; by tensor."""
+    exact = {name: tensor.detach().double() for name, tensor in tensors.items()}
+    key = exact["key"]
+    relative = RelativeTables(exact.pop("rows"), exact.pop("columns")) if "rows" in exact else None
+    relative, geometry = backend.meaning(relative, geometry, key.shape[2], key.shape[3])
+    every, tiled = on_every_pixel(exact["query"], key, geometry)
+    gradient, _ = on_every_pixel(cotangent.double(), key, geometry)
+    tables = {} if relative is None else relative._asdict()
+    logit, sums = conditioning.logits_and_sums({**exact, "query": every, **tables}, gradient, tiled)
+    growth = max(1.0, logit / conditioning.USUAL_LOGIT)
+    return {
+        name: roundings(cotangent.dtype, gradient=name != OUTPUT, growth=growth)
+        * max(1.0, sums.get(name, 0.0) / extent(exactly, scale))
+        for name, exactly in truth.items()
+    }
+
+
+def compare(
+    found: dict[str, Tensor], truth: dict[str, Tensor], plain: dict[str, Tensor], least: dict[str, float], scale: float
+) -> Check:
+    """The rule: twice the error of ``plain``, the yardstick, or of what is ``least`` unavoidable, tensor by tensor."""
+    errors = {name: error(tensor, truth[name], scale) for name, tensor in found.items()}
     budgets = {name: 2 * max(error(plain[name], truth[name], scale), least[name]) for name in found}
     faults = [
         f"{name} is off by {errors[name]:.2g}, allowed {budgets[name]:.2g}"
@@ -86,6 +143,27 @@ def judge(answer: Answer, backend: Backend, task: Task, workload: Workload, devi
         if not errors[name] <= budgets[name]  # written so that NaN is a fault
     ]
     return Check(errors, budgets, "; ".join(faults) or None)
+
+
+def yardstick(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
+    """The readable formula, for every geometry."""
+    stride = geometry.stride
+    every, geometry = on_every_pixel(query, key, geometry)
+    output = formula.attend(every, key, value, relative, geometry)
+    return output if geometry.stride == stride else output[:, :, ::stride, ::stride]
+
+
+def on_every_pixel(queries: Tensor, key: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
+    """What belongs to queries, and the geometry, as the formula knows them.
+
+    Where block and stride do not divide one another, blocks hold different numbers of queries, and the formula refuses;
+    then there is a query on every pixel, and those that nobody asked for are zero.
+    """
+    if geometry.tiles:
+        return queries, geometry
+    every = queries.new_zeros(*key.shape[:4], queries.shape[-1])
+    every[:, :, :: geometry.stride, :: geometry.stride] = queries
+    return every, replace(geometry, stride=1)
 
 
 def run(workload: Workload, direction: Direction) -> dict[str, Tensor]:
@@ -136,7 +214,7 @@ def expected(reference: Reference, task: Task, device: str, seed: int) -> tuple[
     if reference.backend.attend is None:
         return truth, truth
     dtype = (task.problem if isinstance(task, Slot) else task).torch_dtype
-    return truth, evaluate(bind(reference.through(formula.attend), task, device, seed), dtype)
+    return truth, evaluate(bind(reference.through(yardstick), task, device, seed), dtype)
 
 
 def evaluate(workload: Workload, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -183,19 +261,29 @@ def error(tensor: Tensor, truth: Tensor, scale: float) -> float:
     A gradient is linear in the cotangent. Where it cancels exactly, as a query's with a single key, only rounding
     dust is left, in float64 too, and it is the cotangent that says how much dust is little.
     """
-    difference, size = float((tensor.double() - truth).norm()), float(truth.norm())
-    dust = 1e-12 * max(scale, 1.0)
-    return difference / size if size > dust else difference / max(scale, 1.0)
+    return float((tensor.double() - truth).norm()) / extent(truth, scale)
+
+
+def extent(truth: Tensor, scale: float) -> float:
+    """What an error is relative to."""
+    size = float(truth.norm())
+    return size if size > 1e-12 * max(scale, 1.0) else max(scale, 1.0)
 
 
 def unavoidable(name: str, backend: Backend, workload: Workload) -> float:
     """The error that no backend can avoid: of an attention's output, of a gradient, or of a layer without attention."""
-    precise = torch.finfo(torch.float32).eps
-    exact = name == OUTPUT and backend.attend is not None
-    least = max(torch.finfo(workload.cotangent.dtype).eps / 2, (4 if exact else 8) * precise)
-    if backend.attend is None and name in workload.shared:
+    dtype = workload.cotangent.dtype
+    if backend.attend is not None:
+        return roundings(dtype, gradient=name != OUTPUT)
+    least = roundings(dtype, gradient=True)
+    if name in workload.shared:
         # What a running sum in float32 loses: a random walk of half roundings.
         batch, _, height, width = workload.cotangent.shape
         terms = len(ends(batch)) * height * width
-        least = max(least, terms**0.5 * precise / 2)
+        least = max(least, terms**0.5 * torch.finfo(torch.float32).eps / 2)
     return least
+
+
+def roundings(dtype: torch.dtype, *, gradient: bool, growth: float = 1.0) -> float:
+    """Half a rounding to the dtype, or four to float32 and eight for a gradient, times ``growth``."""
+    return max(torch.finfo(dtype).eps / 2, (8 if gradient else 4) * growth * torch.finfo(torch.float32).eps)

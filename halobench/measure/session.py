@@ -2,6 +2,7 @@
 
 import multiprocessing
 import tempfile
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,18 +14,21 @@ from halobench.measure.engine import Settings
 from halobench.measure.worker import serve
 
 Fields = dict[str, Any]
+Target = Callable[[Connection, Settings, Path], None]
 TIMEOUT_S = 180.0  # one case, compilation included; a case's ``patience`` multiplies it
 
 
 class Session:
     """Measures cases one after the other in a worker process. A context manager: leaving it ends the worker.
 
-    ``timeout_s`` bounds one case; a worker that takes longer is killed and the case's status is ``TIMEOUT``.
+    ``timeout_s`` bounds one case; a worker that takes longer is killed and the case's status is ``TIMEOUT``. ``target``
+    is what the worker runs: it answers requests from the pipe, and writes what is printed to the file.
     """
 
-    def __init__(self, settings: Settings, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, settings: Settings, timeout_s: float = TIMEOUT_S, target: Target = serve) -> None:
         self.settings = settings
         self.timeout_s = timeout_s
+        self.target = target
         self.ceilings: Ceilings | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="halobench-")
         self._log = Path(self._folder.name) / "worker.log"
@@ -49,7 +53,7 @@ class Session:
         Raises:
             RuntimeError: the device cannot be used at all; the message holds the worker's last words.
         """
-        reply = self._request("environment", dtype)
+        reply = self.request("environment", dtype)
         if "status" in reply:
             raise RuntimeError(f"the device {self.settings.device!r} cannot be used: {reply['reason']}")
         if reply["ceilings"] is not None:
@@ -58,8 +62,19 @@ class Session:
 
     def measure(self, case: AnyCase) -> Fields:
         """The row of a case: its own columns, and what the worker measured or why it could not."""
-        measured = self._request("case", case, self.ceilings, timeout_s=self.timeout_s * case.patience)
+        measured = self.request("case", case, self.ceilings, timeout_s=self.timeout_s * case.patience)
         return {**case.row(), **measured}
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a worker; the next request starts one otherwise."""
+        return self._process is not None and self._process.is_alive()
+
+    def kill(self) -> None:
+        """End the worker at once, from any thread: a request under way is answered with its death."""
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def stop(self) -> None:
         """End the worker, if there is one."""
@@ -72,9 +87,10 @@ class Session:
             self._process.join()
         self._process = self._pipe = None
 
-    def _request(self, *request: object, timeout_s: float | None = None) -> Fields:
+    def request(self, *request: object, timeout_s: float | None = None) -> Fields:
+        """What the worker answers; its death and its silence are answers too, ``CRASHED`` and ``TIMEOUT``."""
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        if self._process is None or not self._process.is_alive():
+        if not self.alive:
             self._start()
         assert self._pipe is not None
         assert self._process is not None
@@ -102,7 +118,7 @@ class Session:
         self._log.write_text("")
         context = multiprocessing.get_context("spawn")  # a forked child could not use CUDA
         self._pipe, far_end = context.Pipe()
-        self._process = context.Process(target=serve, args=(far_end, self.settings, self._log), daemon=True)
+        self._process = context.Process(target=self.target, args=(far_end, self.settings, self._log), daemon=True)
         self._process.start()
         far_end.close()
 

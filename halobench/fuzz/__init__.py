@@ -1,0 +1,1 @@
+"""Random problems for backends: drawn, judged in worker processes, shrunk where a backend is wrong."""
