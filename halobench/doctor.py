@@ -11,8 +11,8 @@ import torch
 
 from halobench.attention import backends
 from halobench.machine.environment import cpu_model
+from halobench.machine.memory import available_bytes
 from halobench.machine.nvml import Gpu
-from halobench.measure.memory import available_bytes
 
 State = Literal["good", "limited", "bad"]
 TOOLS = {

@@ -115,6 +115,17 @@ def test_the_list(capsys, monkeypatch):
     assert "halonet_h0" in said
 
 
+def test_without_suites_all_else_is_listed(capsys, monkeypatch, tmp_path):
+    """As where only the wheel is installed; asked for suites alone, there is nothing to say but that."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["list", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "\nno suites (bench_*.py) in suites: run it in the root of a checkout" in said
+    assert "\nsdpa " in said
+    assert "\nhalobench.train" in said
+    assert main(["list", "suites", "--device", "cpu"]) == 2
+
+
 def test_the_cases_with_predictions(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["list", "cases", "--device", "cpu", "--backends", "conv", "--tier", "smoke"]) == 0
@@ -147,6 +158,7 @@ def test_no_prediction_without_an_account(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["list", "--suites", "docs"], "no suites (bench_*.py) in docs: run it in the root of a checkout"),
         (["list", "--suites", "docs", "suites"], "no suites (bench_*.py) in docs: run it in the root of a checkout"),
         (["list", "--backends", "nonsense"], "--backends: no backend is called 'nonsense'; there are "),
     ],
