@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from halobench import HaloAttention, models
 from halobench.models import costs, work
-from halobench.models.folded import FoldedConv2d, folded
+from halobench.models.folded import FoldedConv2d, convolution, folded
 from halobench.models.halonet import Bottleneck
 
 # A HaloNet small enough for a laptop, with strided blocks, uneven depths and heads that differ between stages.
@@ -177,6 +177,14 @@ def test_a_folded_convolution_compiles_in_one_graph_under_autocast():
     pixels, weight = torch.randn(1, 3, 17, 16), torch.randn(8, 3, 7, 7)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(compiled(pixels, weight), folded(pixels, weight))
+
+
+def test_a_tracer_keeps_a_folded_convolution_whole():
+    """It has no device to ask for."""
+    model = small("convnet_mini", final_channels=24).eval()
+    traced = torch.fx.symbolic_trace(model)
+    assert convolution in [node.target for node in traced.graph.nodes]
+    torch.testing.assert_close(traced(images()), model(images()), rtol=0, atol=0)
 
 
 @pytest.mark.gpu
