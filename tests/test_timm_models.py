@@ -103,6 +103,8 @@ def test_decay_of_rates_and_of_weights(name):
     blocks = {"seresnet": 7, "accelera": 16}.get(name.removeprefix("halobench_")[:8], 5)
     between_stem_and_classifier = sorted(set(scales.values()))[1:-1]
     assert between_stem_and_classifier == [0.5 ** (blocks - block) for block in range(blocks)]
+    if name == "halobench_halonet_h3":
+        assert scales[id(model.final[0].weight)] == 0.5  # with the last block
 
     decays = {}
     for group in param_groups_weight_decay(model, weight_decay=0.1):
@@ -135,7 +137,8 @@ def test_features_are_those_of_the_whole_network(name, indices, kind):
         )
     part = make(name, features_only=True, out_indices=indices, feature_cls=kind)
     with torch.no_grad():
-        whole(pixels)
+        on_the_way = whole.forward_intermediates(pixels, intermediates_only=True)
+        torch.testing.assert_close(on_the_way, [wanted[number] for number in range(5)], rtol=0, atol=0)
         found = part(pixels)
     found = list(found.values()) if kind == "dict" else found
     asked = [index % 5 for index in indices]
@@ -164,10 +167,15 @@ def test_maps_on_the_way_and_what_is_pruned_behind_them(name):
         kept = make(name)
         assert kept.prune_intermediate_layers([4], prune_head=False) == [4]
         torch.testing.assert_close(kept(pixels), model(pixels), rtol=0, atol=0)
+    called = []
+    for stage in model.stages:
+        stage.register_forward_pre_hook(lambda stage, _inputs: called.append(stage))
     for index in range(5):
+        called.clear()
         with torch.no_grad():
             (tap,) = model.forward_intermediates(pixels, [index], stop_early=True, intermediates_only=True)
         torch.testing.assert_close(tap, maps[index], rtol=0, atol=0)
+        assert called == list(model.stages)[:index]
         pruned = make(name)
         assert pruned.prune_intermediate_layers([index - 5]) == [index]
         features = pruned.forward_features(pixels)
