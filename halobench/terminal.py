@@ -1,6 +1,7 @@
 """One look for all commands: their ``--help``, their tables, and the one line that says what went wrong."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from typing import ClassVar
@@ -42,6 +43,12 @@ def refuse(name: str, problem: object) -> int:
     """Say in one line on stderr why a command cannot do its work; the exit status to end with."""
     print(f"{name}: {' '.join(str(problem).split())}", file=sys.stderr)
     return UNUSABLE
+
+
+def end_with_reader() -> None:
+    """End without a word when nobody reads on (``| head -1``), as other commands do, where there are signals for it."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> Table:
