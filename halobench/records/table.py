@@ -36,6 +36,7 @@ from halobench.records.schema import (
     shown,
     text,
 )
+from halobench.wording import counted
 
 __all__ = [
     "COLUMNS",
@@ -172,7 +173,7 @@ def read_folder(folder: Path) -> list[Results]:
         except ResultsError as error:
             print(f"skipped {error}", file=sys.stderr)
     if not readable:
-        raise ResultsError(f"{folder}: none of its {len(files)} results files could be read")
+        raise ResultsError(f"{folder}: holds {counted(len(files), 'results file')}, and none could be read")
     return readable
 
 
