@@ -14,17 +14,15 @@ from typing import Any
 
 import pandas as pd
 
+from halobench.records.fields import FIELDS, NETWORK_FIELDS, Field
 from halobench.records.schema import (
     COLUMNS,
     DIRECTIONS,
     EXPECTED,
-    FIELDS,
     NETWORK_COLUMNS,
-    NETWORK_FIELDS,
     OK,
     SCHEMA_VERSION,
     STATUSES,
-    Field,
     Json,
     ResultsError,
     about_network,
