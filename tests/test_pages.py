@@ -1,6 +1,7 @@
 """README and docs/ say what results/ and the schema say: marked sections are made, every column is explained."""
 
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from halobench.pages import operators
 from halobench.pages.__main__ import made, main
 from halobench.pages.dictionary import TABLES
 from halobench.pages.marks import BEGIN, END, PageError, filled, marked
+from halobench.pages.sections import published, sections
 from halobench.profile import show
 from halobench.profile.recording import Kernel, Recording
 from halobench.records import columns
@@ -39,13 +41,19 @@ def test_every_section_is_as_results_and_schema_make_it_today(pages):
 
 def test_readme_and_pages_show_what_there_is(pages):
     """Each kind of table stands somewhere, and README has those of its promise."""
-    shown = {path.name: marked(text) for path, text in pages.items()}
-    assert set(shown["README.md"]) >= {"reference", "pairs"}
-    assert {f"columns-{name}" for name in TABLES} == set(shown["metrics.md"])
+    shown = {path.relative_to(ROOT).as_posix(): set(marked(text)) for path, text in pages.items()}
+    assert shown["README.md"] == {"reference", "pairs"}
+    assert shown["docs/metrics.md"] == {f"columns-{name}" for name in TABLES}
+    assert set().union(*shown.values()) == set(sections(RESULTS))
+
+
+def h100():
+    """The published operators and layers of the machine that README shows."""
+    return next(one for one in selections(published(RESULTS)) if "H100" in one.machine and one.dtype == "bfloat16")
 
 
 def test_the_table_of_readme_and_its_figure_are_of_the_same_rows():
-    (chosen,) = selections(read_all(RESULTS))
+    chosen = h100()
     drawn = bars.with_speedup(chosen.reference)
     table = operators.reference([chosen])
     (figure,) = [figure for name, figure in bars.draw_speedup(chosen) if name == "speedup"]
@@ -57,6 +65,55 @@ def test_the_table_of_readme_and_its_figure_are_of_the_same_rows():
     for _, row in drawn[drawn["direction"] == "forward"].iterrows():
         assert f"| `{row['variant']}` | {operators.milliseconds(row['median_ms'])} |" in table
         assert row["speedup"] == pytest.approx(naive["forward"] / row["median_ms"])
+
+
+def cells(line):
+    """The cells of a line of a Markdown table."""
+    return [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_levels_show_what_the_reference_point_shows():
+    """The rows of docs/kernels/levels.md that are a backend's are as fast, and as near the floor, as it is today."""
+    table = operators.reference([h100()]).splitlines()
+    today = {
+        name: (times, shares) for name, times, _, _, shares in map(cells, (line for line in table if line[:3] == "| `"))
+    }
+    levels = (ROOT / "docs" / "kernels" / "levels.md").read_text(encoding="utf-8").splitlines()
+    rows = [cells(line) for line in levels if line.startswith("| `")]
+    assert len(rows) >= 7
+    for name, _, _, measured, share, _ in rows:
+        assert (f"{measured} ms", share.removesuffix(" %")) == (today[name][0], today[name][1].partition(" / ")[0])
+
+
+HEADING, LINK = re.compile(r"^#+ (.+)$", re.MULTILINE), re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+
+
+def anchor(heading):
+    """What GitHub makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))],
+    ids=lambda path: path.name,
+)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for path, name in LINK.findall(text):
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), path
+        if name:
+            assert name in map(anchor, HEADING.findall(target.read_text(encoding="utf-8"))), f"{path}#{name}"
+
+
+def test_every_page_is_in_the_index():
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / path).resolve() for path, _ in LINK.findall(index.read_text(encoding="utf-8"))}
+    assert {path for path in (ROOT / "docs").glob("*.md") if path != index} <= linked
+    kernels = ROOT / "docs" / "kernels.md"
+    linked = {(kernels.parent / path).resolve() for path, _ in LINK.findall(kernels.read_text(encoding="utf-8"))}
+    assert set((ROOT / "docs" / "kernels").glob("*.md")) <= linked
 
 
 PAGE = f"before\n{BEGIN.format('one')}\nold\n{END.format('one')}\nafter\n"
@@ -97,6 +154,12 @@ def test_the_command_refuses_a_page_in_one_line(tmp_path, capsys):
     (tmp_path / "README.md").write_text(PAGE, encoding="utf-8")
     assert main([str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(f"halobench.pages: {tmp_path / 'README.md'}: there is no section 'one'")
+
+
+def test_what_somebody_measured_here_is_not_published(tmp_path):
+    results_files.write(tmp_path / "mine.json", [results_files.row()])
+    results_files.write(tmp_path / "theirs.json", [results_files.row()])
+    assert list(published(tmp_path).headers) == ["theirs.json"]
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -29,9 +29,10 @@ def pairs(chosen: Sequence[Selection]) -> str:
     for one, rows in each(chosen, "pairs", "training"):
         compiled = rows[rows["mode"] == "compiled"].sort_values("median_ms").drop_duplicates("pair")
         best = compiled[compiled["pair"].str.contains(" : ")].sort_values("pair")
-        head = ["pair", "image sides", "batch", "HaloNet", "EfficientNet", "time", "peak memory"]
-        lines = [pair_line(one, row) for _, row in best.iterrows()]
-        made.append(with_source(head, lines, one, best))
+        head = ["pair", "image sides", "batch", "HaloNet", "EfficientNet", "ratio of times", "of peak memory"]
+        table = markdown(head, [pair_line(one, row) for _, row in best.iterrows()])
+        backends = " and ".join(f"`{name}`" for name in sorted(best["variant"].unique()))
+        made.append(f"{table}\n\n*HaloNet with {backends}. {measured_on(one, best)}*")
     return "\n\n".join(made)
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from halobench.figures.selection import network_selections, selections
 from halobench.pages import agreement, dictionary, networks, operators, runs
 from halobench.pages.marks import Sections
-from halobench.records.table import read, read_all
+from halobench.records.table import SUFFIXES, Results, read, read_all
 
 TWICE = ("h100-default.json", "h100-default-again.json")
 """Two runs of one commit, one after the other."""
+IGNORED = "mine"
+"""What the names of results begin with that are not to be published."""
 
 
 def sections(folder: Path) -> Sections:
@@ -18,7 +20,7 @@ def sections(folder: Path) -> Sections:
     Raises:
         ResultsError: when a section is made whose results cannot be read.
     """
-    every = cache(partial(read_all, folder))
+    every = cache(partial(published, folder))
     made = {
         "reference": lambda: operators.reference(selections(every())),
         "stages": lambda: operators.stages(selections(every())),
@@ -32,3 +34,9 @@ def sections(folder: Path) -> Sections:
         "agreement": lambda: agreement.table(*(read(folder / name) for name in TWICE)),
     }
     return made | {f"columns-{name}": partial(dictionary.table, name) for name in dictionary.TABLES}
+
+
+def published(folder: Path) -> Results:
+    """The results files of a folder, but for those that git ignores: what somebody measured here is nobody else's."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and not path.name.startswith(IGNORED))
+    return read_all(files)
