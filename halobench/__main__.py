@@ -24,6 +24,7 @@ COMMANDS = {
     "halobench.profile": "kernels, memory and traces of one case",
     "halobench.train": "a training run, on images or Fashion-MNIST",
     "halobench.models": "the cost table of all models",
+    "halobench.pages": "the tables of README and docs/, made anew from results/",
 }
 
 

@@ -104,6 +104,14 @@ def test_a_missing_package_and_a_broken_backend(monkeypatch, tmp_path):
     assert (states["missing"], states["broken"], states["sdpa"]) == ("missing", "broken", "ready")
 
 
+def test_a_remedy_can_be_pasted_into_a_shell(monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(name="a package; ls")
+
+    monkeypatch.setattr(doctor.backends, "load", missing)
+    assert doctor.backend("any")[2] == "pip install 'a package; ls'"
+
+
 def test_the_doctor_runs_here(capsys):
     status = main(["doctor"])
     said = capsys.readouterr().out
@@ -118,6 +126,7 @@ def test_the_list(capsys, monkeypatch):
     said = capsys.readouterr().out
     for name in backends.names():
         assert re.search(rf"^{name} +\w+ ", said, re.MULTILINE)
+    assert re.search(rf"^sdpa +ready +{re.escape(backends.load('sdpa').summary)} *$", said, re.MULTILINE)
     found = re.findall(r"^(operator|layer) +(\w+) +(\d+)", said, re.MULTILINE)
     counts = {(suite, tier): int(count) for suite, tier, count in found}
     assert 0 < counts["operator", "smoke"] < counts["operator", "default"] < counts["operator", "full"]
