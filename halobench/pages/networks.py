@@ -37,26 +37,15 @@ def pairs(chosen: Sequence[Selection]) -> str:
 
 
 def pair_line(one: Selection, row: "pd.Series[Any]") -> list[str]:
-    """A pair: both times, their paired ratio, and the quotient of both peaks of memory."""
-    rival = rival_of(one, row)
+    """A pair: both times, their paired ratio, and the quotient of both peaks of memory, if the rival has a row too."""
+    rivals = measured(one.rows(SUITE, "pairs", "training"), "peak_bytes")
+    for name, value in (("model", row["rival"]), ("mode", row["mode"]), ("batch", row["batch"])):
+        rivals = rivals[rivals[name] == value]
+    sides, memory = f"{row['side']} : -", "-"
+    for _, rival in rivals.head(1).iterrows():
+        sides, memory = f"{row['side']} : {rival['side']}", f"{row['peak_bytes'] / rival['peak_bytes']:.2f}"
     times = [milliseconds(row[name]) for name in ("median_ms", "rival_ms")]
-    sides = f"{row['side']} : {rival['side']}"
-    return [
-        row["pair"],
-        sides,
-        f"{row['batch']:g}",
-        *times,
-        times_as(row),
-        f"{row['peak_bytes'] / rival['peak_bytes']:.2f}",
-    ]
-
-
-def rival_of(one: Selection, row: "pd.Series[Any]") -> "pd.Series[Any]":
-    """The rival's own row: the same mode, direction and batch."""
-    rows = measured(one.table)
-    same = [rows[name] == row[name] for name in ("mode", "direction", "batch")]
-    found: pd.Series[Any] = rows[(rows["model"] == row["rival"]) & same[0] & same[1] & same[2]].iloc[0]
-    return found
+    return [row["pair"], sides, f"{row['batch']:g}", *times, times_as(row), memory]
 
 
 def modes(chosen: Sequence[Selection]) -> str:
