@@ -10,6 +10,7 @@ from rich.text import Text
 from halobench import doctor, listing, models, terminal
 from halobench.cases.options import DTYPES, TIERS, Options
 from halobench.machine import roofline
+from halobench.wording import counted
 
 NAME = "halobench"
 SUITES = Path("suites")
@@ -24,6 +25,7 @@ COMMANDS = {
     "halobench.profile": "kernels, memory and traces of one case",
     "halobench.train": "a training run, on images or Fashion-MNIST",
     "halobench.models": "the cost table of all models",
+    "halobench.pages": "the tables of README and docs/, made anew from results/",
 }
 
 
@@ -100,7 +102,7 @@ def show_cases(folder: Path, chosen: Options) -> None:
             case.name, None if predicted.ms is None else f"{predicted.ms:.3g}",
             None if peak is None else f"{peak / 2**20:.4g}",
         ))  # fmt: skip
-    title = f"{len(rows)} cases, tier {chosen.tier}, {chosen.device}, {chosen.dtype}; times are least times"
+    title = f"{counted(len(rows), 'case')}, tier {chosen.tier}, {chosen.device}, {chosen.dtype}; times are least times"
     console = terminal.console()
     console.print(Text(title, style="bold"), soft_wrap=True)
     console.print(terminal.table("", ("case", "ms, at least", "peak MiB"), rows))

@@ -13,6 +13,8 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 
 UNUSABLE = 2
 """The exit status of a command whose arguments or input cannot be used."""
+UNBOUNDED = 100_000
+"""Columns of a console that breaks no line."""
 
 
 class Help(RawDescriptionRichHelpFormatter):
@@ -35,8 +37,14 @@ def parser(name: str, description: str, examples: Sequence[str]) -> argparse.Arg
 
 
 def console() -> Console:
-    """Where a command writes. Made anew each time, so that it finds the stdout of the moment."""
-    return Console(highlight=False)
+    """Where a command writes. Made anew each time, so that it finds the stdout of the moment.
+
+    In a pipe or a file a row of a table is one line, as long as it may be: what reads it looks for whole names.
+    """
+    made = Console(highlight=False)
+    if not made.file.isatty():
+        made.width = UNBOUNDED
+    return made
 
 
 def refuse(name: str, problem: object) -> int:
