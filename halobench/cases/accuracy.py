@@ -19,11 +19,11 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
-from halobench import conditioning
 from halobench.attention import formula, oracle
 from halobench.attention.geometry import Geometry
 from halobench.attention.layer import HaloAttention
 from halobench.attention.problem import Attend, Backend, Direction, Problem, RelativeTables
+from halobench.cases import conditioning
 from halobench.cases.workload import Slot, Task, Workload, bind
 
 OUTPUT = "output"
@@ -95,7 +95,7 @@ def compare_attention(
 ) -> Check:
     """The rule for an operator's output and gradients, by name; ``tensors`` are its inputs, on the images compared.
 
-    Where something is off, a second look asks how much the problem magnifies roundings (``halobench.conditioning``).
+    Where something is off, a second look asks how much the problem magnifies roundings (``cases.conditioning``).
     """
     scale = float(cotangent.norm(dtype=torch.float64))
     least = {name: roundings(cotangent.dtype, gradient=name != OUTPUT) for name in found}
