@@ -48,17 +48,17 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def fuzz(tmp_path, capfd, *arguments: str):
+def fuzz(tmp_path, capfd, command: str):
     """Exit status, rows and what was printed of a run on float32."""
     path = tmp_path / "fuzz.jsonl"
-    status = main([*arguments, "--device", "cpu", "--dtype", "float32", "--members", "3", "--output", str(path)])
+    status = main([*f"{command} --device cpu --dtype float32 --members 3 --output".split(), str(path)])
     return status, [json.loads(line) for line in path.read_text().splitlines()], capfd.readouterr().out
 
 
 def test_a_right_backend_passes_and_a_wrong_one_is_shrunk(tmp_path, capfd):
     """Wrong only for odd maps under stride 2: what is printed is that and little else, and it fails when pasted."""
-    arguments = ("right", "wrong", "--cases", "40", "--workers", "1", "--shrink", "60", "--seed", "1")
-    status, rows, said = fuzz(tmp_path, capfd, *arguments)
+    command = "right wrong --cases 40 --workers 1 --shrink 60 --seed 1"
+    status, rows, said = fuzz(tmp_path, capfd, command)
     assert status == 1
     assert {row["status"] for row in rows if row["backend"] == "right"} == {"OK", "UNSUPPORTED"}
     wrong = [row for row in rows if row["status"] == "INCORRECT"]
@@ -75,9 +75,8 @@ def test_a_right_backend_passes_and_a_wrong_one_is_shrunk(tmp_path, capfd):
 
 def test_the_same_seed_draws_the_same_problems_for_any_number_of_workers(tmp_path, capfd):
     runs = []
-    for workers in ("1", "2"):
-        arguments = ("right", "--cases", "24", "--workers", workers, "--seed", "5")
-        status, rows, _ = fuzz(tmp_path, capfd, *arguments)
+    for workers in (1, 2):
+        status, rows, _ = fuzz(tmp_path, capfd, f"right --cases 24 --workers {workers} --seed 5")
         assert status == 0
         for row in rows:
             row.pop("seconds")
@@ -86,23 +85,11 @@ def test_the_same_seed_draws_the_same_problems_for_any_number_of_workers(tmp_pat
     assert sum(row["status"] == "OK" for row in runs[0]) >= 24
 
 
+@pytest.mark.fault
 def test_crashes_and_hangs_are_named_and_the_run_goes_on(tmp_path, capfd):
     """Each is a trial of its own; those after it are tried in another worker."""
-    arguments = (
-        "crashing",
-        "hanging",
-        "--cases",
-        "9",
-        "--workers",
-        "2",
-        "--timeout",
-        "5",
-        "--shrink",
-        "0",
-        "--seed",
-        "2",
-    )
-    status, rows, said = fuzz(tmp_path, capfd, *arguments)
+    command = "crashing hanging --cases 4 --workers 1 --timeout 5 --shrink 0 --seed 2"
+    status, rows, said = fuzz(tmp_path, capfd, command)
     assert status == 1
     reasons = {"crashing": "the worker ended with signal 11: low on ink", "hanging": "no answer within 5 s"}
     for name, kind in (("crashing", "CRASHED"), ("hanging", "TIMEOUT")):
@@ -118,7 +105,7 @@ def test_crashes_and_hangs_are_named_and_the_run_goes_on(tmp_path, capfd):
 def test_refusals_are_counted_by_reason_and_end(tmp_path, capfd, monkeypatch):
     """A backend that refuses everything is asked no more after a while."""
     monkeypatch.setattr("halobench.fuzz.pool.MOST_REFUSED", 20)
-    status, rows, said = fuzz(tmp_path, capfd, "refusing", "--cases", "5", "--workers", "1")
+    status, rows, said = fuzz(tmp_path, capfd, "refusing --cases 5 --workers 1")
     assert status == 0
     assert {row["status"] for row in rows} == {"UNSUPPORTED"}
     assert len(rows) == 20
