@@ -1,5 +1,6 @@
 """The gate: a wrong backend must not pass it, each kind of wrong for its own reason."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -8,9 +9,11 @@ import torch
 from torch import Tensor
 
 from halobench import Geometry, Problem, RelativeTables, Unsupported, backends, formula
+from halobench.attention import oracle
 from halobench.attention.problem import Attend, Direction
 from halobench.cases import accuracy
 from halobench.cases.accuracy import Check
+from halobench.cases.workload import bind
 
 PROBLEM = Problem(Geometry(4, 1), 10, 8, batch=3, heads=2, key_dim=8, value_dim=8)
 Mutant = Callable[[Tensor, Tensor, Tensor, RelativeTables, Geometry], Tensor]
@@ -234,3 +237,77 @@ def test_a_weight_that_sums_many_pixels_may_err_like_a_running_sum() -> None:
     assert small.budgets == dict.fromkeys(small.budgets, pytest.approx(16 * eps))
     assert large.budgets.pop("convolution.weight") == pytest.approx((2 * 64 * 64) ** 0.5 * eps)
     assert large.budgets == dict.fromkeys(large.budgets, pytest.approx(16 * eps))
+
+
+def test_every_geometry_has_a_yardstick() -> None:
+    """Also where block and stride do not divide one another, which the formula itself refuses: it agrees there."""
+    problem = replace(PROBLEM, geometry=Geometry(5, 2, stride=3), height=11)
+    inputs = problem.inputs()
+    with pytest.raises(Unsupported, match="do not divide"):
+        formula.attend(*inputs, problem.geometry)
+    found, truth = (attend(*inputs, problem.geometry) for attend in (accuracy.yardstick, oracle.attend))
+    torch.testing.assert_close(found.double(), truth, rtol=1e-5, atol=1e-5)
+    assert check(accuracy.yardstick, problem=problem).fault is None
+    assert check(oracle_in_float32, problem=problem).fault is None
+    assert check(table_off_by_one_anywhere, problem=problem).fault is not None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_ordinary_problems_magnify_nothing(dtype: str) -> None:
+    """The second look allows next to nothing more for standard normal inputs."""
+    problem = replace(PROBLEM, dtype=dtype)
+    found = growths(problem, problem.inputs().tensors)
+    assert set(found) == {"output", "query", "key", "value", "rows", "columns"}
+    assert all(1 <= growth < 1.1 for growth in found.values()), found
+
+
+def test_large_logits_and_weights_of_one_magnify_roundings() -> None:
+    """By the size of the logits; and a gradient without bound, the nearer one key is to having all the weight."""
+    problem = replace(PROBLEM, geometry=Geometry(8, 0), height=1, width=2, heads=1, relative=False, batch=1)
+    tensors = {name: tensor.detach() for name, tensor in problem.inputs().tensors.items()}
+    tensors["query"], tensors["key"] = torch.ones_like(tensors["query"]), torch.ones_like(tensors["key"])
+    tensors["key"][..., 1, :] = 0
+    near = growths(problem, tensors)
+    assert near["output"] == 1
+    grown = [growths(problem, {**tensors, "key": tensors["key"] * factor}) for factor in (8, 10)]
+    logits = [factor * problem.key_dim**0.5 for factor in (8, 10)]
+    for growth, logit in zip(grown, logits, strict=True):
+        assert growth["output"] == pytest.approx(logit / 8, rel=0.01)
+    assert grown[1]["query"] / grown[0]["query"] == pytest.approx(1.25 * math.exp(logits[1] - logits[0]), rel=0.01)
+
+
+def growths(problem: Problem, tensors: dict[str, Tensor]) -> dict[str, float]:
+    """How many times the usual the unavoidable error of each tensor is on the second look."""
+    backend = backends.load("strided_gather")
+    cotangent = bind(backend, problem, "cpu").cotangent
+    leaves = {name: tensor.detach().double().requires_grad_() for name, tensor in tensors.items()}
+    relative = RelativeTables(leaves["rows"], leaves["columns"]) if problem.relative else None
+    output = oracle.attend(leaves["query"], leaves["key"], leaves["value"], relative, problem.geometry)
+    gradients = torch.autograd.grad(output, list(leaves.values()), cotangent.double())
+    truth = {"output": output.detach(), **dict(zip(leaves, gradients, strict=True))}
+    scale = float(cotangent.norm(dtype=torch.float64))
+    found = accuracy.magnified(truth, backend, tensors, cotangent, problem.geometry, scale)
+    return {
+        name: least / accuracy.roundings(cotangent.dtype, gradient=name != "output") for name, least in found.items()
+    }
+
+
+@pytest.mark.parametrize("alter", [lambda gradient: gradient * 1.05, lambda gradient: gradient.flip(2)])
+def test_the_second_look_excuses_no_wrong_gradient(alter: Callable[[Tensor], Tensor]) -> None:
+    """One that is off in its own size is a fault, whatever else is magnified."""
+    assert check(altered_gradient("query", alter)).fault is not None
+    assert check(altered_gradient("query", alter), problem=replace(PROBLEM, dtype="bfloat16")).fault is not None
+
+
+def oracle_in_float32(
+    query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry
+) -> Tensor:
+    """Another right backend that knows every geometry."""
+    return oracle.attend(query, key, value, relative, geometry).float()
+
+
+def table_off_by_one_anywhere(
+    query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables, geometry: Geometry
+) -> Tensor:
+    """Reads the neighbouring entry of the table, under every geometry."""
+    return accuracy.yardstick(query, key, value, relative._replace(rows=relative.rows.roll(1, 0)), geometry)

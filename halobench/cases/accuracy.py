@@ -126,7 +126,7 @@ def magnified(
     growth = max(1.0, logit / conditioning.USUAL_LOGIT)
     return {
         name: roundings(cotangent.dtype, gradient=name != OUTPUT, growth=growth)
-        * max(1.0, sums.get(name, 0.0) / extent(exactly, scale))
+        * max(1.0, sums.get(name, 0.0) / extent(exactly, scale) / conditioning.USUAL_SUM)
         for name, exactly in truth.items()
     }
 

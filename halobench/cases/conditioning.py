@@ -15,6 +15,8 @@ from halobench.attention.problem import RelativeTables
 
 USUAL_LOGIT = 8.0
 """The magnitude of a logit that the floors of ``accuracy`` are made for."""
+USUAL_SUM = 3.0
+"""And how many times a gradient the sum of its terms, nothing cancelling, may be: standard normal inputs stay below."""
 
 
 def logits_and_sums(

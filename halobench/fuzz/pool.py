@@ -18,7 +18,7 @@ from halobench.measure.session import Session
 
 START_S = 180.0  # for a worker to import PyTorch and the backend, beside others that do
 MOST_DEATHS = 2  # of workers in a family: then the rest of it is left out
-MOST_REFUSED = 2000  # families in a row, then a backend is asked no more
+MOST_REFUSED = 1000  # families in a row, then a backend is asked no more
 
 
 @dataclass(frozen=True)
