@@ -79,7 +79,7 @@ def test_compile_compiles_what_a_step_calls(fashion, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compiler)
     main(command(fashion, tmp_path, "--compile", epochs=1))
-    assert calls == [32] * 5
+    assert calls == [32] * 6  # the trial before the data, and the steps
 
 
 MUCH = {"stochastic_depth": 0.3, "randaugment": 9, "ema": 0.9, "optimizer": "adamw", "learning_rate": 1e-3}
@@ -182,7 +182,7 @@ def test_a_loss_that_is_no_number_stops_the_run(fashion, tmp_path, monkeypatch, 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     """A kill in the middle of writing leaves the old one."""
     path = tmp_path / "checkpoint.pt"
-    checkpoint.write(path, {"fixed": {}, "number": 1})
+    checkpoint.write(path, {"number": 1})
 
     def cut_short(content, file):
         file.write(b"half a checkpo")
@@ -190,8 +190,9 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", cut_short)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.write(path, {"fixed": {}, "number": 2})
-    assert checkpoint.read(path, {})["number"] == 1
+        checkpoint.write(path, {"number": 2})
+    assert checkpoint.read(path)["number"] == 1
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_runs_that_cannot_go_on(fashion, tmp_path, capsys):
@@ -221,9 +222,9 @@ def test_tensorboard_reads_the_logs(fashion, tmp_path):
     [
         ("model", "halonet_h9", "no model is called 'halonet_h9'"),
         ("backend", "sdp", "no backend is called 'sdp'"),
-        ("epochs", 0, "--epochs must be at least 1, got 0"),
+        ("epochs", 0, "--epochs must be at least 1 and below 2^31, got 0"),
         ("ema", 1.0, "--ema must be at least 0 and below 1, got 1.0"),
-        ("learning_rate", -1, "--learning-rate must not be negative, got -1.0"),
+        ("learning_rate", -1, "--learning-rate must be a finite number, at least 0, got -1.0"),
         ("stochastic_depth", 1.5, "--stochastic-depth must be at least 0 and below 1, got 1.5"),
         ("seed", -1, "--seed must be at least 0 and below 2^63, got -1"),
     ],

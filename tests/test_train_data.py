@@ -4,9 +4,11 @@ import pytest
 import torch
 from timm.data.transforms_factory import create_transform
 
-from halobench.train import data
 from halobench.train.__main__ import main
+from halobench.train.data import Data
 from halobench.train.processes import Processes
+from halobench.train.reading import Batches, Prepared
+from halobench.train.transform import Normalisation, for_evaluation, for_training
 from tests import training_data
 from tests.training_runs import command, curves, settings_of
 
@@ -68,7 +70,7 @@ def test_processes_share_the_images(count, tmp_path):
     settings = settings_of(tmp_path, tmp_path, batch=4)
     parts = {}
     for training in (True, False):
-        shares = [data.Batches(50, settings, Processes(rank, count), training=training) for rank in range(count)]
+        shares = [Batches(50, settings, Processes(rank, count), training=training) for rank in range(count)]
         batches = [list(share) for share in shares]
         assert [len(share) for share in shares] == [len(each) for each in batches]
         parts[training] = batches, [index for each in batches for batch in each for _, index in batch]
@@ -78,7 +80,7 @@ def test_processes_share_the_images(count, tmp_path):
 
 
 def test_every_epoch_has_an_order_of_its_own(tmp_path):
-    batches = data.Batches(50, settings_of(tmp_path, tmp_path, batch=25), Processes(), training=True)
+    batches = Batches(50, settings_of(tmp_path, tmp_path, batch=25), Processes(), training=True)
     orders = []
     for epoch in (0, 1):
         batches.epoch = epoch
@@ -91,9 +93,7 @@ def test_every_epoch_has_an_order_of_its_own(tmp_path):
 
 def test_an_image_looks_different_in_every_epoch_and_the_same_in_every_run(fashion, tmp_path):
     settings = settings_of(fashion, tmp_path, randaugment=9)
-    prepared = data.Prepared(
-        data.open_images(fashion, "train"), data.transforms(settings, fashion=True)[0], settings.seed
-    )
+    prepared = Prepared(Data.of(fashion).part("train"), for_training(settings, fashion=True), settings, training=True)
     before = torch.get_rng_state()
     first, again, later = (prepared[epoch, 5][0] for epoch in (0, 0, 1))
     assert torch.equal(first, again)
@@ -103,10 +103,10 @@ def test_an_image_looks_different_in_every_epoch_and_the_same_in_every_run(fashi
 
 def test_images_are_normalised_as_timm_does(fashion, tmp_path):
     """timm can do it before images are gathered, in floating point; here they travel as bytes."""
-    settings, image = settings_of(fashion, tmp_path), data.open_images(fashion, "val").load(3)
-    transform = data.transforms(settings, fashion=True)[1]
+    settings, image = settings_of(fashion, tmp_path), Data.of(fashion).part("val").load(3)
+    transform = for_evaluation(settings, fashion=True)
     theirs = create_transform(settings.image_size, interpolation="bicubic", crop_pct=1.0)
     assert transform(image).dtype == torch.uint8
-    found = data.Normalisation(torch.device("cpu"))(transform(image)[None])
+    found = Normalisation(torch.device("cpu"))(transform(image)[None])
     assert found.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found[0], theirs(image), atol=1e-5, rtol=1e-5)

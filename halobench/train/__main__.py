@@ -1,50 +1,81 @@
 """``python -m halobench.train``: train a model; under torchrun, on several GPUs and hosts."""
 
+import io
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 
 from halobench import terminal
+from halobench.train import trial
 from halobench.train.checkpoint import CheckpointError
-from halobench.train.data import DataError
-from halobench.train.processes import Processes
-from halobench.train.repeatable import NotRepeatable
+from halobench.train.processes import LOST, Processes
 from halobench.train.run import Diverged, Run
-from halobench.train.settings import parse
+from halobench.train.settings import Settings, parse
+from halobench.train.unusable import Unusable
 
+NAME = "halobench.train"
 STOPPED, INTERRUPTED = 1, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Exit status: 0 at the end, 1 the loss diverged, 2 something cannot be used, 130 interrupted."""
     processes = Processes.of_environment()
-    settings, resume = parse(arguments, processes.count)
+    # The processes of one host have the same options: one of them says what is wrong with these.
+    with redirect_stderr(io.StringIO()) if processes.local else nullcontext():
+        settings, resume = parse(arguments, processes.count)
     device = processes.device(settings.device)
     try:
         with processes.joined(device):
-            if not resume:
-                refuse_existing(settings.checkpoint)
+            prepare_output(settings, processes, resume=resume)
             Run(settings, processes, device, resume=resume).go()
-    except (CheckpointError, DataError, NotRepeatable) as error:
-        # A worker's exception arrives with its traceback in front of it.
-        said = str(error).strip().splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
-        return terminal.refuse("halobench.train", said)
     except Diverged as error:
-        print(f"halobench.train: {error}", file=sys.stderr)
+        if processes.tells(str(error)):
+            print(f"{NAME}: {error}", file=sys.stderr)
         return STOPPED
     except KeyboardInterrupt:
         left = "there is no checkpoint yet"
         if settings.checkpoint.exists():
             left = "the same command with --resume goes on"
-        print(f"\nhalobench.train: interrupted; {left}", file=sys.stderr)
+        if processes.first:
+            print(f"\n{NAME}: interrupted; {left}", file=sys.stderr)
         return INTERRUPTED
+    except (Unusable, RuntimeError, MemoryError) as error:
+        problem = problem_of(error, settings, processes)
+        if problem is None:
+            raise
+        return terminal.refuse(NAME, problem) if processes.tells(problem) else terminal.UNUSABLE
     return 0
 
 
-def refuse_existing(path: Path) -> None:
-    """Raise ``CheckpointError`` where a new run would overwrite an old one."""
-    if path.exists():
-        raise CheckpointError(f"{path} exists: go on with --resume, or give another --output")
+def problem_of(error: Exception, settings: Settings, processes: Processes) -> str | None:
+    """What the user is to read about an error, or ``None`` where it is a fault of the program."""
+    if isinstance(error, Unusable):
+        return str(error)
+    if trial.is_out_of_memory(error):
+        return trial.reason(error, settings)
+    if str(error).startswith("DataLoader worker"):
+        return f"a process that reads images ended: {error}"
+    return LOST if processes.lost(error) else None
+
+
+def prepare_output(settings: Settings, processes: Processes, *, resume: bool) -> None:
+    """Raise ``Unusable`` where nothing can be written to the output folder, or an old run would be overwritten."""
+    if not resume and settings.checkpoint.exists():
+        raise CheckpointError(f"{settings.checkpoint} exists: go on with --resume, or give another --output")
+    if processes.first and not resume:
+        refuse_unwritable(settings.output)
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raise ``Unusable`` where no file can be made in a folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise Unusable(f"--output {folder} cannot be written to: {error.strerror}") from error
 
 
 if __name__ == "__main__":
