@@ -307,8 +307,8 @@ print(f"rank {processes.rank} is done")
 """
 
 
-def test_two_processes_train_one_model(fashion, tmp_path):
-    """Under torchrun, with gloo: the same weights and the same losses in both, and one set of files."""
+def test_two_processes_train_one_model(fashion, tmp_path, capsys):
+    """Under torchrun, with gloo: the same weights and losses in both, one set of files, and one process goes on."""
     script = tmp_path / "two.py"
     script.write_text(TWO)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -324,3 +324,14 @@ def test_two_processes_train_one_model(fashion, tmp_path):
     rows = curves(tmp_path / "run")
     assert [row["processes"] for row in rows] == ["2", "2"]
     assert [row["batch"] for row in rows] == ["64", "64"]
+    alone = command(fashion, tmp_path / "run", epochs=3, learning_rate=0.025)
+    assert main([*alone, "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert "goes on after epoch 2 of 3" in said
+    assert (
+        "no longer bit for bit: on 1 processes instead of 2, 32 images a step instead of 64, "
+        "highest learning rate 0.025 instead of 0.05"
+    ) in said
+    assert "no longer bit for bit: 3 epochs instead of 2, and from here on the learning rate of a run of 3" in said
+    assert [row["processes"] for row in curves(tmp_path / "run")] == ["2", "2", "1"]
+    assert [row["step"] for row in curves(tmp_path / "run")] == ["2", "4", "9"]

@@ -4,7 +4,7 @@ import io
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stderr
+from contextlib import redirect_stderr
 from pathlib import Path
 
 from halobench import terminal
@@ -21,10 +21,27 @@ STOPPED, INTERRUPTED = 1, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Exit status: 0 at the end, 1 the loss diverged, 2 something cannot be used, 130 interrupted."""
-    processes = Processes.of_environment()
-    # The processes of one host have the same options: one of them says what is wrong with these.
-    with redirect_stderr(io.StringIO()) if processes.local else nullcontext():
-        settings, resume = parse(arguments, processes.count)
+    try:
+        processes = Processes.of_environment()
+    except Unusable as error:
+        return terminal.refuse(NAME, error)
+    return train(*chosen(arguments, processes), processes)
+
+
+def chosen(arguments: Sequence[str] | None, processes: Processes) -> tuple[Settings, bool]:
+    """What the user chose; ends the program where that cannot be, which one of the processes tells."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return parse(arguments, processes.count)
+    except SystemExit:
+        if processes.tells(said.getvalue()):
+            sys.stderr.write(said.getvalue())
+        raise
+
+
+def train(settings: Settings, resume: bool, processes: Processes) -> int:  # noqa: FBT001 - as ``chosen`` has it
+    """Train in this process, and say what ends the run too early; the exit status."""
     device = processes.device(settings.device)
     try:
         with processes.joined(device):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,16 @@ def read(path: Path) -> Values:
     if not isinstance(state, dict) or state.get("version") != VERSION:
         raise CheckpointError(f"{path} is no checkpoint of this halobench (version {VERSION})")
     return state
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Use a checkpoint's state in here; ``CheckpointError`` where something is missing, or has another form."""
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        said = " ".join(str(error).split())
+        raise CheckpointError(f"{path} does not fit this program: {type(error).__name__} {said}") from error
 
 
 def changes(path: Path, was: Values, now: Values) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -53,12 +54,14 @@ def opened(path: str) -> Iterator[Image.Image]:
                 refuse_unknown_range(image)
                 yield image
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them raise
-        raise DataError(f"{path} cannot be read as an image: {reason(error)}") from error
+        raise DataError(f"{path} cannot be read as an image: {reason(error, path)}") from error
 
 
-def reason(error: Exception) -> str:
-    """An error's message, in one line."""
+def reason(error: Exception, path: str) -> str:
+    """What is wrong with a file, in one line."""
     if isinstance(error, UnidentifiedImageError):
+        if not Path(path).stat().st_size:
+            return "it is empty"
         return f"it is none of {', '.join(FORMATS)}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -18,6 +18,15 @@ LOST = "another process of the run ended"
 TOLD = "told"  # the key under which processes count what they told
 
 
+@contextmanager
+def finding(count: int) -> Iterator[None]:
+    """Look for the other processes in here; ``Unusable`` where they are not found."""
+    try:
+        yield
+    except distributed.DistError as error:
+        raise Unusable(f"the {count} processes do not find each other: {str(error).splitlines()[0]}") from error
+
+
 @dataclass
 class Processes:
     """This process among all: ``rank`` of ``count``, the ``local``-th on its host."""
@@ -29,9 +38,17 @@ class Processes:
 
     @classmethod
     def of_environment(cls) -> "Processes":
-        """What torchrun says, or a single process."""
-        rank, count, local = (int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        return cls(rank, count or 1, local)
+        """What torchrun says, or a single process.
+
+        Raises:
+            Unusable: the others are not found.
+        """
+        rank, count, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        if count <= 1:
+            return cls()
+        with finding(count):
+            store, _, _ = next(rendezvous("env://", rank, count))
+        return cls(rank, count, local, store)
 
     @property
     def first(self) -> bool:
@@ -56,13 +73,9 @@ class Processes:
         if self.count == 1:
             yield
             return
-        try:
-            self.store, _, _ = next(rendezvous("env://", self.rank, self.count))
+        with finding(self.count):
             backend = "nccl" if device.type == "cuda" else "gloo"
             distributed.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.count)
-        except distributed.DistError as error:
-            said = str(error).splitlines()[0]
-            raise Unusable(f"the {self.count} processes do not find each other: {said}") from error
         yield
         distributed.barrier()  # nobody leaves while another still talks to it
         distributed.destroy_process_group()
@@ -90,7 +103,7 @@ class Processes:
     def tells(self, problem: str) -> bool:
         """Whether this process is to tell a problem: others may have the same, and end because this one does."""
         if self.store is None:
-            return self.local == 0
+            return True
         try:
             nothing_told = self.store.add(TOLD, 1) == 1
             return nothing_told if problem == LOST else self.store.add(problem, 1) == 1

@@ -115,9 +115,15 @@ class Report:
 
     def warn(self, text: str) -> None:
         """Print a line to stderr, in any process."""
-        Console(stderr=True).print(text, highlight=False, soft_wrap=True, markup=False)
+        show(Console(stderr=True), text)
 
     def line(self, text: str) -> None:
         """Print a line."""
-        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        show(self.console, text)
         self.wrote = time.monotonic()
+
+
+def show(console: Console, text: str) -> None:
+    """Print a line as it is; of names that the terminal cannot show, or that are no text, the bytes."""
+    safe = text.encode(console.encoding, "backslashreplace").decode(console.encoding)
+    console.print(safe, highlight=False, soft_wrap=True, markup=False)

@@ -51,19 +51,18 @@ class Run:
         self.open_images()
         self.schedule = schedule(settings, self.optimizer, len(self.batches))
         self.history: list[Row] = []
-        unread: list[str] = []
+        self.unreadable = Unreadable(settings.data, settings.skip_unreadable)
         if saved is not None:
             self.restore(saved)
-            unread = saved["unreadable"]
         self.taken = self.history[-1]["step"] if self.history else 0
         self.report = Report(settings.output, silent=not processes.first, begun=self.taken + 1)
-        self.unreadable = Unreadable(settings.data, settings.skip_unreadable, unread, self.report.warn)
 
     def compared(self, saved: dict[str, Any]) -> list[str]:
         """What is done otherwise than before, a line each; refuses a checkpoint of another run."""
         path = self.settings.checkpoint
-        checkpoint.refuse_other_classes(path, saved["classes"], self.data.classes)
-        return list(checkpoint.changes(path, saved["fixed"], self.fixed()))
+        with checkpoint.fitting(path):
+            checkpoint.refuse_other_classes(path, saved["classes"], self.data.classes)
+            return list(checkpoint.changes(path, saved["fixed"], self.fixed()))
 
     def prepare_step(self) -> None:
         """The model with fresh weights, and all that trains it."""
@@ -104,14 +103,17 @@ class Run:
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Go on from what was saved."""
-        checkpoint.refuse_other_counts(self.settings.checkpoint, saved["images"], self.counts())
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.step.scaler.load_state_dict(saved["scaler"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(saved["ema"])
-        self.history = saved["history"]
-        self.started -= self.history[-1]["seconds"]
+        path = self.settings.checkpoint
+        with checkpoint.fitting(path):
+            checkpoint.refuse_other_counts(path, saved["images"], self.counts())
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.step.scaler.load_state_dict(saved["scaler"])
+            if self.ema is not None:
+                self.ema.module.load_state_dict(saved["ema"])
+            self.unreadable.names.update(saved["unreadable"])
+            self.history = saved["history"]
+            self.started -= self.history[-1]["seconds"]
 
     def save(self) -> None:
         """Write the checkpoint, in the first process."""
@@ -167,7 +169,8 @@ class Run:
         for line in preamble.lines(settings, self.known, self.data, self.training, self.test):
             say(line)
         if self.history:
-            say(f"goes on after epoch {len(self.history)} of {settings.epochs}")
+            done = len(self.history) == settings.epochs
+            say("all epochs are done" if done else f"goes on after epoch {len(self.history)} of {settings.epochs}")
         for line in self.changes:
             say(line)
         if settings.check_data:
@@ -187,7 +190,7 @@ class Run:
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         started = time.monotonic()
         for done, (images, targets, unread) in enumerate(self.loader, 1):
-            self.unreadable.note(unread)
+            self.unreadable.note(unread, self.report.warn)
             self.schedule.step_update(epoch * steps + done - 1)
             total += self.step(self.normalised(images), targets.to(self.device, non_blocking=True))
             self.taken += 1
@@ -216,7 +219,7 @@ class Run:
         model = self.ema.module if self.ema is not None else self.model
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         for images, targets, unread in self.test_loader:
-            self.unreadable.note(unread)
+            self.unreadable.note(unread, self.report.warn)
             sums += evaluate(model, self.normalised(images), targets.to(self.device), self.step.dtype)
         loss, right, count = self.processes.total(sums).tolist()
         return loss / count, right / count

@@ -131,7 +131,8 @@ def complete(chosen: dict[str, Any], processes: int) -> Settings:
     device = chosen.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
     chosen.setdefault("dtype", half_precision() if device == "cuda" else "float32")
     chosen.setdefault("image_size", entry.image_size)
-    chosen.setdefault("learning_rate", LEARNING_RATES[optimizer] * chosen["batch"] * processes / 256)
+    images = min(chosen["batch"], MOST) * processes  # what is more is refused, and may be more than a float can be
+    chosen.setdefault("learning_rate", LEARNING_RATES[optimizer] * images / 256)
     chosen.setdefault("weight_decay", WEIGHT_DECAYS[optimizer])
     if entry.has_attention:
         chosen.setdefault("backend", "sdpa")

@@ -25,7 +25,7 @@ def explained(settings: Settings, processes: Processes) -> Iterator[None]:
     try:
         with repeatable(fast=settings.fast):
             yield
-    except (RuntimeError, ValueError, Unsupported, MemoryError) as error:
+    except (RuntimeError, ValueError, AssertionError, Unsupported, MemoryError) as error:  # timm asserts sizes
         # A kernel's fault is no choice of the user's: its traceback is wanted.
         if isinstance(error, torch.AcceleratorError) or processes.lost(error):
             raise

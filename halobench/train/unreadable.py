@@ -13,13 +13,13 @@ from halobench.train.unusable import DataError
 
 
 class Unreadable:
-    """The unreadable files of a run, up to ``allowed``; each is named once, by ``say``."""
+    """The unreadable files of a run on the images in a folder, up to ``allowed``; each is named once."""
 
-    def __init__(self, folder: Path, allowed: int, known: Iterable[str], say: Callable[[str], None]) -> None:
-        self.folder, self.allowed, self.say = folder, allowed, say
-        self.names = set(known)  # relative to the folder, which may be another one when a run goes on
+    def __init__(self, folder: Path, allowed: int) -> None:
+        self.folder, self.allowed = folder, allowed
+        self.names: set[str] = set()  # relative to the folder, which may be another one when a run goes on
 
-    def note(self, found: Iterable[Unread]) -> None:
+    def note(self, found: Iterable[Unread], say: Callable[[str], None]) -> None:
         """Name the files that were found, and pass over them.
 
         Raises:
@@ -32,7 +32,7 @@ class Unreadable:
             if not self.allowed:
                 raise DataError(f"{message} (--check-data lists such files, --skip-unreadable goes on without them)")
             self.names.add(name)
-            self.say(f"passed over: {message}")
+            say(f"passed over: {message}")
         self.refuse_too_many()
 
     def add(self, found: Iterable[Unread]) -> None:
