@@ -44,8 +44,11 @@ def test_ordinary_images_are_what_pillow_says(mode, ending, tmp_path):
 @pytest.mark.parametrize("ending", ["png", "tif", "pgm", "jp2"])
 def test_16_bits_are_scaled_to_8(ending, tmp_path):
     wide = np.array([[0, 257, 257 * 128, 65535]] * 4, np.uint16)
-    options = {"irreversible": False} if ending == "jp2" else {}
-    path = saved(Image.fromarray(wide), tmp_path / f"x.{ending}", **options)
+    path = str(tmp_path / f"x.{ending}")
+    if ending == "pgm":  # not every Pillow writes it from 16 bits
+        Path(path).write_bytes(b"P5 4 4 65535\n" + wide.astype(">u2").tobytes())
+    else:
+        Image.fromarray(wide).save(path, **({"irreversible": False} if ending == "jp2" else {}))
     np.testing.assert_array_equal(pixels(path)[0], [[value] * 3 for value in (0, 1, 128, 255)])
     examine(path)
 

@@ -254,7 +254,7 @@ def test_wherever_the_disk_is_full_one_line_says_so(place, fashion, tmp_path, mo
         monkeypatch.setattr("csv.DictWriter.writerows", no_space)
         named = f"{run / 'curves.csv'} cannot be written: No space left on device; the last one is kept"
     if place == "tensorboard":
-        monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", no_space)
+        monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", no_space)
         named = f"{run / 'tensorboard'} cannot be written: No space left on device"
     if place == "first checkpoint":
         monkeypatch.setattr(os, "fsync", no_space)

@@ -1,18 +1,17 @@
 """What a run tells while it goes on and leaves behind: progress, TensorBoard's logs, and its curves as a table."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
 
+from halobench.train.logs import Logs
 from halobench.train.unusable import Unusable
-from halobench.train.whole_file import refusal, write_table
+from halobench.train.whole_file import write_table
 
 CURVES = (
     "model", "backend", "parameters", "seed", "machine", "torch", "commit", "processes", "batch", "image_size", "epoch",
@@ -24,8 +23,8 @@ Row = dict[str, Any]
 class Report:
     """Speaks for the first process; the others' are silent, but for what goes wrong in them (``warn``).
 
-    A context manager, which ends bar and logs. TensorBoard's events from step ``begun`` on, which an interrupted run
-    left behind, are hidden. What cannot be written raises ``Unusable``.
+    A context manager, which ends bar and logs. The first step to come is ``begun``. What cannot be written raises
+    ``Unusable``.
     """
 
     INTERVAL_S = 0.5
@@ -37,14 +36,12 @@ class Report:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left")
         self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task("")
-        self.logs: SummaryWriter | None = None
+        self.logs: Logs | None = None
         self.spoke, self.wrote = 0.0, time.monotonic()
 
     def __enter__(self) -> Self:
         if not self.silent:
-            with self.writing():
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self.logs = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.begun)
+            self.logs = Logs(self.folder / "tensorboard", self.begun)
         self.bar.start()
         return self
 
@@ -55,22 +52,10 @@ class Report:
         if self.logs is None:
             return
         try:
-            with self.writing():
-                self.logs.close()
+            self.logs.close()
         except Unusable:
             if error is None:  # else the first error is the one to tell
                 raise
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Name the folder of TensorBoard's logs where they cannot be written; its thread says so late."""
-        try:
-            yield
-        except (OSError, RuntimeError) as error:
-            cause = refusal(error)
-            if cause is None:
-                raise
-            raise Unusable(f"{self.folder / 'tensorboard'} cannot be written: {cause}") from error
 
     @property
     def due(self) -> bool:
@@ -106,12 +91,10 @@ class Report:
         if not self.silent:
             write_table(self.folder / "curves.csv", CURVES, history)
 
-    def log(self, values: dict[str, float], number: int) -> None:
+    def log(self, values: Mapping[str, float], number: int) -> None:
         """Write values to TensorBoard's logs, at a step or an epoch."""
         if self.logs is not None:
-            with self.writing():
-                for name, value in values.items():
-                    self.logs.add_scalar(name, value, number)
+            self.logs.add(values, number)
 
     def warn(self, text: str) -> None:
         """Print a line to stderr, in any process."""
