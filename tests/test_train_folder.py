@@ -173,6 +173,38 @@ def test_links_are_followed(pets, tmp_path):
     assert places == ["cat/0.png", "cat/more/1.png", "dog/0.png", "dog/1.png", "dog/2.png", "eel/more/1.png"]
 
 
+def test_links_that_cannot_be_followed_are_named(pets):
+    """A link to itself: as an image it is one that cannot be read, as a folder it is refused."""
+    for name in ("cat/x.png", "eel"):
+        (pets / "train" / name).symlink_to(Path(name).name)
+        if name == "eel":
+            with pytest.raises(
+                DataError, match=f"{pets}/train/eel cannot be followed: Too many levels of symbolic links"
+            ):
+                Data.of(pets)
+        else:
+            assert found(pets)[1] == (name, "cat")
+            with pytest.raises(DataError, match=r"x\.png cannot be read as an image: Too many levels"):
+                Data.of(pets).part("train").load(1)
+
+
+def test_data_behind_a_closed_door_are_named(pets, tmp_path):
+    door = tmp_path / "door"
+    door.mkdir()
+    pets.rename(door / "pets")
+    door.chmod(0)
+    root = os.geteuid() == 0
+    if root:  # who may enter everything
+        os.seteuid(65534)
+    try:
+        with pytest.raises(DataError, match=f"{door / 'pets'} cannot be listed: Permission denied"):
+            Data.of(door / "pets")
+    finally:
+        if root:
+            os.seteuid(0)
+        door.chmod(0o700)
+
+
 def test_what_cannot_be_listed_is_named(pets, monkeypatch):
     """And not left out in silence, as it would be by ``os.walk``."""
     scan, private = os.scandir, str(pets / "train" / "cat" / "private")

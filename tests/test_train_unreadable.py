@@ -141,6 +141,14 @@ def test_loss_and_accuracy_are_those_of_the_readable_images(folder, tmp_path):
     assert rows[0]["test_accuracy"] == rows[1]["test_accuracy"]
 
 
+def test_nothing_to_test_on_is_one_line(folder, tmp_path, capsys):
+    for path in (folder / "val").rglob("*.png"):
+        path.write_bytes(b"")
+    assert main(command(folder, tmp_path / "run", **SMALL, epochs=1, skip_unreadable=20)) == 2
+    said = f"halobench.train: {folder} has no image to test on that can be read\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
 def test_a_row_of_unreadable_images_is_not_read_to_its_end(folder, tmp_path):
     """Where nothing can be read, the first image already says that there are too many."""
     for path in (folder / "train").rglob("*.png"):

@@ -5,7 +5,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from pathlib import Path
 
 from halobench import terminal
 from halobench.train import trial
@@ -79,20 +78,17 @@ def problem_of(error: Exception, settings: Settings, processes: Processes) -> st
 
 def prepare_output(settings: Settings, processes: Processes, *, resume: bool) -> None:
     """Raise ``Unusable`` where nothing can be written to the output folder, or an old run would be overwritten."""
-    if not resume and settings.checkpoint.exists():
-        raise CheckpointError(f"{settings.checkpoint} exists: go on with --resume, or give another --output")
-    if processes.first and not resume:
-        refuse_unwritable(settings.output)
-
-
-def refuse_unwritable(folder: Path) -> None:
-    """Raise ``Unusable`` where no file can be made in a folder."""
+    if resume:
+        return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        if settings.checkpoint.exists():
+            raise CheckpointError(f"{settings.checkpoint} exists: go on with --resume, or give another --output")
+        if processes.first:
+            settings.output.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=settings.output):
+                pass
     except OSError as error:
-        raise Unusable(f"--output {folder} cannot be written to: {error.strerror}") from error
+        raise Unusable(f"--output {settings.output} cannot be written to: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def class_folders(part: Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for entry in entries(str(part)):
-        if not entry.is_dir():
+        if not is_folder(entry):
             continue
         name = unicodedata.normalize("NFC", entry.name)
         if name in found:
@@ -82,7 +82,7 @@ def find(part: Path, classes: Sequence[str]) -> Files:
     folders = class_folders(part)
     above = frozenset(identity(str(place)) for place in (part.resolve(), *part.resolve().parents))
     files.left_out["images beside the class folders"] = sum(
-        is_image(entry) for entry in entries(str(part)) if not entry.is_dir()
+        is_image(entry) for entry in entries(str(part)) if not is_folder(entry)
     )
     for number, name in enumerate(classes):
         if name not in folders:
@@ -97,9 +97,23 @@ def find(part: Path, classes: Sequence[str]) -> Files:
     return files
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one.
+
+    Raises:
+        DataError: a link cannot be followed, and by its name it is no image, whose reading would say so.
+    """
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if is_image(entry):
+            return False
+        raise DataError(f"{entry.path} cannot be followed: {error.strerror}") from error
+
+
 def is_image(entry: os.DirEntry[str]) -> bool:
     """Whether a file's name ends as an image's; a broken link counts, so that reading names it."""
-    return Path(entry.name).suffix.lower() in EXTENSIONS and (entry.is_file() or entry.is_symlink())
+    return Path(entry.name).suffix.lower() in EXTENSIONS and (entry.is_symlink() or entry.is_file())
 
 
 def below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[os.DirEntry[str]]:
@@ -108,9 +122,9 @@ def below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[os.DirEntr
     if own in above:
         raise DataError(f"{folder} leads back to a folder that it lies in")
     inside = entries(folder)
-    yield from (entry for entry in inside if not entry.is_dir())
+    yield from (entry for entry in inside if not is_folder(entry))
     for entry in inside:
-        if entry.is_dir():
+        if is_folder(entry):
             yield from below(entry.path, above | {own})
 
 

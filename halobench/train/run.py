@@ -21,6 +21,7 @@ from halobench.train.settings import Settings
 from halobench.train.step import Step
 from halobench.train.transform import Normalisation, for_evaluation, for_training
 from halobench.train.unreadable import Unreadable, bad_headers
+from halobench.train.unusable import DataError
 
 
 class Diverged(Exception):
@@ -222,4 +223,6 @@ class Run:
             self.unreadable.note(unread, self.report.warn)
             sums += evaluate(model, self.normalised(images), targets.to(self.device), self.step.dtype)
         loss, right, count = self.processes.total(sums).tolist()
+        if not count:
+            raise DataError(f"{self.settings.data} has no image to test on that can be read")
         return loss / count, right / count
