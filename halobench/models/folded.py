@@ -6,6 +6,7 @@ A convolution of stride 2 sees blocks of 2 x 2 pixels at a time. Folded into 12 
 """
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,7 +25,15 @@ class FoldedConv2d(nn.Conv2d):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(b c H W) -> (b c' H/2 W/2), sizes rounded up."""
-        return folded(pixels, self.weight) if pixels.is_cuda else super().forward(pixels)
+        return convolved(pixels, self.weight)
+
+
+@torch.fx.wrap  # a leaf of symbolic traces, which know no devices
+def convolved(pixels: Tensor, weight: Tensor) -> Tensor:
+    """The convolution of ``FoldedConv2d``, folded or as it is written."""
+    if pixels.is_cuda:
+        return folded(pixels, weight)
+    return F.conv2d(pixels, weight, stride=FOLD, padding=weight.shape[-1] // 2)
 
 
 def folded(pixels: Tensor, weight: Tensor) -> Tensor:

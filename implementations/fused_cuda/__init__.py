@@ -8,12 +8,14 @@ deterministic, always. ``docs/kernels.md`` tells why they look as they do.
 
 import torch
 from halobench.implementations.fused_cuda.operator import TABLE_ROWS, forward
-from halobench.implementations.fused_cuda.packed import PackedHaloAttention
+from halobench.implementations.fused_cuda.packed import attend_packed
 from halobench.implementations.fused_cuda.shapes import scored_pairs, summed_channels, value_slices
 from torch import Tensor
 
 from halobench.attention.geometry import Geometry
-from halobench.attention.problem import Execution, LayerSpec, Problem, RelativeTables
+from halobench.attention.problem import Execution, Problem, RelativeTables
+
+__all__ = ["attend", "attend_packed", "execution"]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
@@ -32,11 +34,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
         query, key, value, rows, columns, geometry.block, geometry.halo, geometry.stride, geometry.border
     )[0]
     return output
-
-
-def build(spec: LayerSpec) -> PackedHaloAttention:
-    """The layer that projects queries, keys and values at once."""
-    return PackedHaloAttention(spec, attend)
 
 
 def execution(problem: Problem) -> Execution:
