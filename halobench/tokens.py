@@ -44,9 +44,8 @@ class Tokens:
 
     def corner(self, tokens: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """The block of each token, ``tokens`` of them to a block: its row and column, and the token's number in it."""
-        number = torch.arange(self.rows * self.columns * tokens, device=device)
-        block = number // tokens
-        return block // self.columns, block % self.columns, number % tokens
+        block, inner = split(torch.arange(self.rows * self.columns * tokens, device=device), tokens)
+        return *split(block, self.columns), inner
 
     def queries(self, query: Tensor) -> Tensor:
         """Cut the queries into blocks; partial ones are filled up with any: (b n H/s W/s d) -> (B q d)."""
@@ -75,12 +74,17 @@ class Tokens:
     def join(self, output: Tensor) -> Tensor:
         """Put blocks in their places on the map, channels-last in memory: (B q e) -> (b n H/s W/s e)."""
         side, dim = self.geometry.side, output.shape[-1]
-        pixel = torch.arange(self.height * self.width, device=output.device)
-        i, j = pixel // self.width, pixel % self.width
+        i, j = split(torch.arange(self.height * self.width, device=output.device), self.width)
         index = (i // side * self.columns + j // side) * side**2 + i % side * side + j % side
         images = output.flatten(0, 1).view(self.batch, self.heads, self.rows * self.columns * side**2, dim)
         joined = images.transpose(1, 2).index_select(1, index)  # [b (H/s W/s) n e]
         return joined.view(self.batch, self.height, self.width, self.heads, dim).permute(0, 3, 1, 2, 4)
+
+
+def split(number: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
+    """Quotient and remainder, without an operator for the remainder: ONNX has none for a symbol."""
+    quotient = number // divisor
+    return quotient, number - quotient * divisor
 
 
 def ceiling(number: int, divisor: int) -> int:
