@@ -1,8 +1,8 @@
 """Blocks and windows as rows of tokens, gathered by index: halo attention where the sizes of a map are symbols.
 
-``torch.export`` keeps a size open only as long as nothing depends on its value. Views do: whether they need a copy turns
-on whether an axis has one entry, and a small map may have one block. Here blocks, windows and maps are gathered, and
-blocks are counted together with images and heads, so that no axis of a tensor is a number of blocks.
+``torch.export`` keeps a size open only as long as nothing depends on its value. Views do: whether they need a copy
+turns on whether an axis has one entry, and a small map may have one block. Here blocks, windows and maps are gathered,
+and blocks are counted together with images and heads, so that no axis of a tensor is a number of blocks.
 
     query  [b n H/s W/s d]  --queries-->  [B q d]   B: blocks of all images and heads, q: the queries of a block
     key    [b n H   W   d]  --windows-->  [B k d]   k: the pixels of the window that all queries of the block see

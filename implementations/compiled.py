@@ -10,7 +10,7 @@ from torch import Tensor
 
 from halobench.attention import formula
 from halobench.attention.geometry import Geometry
-from halobench.attention.problem import RelativeTables
+from halobench.attention.problem import RelativeTables, refuse_transforms
 from halobench.compilation import by_kind, kind
 
 compiles = True
@@ -19,8 +19,13 @@ execution = formula.execution
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
-    """Halo attention through the compiled formula; arguments and result as ``formula.attend``."""
+    """Halo attention through the compiled formula; arguments and result as ``formula.attend``.
+
+    Raises:
+        Unsupported: as ``formula.attend``, or a transform of ``torch.func``.
+    """
     formula.check_tiles(geometry)  # outside the compiled region, which cannot raise it
+    refuse_transforms("compiled")
     if torch.compiler.is_compiling():
         return formula.attend(query, key, value, relative, geometry)
     call = query, key, value, relative, geometry

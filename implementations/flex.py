@@ -18,7 +18,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from halobench.attention import formula
 from halobench.attention.geometry import Geometry
-from halobench.attention.problem import Execution, Problem, RelativeTables, Unsupported
+from halobench.attention.problem import Execution, Problem, RelativeTables, Unsupported, refuse_transforms
 from halobench.compilation import by_kind, kind
 
 compiles = True
@@ -29,7 +29,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
     """Halo attention through ``flex_attention``.
 
     Raises:
-        Unsupported: what FlexAttention refuses: gradients on the CPU, heads under 16 on the GPU.
+        Unsupported: what FlexAttention refuses: gradients on the CPU, heads under 16 on the GPU, transforms of
+            ``torch.func``, maps whose sizes are symbols.
     """
     refuse(query, key, value)
     order = BlockMajor(geometry, *key.shape[2:4])
@@ -151,7 +152,10 @@ def block_mask(order: BlockMajor, side: int, device: str) -> BlockMask:
 
 
 def refuse(query: Tensor, key: Tensor, value: Tensor) -> None:
-    """Raise ``Unsupported`` for what FlexAttention refuses."""
+    """Raise ``Unsupported`` for what FlexAttention refuses, or its mask, which is of one size of map."""
+    refuse_transforms("flex")
+    if any(isinstance(size, torch.SymInt) for size in key.shape[2:4]):
+        raise Unsupported("flex has a block mask for one size of map: height and width cannot be symbols")
     gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
     if query.device.type == "cpu" and gradients:
         raise Unsupported("FlexAttention has no backward on the CPU")

@@ -242,6 +242,12 @@ class Backend:
     capturable: bool = True
 
 
+def refuse_transforms(backend: str) -> None:
+    """Raise ``Unsupported`` where a transform of ``torch.func`` is active: jvp, vmap, jacrev and their like."""
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():  # noqa: SLF001 - no public name
+        raise Unsupported(f"{backend} knows no transforms of torch.func")
+
+
 def check_inputs(
     query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry
 ) -> None:

@@ -40,7 +40,7 @@ class AcceleratedHaloAttn(AttentionLayer, HaloAttn):
     """
 
     def tables(self, dtype: torch.dtype) -> RelativeTables:
-        """timm's tables, as ``attend`` takes them: counted from the query, not from the window's corner, and scaled.
+        """The tables, as ``attend`` takes them: counted from the query, not from the window's corner, and scaled.
 
         Raises:
             RuntimeError: the tables' module got a hook after it was accelerated; it would not run.
@@ -91,8 +91,8 @@ def accelerate(model: nn.Module, backend: str = "strided_gather") -> Acceleratio
 
     Parameters are timm's before and after, so that checkpoints of either load into both, and an optimiser made before
     goes on. Called again, it changes the backend; ``restore`` undoes it. A layer that would lose something is kept and
-    named: one of a class derived from ``HaloAttn``, with a ``forward`` put in its place, with hooks on ``pos_embed``, or
-    with other modules than timm's inside.
+    named: one of a class derived from ``HaloAttn``, with another ``forward`` put in its place, with hooks on
+    ``pos_embed``, or with other modules than timm's inside.
 
     Raises:
         ValueError: there is no such backend.
@@ -143,11 +143,11 @@ def obstacle(attention: HaloAttn) -> str | None:
         return "a forward of its own was put in the place of HaloAttn's"
     if attention.block_stride > 1:
         return "its strided queries index positions by query number: no table of true offsets does the same"
-    for name in ("q", "kv"):
-        if not isinstance(getattr(attention, name), nn.Conv2d):
-            return f"its {name} is a {type(getattr(attention, name)).__name__}, not timm's convolution"
+    others = [module for module in (attention.q, attention.kv) if not isinstance(module, nn.Conv2d)]
     if type(positions).forward is not PosEmbedRel.forward or "forward" in vars(positions):
-        return f"its pos_embed, a {type(positions).__name__}, computes something else than timm's PosEmbedRel"
+        others.append(positions)
+    if others:
+        return f"a {type(others[0]).__name__} stands in the place of one of its modules"
     if hooked(positions):
         return "its pos_embed has hooks (pruning is one), and would not be called"
     return None

@@ -13,7 +13,7 @@ from halobench.implementations.fused_cuda.shapes import scored_pairs, summed_cha
 from torch import Tensor
 
 from halobench.attention.geometry import Geometry
-from halobench.attention.problem import Execution, Problem, RelativeTables
+from halobench.attention.problem import Execution, Problem, RelativeTables, refuse_transforms
 
 __all__ = ["attend", "attend_packed", "execution"]
 
@@ -23,8 +23,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
 
     Raises:
         Unsupported: no GPU of compute capability 8.0, or a call outside the class that ``shapes.shape_of`` describes,
-            or one that ``layouts.served`` finds no room for.
+            or one that ``layouts.served`` finds no room for, or a transform of ``torch.func``.
     """
+    refuse_transforms("fused_cuda")
     if torch.is_autocast_enabled("cuda"):
         dtype = torch.get_autocast_dtype("cuda")
         query, key, value = (tensor.to(dtype) for tensor in (query, key, value))

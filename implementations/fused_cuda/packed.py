@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from halobench.attention.geometry import Geometry
-from halobench.attention.problem import RelativeTables
+from halobench.attention.problem import RelativeTables, refuse_transforms
 
 
 def attend_packed(
@@ -35,6 +35,7 @@ def attend_packed(
     Raises:
         Unsupported: as ``attend``.
     """
+    refuse_transforms("fused_cuda")
     rows, columns = (None, None) if relative is None else relative
     output: Tensor = packed_forward(
         packed, rows, columns, heads, key_dim, geometry.block, geometry.halo, geometry.border
