@@ -1,9 +1,9 @@
 """The registry of backends: the folder ``implementations/``, and the entry points of other packages.
 
 A backend is a module that defines ``attend`` (a halo attention operator) or, if it mixes pixels in another way,
-``build`` (a layer). Beside ``attend``, ``attend_packed`` is the same on one map that holds queries, keys and values side
-by side; layers then project all three at once. It may also define ``execution`` (``layer_execution`` where there is no
-``attend``), ``meaning``, ``borders``, ``compiles`` and ``capturable``; see ``halobench.attention.problem.Backend``.
+``build`` (a layer). Beside ``attend``, ``attend_packed`` is the same on one map that holds queries, keys and values
+side by side; layers then project all three at once. It may also define ``execution`` (``layer_execution`` where there
+is no ``attend``), ``meaning``, ``borders``, ``compiles`` and ``capturable``; see ``halobench.attention.problem.Backend``.
 """
 
 import importlib
@@ -99,7 +99,7 @@ class Operator:
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return operator, (self.backend,)
 
-    def __fx_create_arg__(self, tracer: torch.fx.Tracer) -> torch.fx.Node:  # noqa: PLW3201 - torch.fx asks for it
+    def __fx_create_arg__(self, tracer: torch.fx.Tracer) -> torch.fx.Node:
         return tracer.create_node("call_function", operator, (self.backend,), {})
 
 
