@@ -26,6 +26,7 @@ from halobench.cases import accuracy
 from halobench.cases.workload import Slot
 from tests.cases import CASES
 
+BUILD = backends.load("fused_cuda").build
 EMULATOR = Path(__file__).parent / "emulator"
 
 
@@ -192,7 +193,7 @@ def test_operator_registration(border: Border) -> None:
 
 
 @pytest.mark.usefixtures("emulated")
-@pytest.mark.parametrize("build", [fused_cuda.build, partial(HaloAttention, attend=fused_cuda.attend)])
+@pytest.mark.parametrize("build", [BUILD, partial(HaloAttention, attend=fused_cuda.attend)])
 def test_whole_graph_compiles_on_a_cpu(build: Callable[[LayerSpec], HaloAttention]) -> None:
     """The compiler takes layers of two geometries without a graph break, forward and backward."""
     pixels = torch.randn(1, 16, 8, 8, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
@@ -230,7 +231,7 @@ def test_packed_layer_on_a_cpu(name: str) -> None:
 @pytest.mark.usefixtures("emulated")
 def test_packed_layer_takes_biases() -> None:
     """A layer that has timm's biases, or is frozen in part, is projected like any other."""
-    joint, plain = fused_cuda.build(SUMMED), HaloAttention(SUMMED, fused_cuda.attend)
+    joint, plain = BUILD(SUMMED), HaloAttention(SUMMED, fused_cuda.attend)
     for layer in (joint, plain):
         for number, projection in enumerate((layer.query, layer.key, layer.value)):
             torch.manual_seed(number)
