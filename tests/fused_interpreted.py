@@ -1,14 +1,8 @@
-"""The fused kernels in Triton's interpreter: run with TRITON_INTERPRET=1, which must be set before Triton is imported.
+"""Checks of the fused kernels in Triton's interpreter: ``tests/interpreter.py`` runs them for ``test_fused.py``."""
 
-``python -m tests.fused_interpreted NAME ...`` prints a line of JSON for each check: its name and what is wrong, or
-``null``. ``tests/test_fused.py`` runs it and reads the lines. Memory that a call does not fill holds NaN here.
-"""
-
-import json
-import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -211,17 +205,6 @@ PROPERTIES = {
     )
 }  # fmt: skip
 
-
-def main(names: list[str]) -> None:
-    torch.use_deterministic_algorithms(True)  # fills empty tensors with NaN
-    for name in names:
-        fault = None
-        try:
-            conforms(*CONFORMANCE[name]) if name in CONFORMANCE else PROPERTIES[name]()
-        except Exception:  # noqa: BLE001 - the test that reads it shows it
-            fault = traceback.format_exc()
-        print(json.dumps({"name": name, "fault": fault}), flush=True)  # noqa: T201 - what the test reads
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+CHECKS: dict[str, Callable[[], None]] = PROPERTIES | {
+    name: partial(conforms, *case) for name, case in CONFORMANCE.items()
+}
