@@ -32,8 +32,12 @@ def gradients(inputs: Inputs, geometry: Geometry) -> tuple[Tensor, ...]:
     return torch.autograd.grad(attend(inputs, geometry).square().sum(), list(inputs.tensors.values()))
 
 
+# Its blocks are many tiles; that batches and heads are told apart, smaller cases show.
+FEWER = {"wide_window": {"batch": 1, "heads": 1}}
+
+
 def conforms(name: str, border: str, dtype: str) -> None:
-    task = problem(name, border, dtype)
+    task = replace(problem(name, border, dtype), **FEWER.get(name, {}))
     fault = accuracy.check(FUSED, task, "cpu", "training").fault
     assert fault is None, fault
 

@@ -13,7 +13,7 @@ void enter() {
 extern "C" void emulate(const Args* args, int count) {
   using namespace machine;
   argument = args, cta_count = count, limit = SHARED;
-  while (stacks.size() < THREADS) stacks.emplace_back(new char[STACK]);
+  stacks.resize(THREADS, std::vector<char>(STACK));
   for (cta_index = 0; cta_index < count; cta_index++) {
     memset(memory, 0xff, sizeof memory);
     fibers.assign(THREADS, {});

@@ -10,7 +10,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <vector>
 
 typedef uint32_t u32;
@@ -60,7 +59,7 @@ struct Fiber {
 };
 alignas(128) unsigned char memory[232448];
 std::vector<Fiber> fibers;
-std::vector<std::unique_ptr<char[]>> stacks;  // of the fibers, kept from CTA to CTA
+std::vector<std::vector<char>> stacks;  // of the fibers, kept from CTA to CTA
 std::vector<Warp> warps;
 jmp_buf scheduler;
 int current, cta_index, cta_count, waiting_in_block;
@@ -83,7 +82,7 @@ __attribute__((noinline)) void go_on(void (*enter)()) {
   fiber.begun = true;
   ucontext_t context;
   getcontext(&context);
-  context.uc_stack = {stacks[current].get(), 0, STACK};
+  context.uc_stack = {stacks[current].data(), 0, STACK};
   context.uc_link = nullptr;
   makecontext(&context, enter, 0);
   setcontext(&context);
