@@ -73,7 +73,8 @@ class AcceleratedHaloAttn(AttentionLayer, HaloAttn):
             key, value = both.unflatten(0, (self.num_heads, -1)).split([self.dim_head_qk, self.dim_head_v], 1)
             return torch.cat([query, key.flatten(0, 1), value.flatten(0, 1)])
 
-        bias = None if self.q.bias is None else beside(self.q.bias, self.kv.bias)
+        biases = self.q.bias, self.kv.bias
+        bias = None if biases[0] is None or biases[1] is None else beside(biases[0], biases[1])
         return beside(self.q.weight, self.kv.weight), bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,7 +144,7 @@ def obstacle(attention: HaloAttn) -> str | None:
         return "a forward of its own was put in the place of HaloAttn's"
     if attention.block_stride > 1:
         return "its strided queries index positions by query number: no table of true offsets does the same"
-    others = [module for module in (attention.q, attention.kv) if not isinstance(module, nn.Conv2d)]
+    others: list[nn.Module] = [module for module in (attention.q, attention.kv) if not isinstance(module, nn.Conv2d)]
     if type(positions).forward is not PosEmbedRel.forward or "forward" in vars(positions):
         others.append(positions)
     if others:
@@ -156,6 +157,7 @@ def obstacle(attention: HaloAttn) -> str | None:
 def exchange(attention: HaloAttn, attend: Attend) -> None:
     """Let the layer, which has no ``obstacle``, compute its attention by ``attend``."""
     attention.__class__ = AcceleratedHaloAttn
+    assert isinstance(attention, AcceleratedHaloAttn)
     attention.attend = attend
     attention.spec = LayerSpec(
         channels=attention.q.in_channels,
@@ -171,8 +173,8 @@ def exchange(attention: HaloAttn, attend: Attend) -> None:
 def give_back(attention: HaloAttn) -> None:
     """Make the layer timm's again, if it is an accelerated one."""
     if type(attention) is AcceleratedHaloAttn:
-        attention.__class__ = HaloAttn
         del attention.spec, attention.attend
+        attention.__class__ = HaloAttn  # type: ignore[assignment]  # the class it was derived from
         round_pool(attention, up=False)
 
 
