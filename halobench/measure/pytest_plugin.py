@@ -15,6 +15,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from halobench.cases.network import AnyCase
 from halobench.cases.options import TIERS, Options
+from halobench.measure import refusal
 from halobench.measure.engine import Settings
 from halobench.measure.journal import Journal, JournalError
 from halobench.measure.latency import effort_for
@@ -67,6 +68,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--resume", action="store_true", help="go on with a run that was killed: skip what it measured")
 
 
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Refuse to go on without pytest-benchmark before its options look unknown."""
+    refusal.check_plugins(early_config)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options before anything is collected."""
     try:
@@ -75,16 +81,9 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
-    check_results_path(config.getoption("benchmark_json", None))
+    refusal.check_options(config)
     config.pluginmanager.register(Display(config), "halobench-display")
-
-
-def check_results_path(results: Path | None) -> None:
-    """Refuse, before hours are spent, a results file that cannot be written or that the journal would overwrite."""
-    if results is not None and results.is_dir():
-        raise pytest.UsageError(f"--benchmark-json must name a file, got the folder {str(results)!r}")
-    if results is not None and results.suffix == ".jsonl":
-        raise pytest.UsageError(f"--benchmark-json must not end in .jsonl, as its journal does, got {str(results)!r}")
+    config.pluginmanager.register(refusal.Workers(), "halobench-workers")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -96,13 +95,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give every measured item the replaying clock, beside what its own benchmark marker says."""
-    for item in items:
-        if measured(item):
-            marker = item.get_closest_marker("benchmark")
-            chosen = dict(marker.kwargs) if marker else {}
-            item.add_marker(pytest.mark.benchmark(**{**chosen, "timer": CLOCK}), append=False)
+    cases = [item for item in items if measured(item)]
+    if cases and timed(config):
+        refusal.check_distribution(config)
+    for item in cases:
+        marker = item.get_closest_marker("benchmark")
+        chosen = dict(marker.kwargs) if marker else {}
+        item.add_marker(pytest.mark.benchmark(**{**chosen, "timer": CLOCK}), append=False)
 
 
 @pytest.fixture
@@ -146,8 +147,7 @@ def the_run(config: pytest.Config) -> Run:
             options.device, effort_for(options.device), hot=config.getoption("hot"), timed=timed(config)
         )
         try:
-            journal = Journal(journal_path(config), resume=config.getoption("resume")) if settings.timed else None
-            config.stash[RUN] = Run(settings, options, journal)
+            config.stash[RUN] = Run(settings, options, journal_of(config) if settings.timed else None)
         except (JournalError, RuntimeError) as error:
             pytest.exit(str(error), returncode=2)
     return config.stash[RUN]
@@ -165,6 +165,16 @@ def restore(results: Path, before: bytes | None) -> None:
 def timed(config: pytest.Config) -> bool:
     """Whether times are taken; with ``--benchmark-disable`` every case is only checked."""
     return not config.getoption("benchmark_disable") or config.getoption("benchmark_enable")
+
+
+def journal_of(config: pytest.Config) -> Journal:
+    """The run's journal. One without a results file is named by nobody, and a new run need not ask what to do with it.
+
+    Raises:
+        JournalError: it cannot be used.
+    """
+    anonymous = config.getoption("benchmark_json") is None
+    return Journal(journal_path(config), resume=config.getoption("resume"), rotate=anonymous)
 
 
 def journal_path(config: pytest.Config) -> Path:
@@ -185,6 +195,7 @@ class Display:
         self.config = config
         self.verbose = config.get_verbosity() > 0
         self.finished = True
+        self.unwritten = 0  # rows that no results file holds, and the journal keeps
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Show progress once it is known how much there is to do."""
@@ -222,7 +233,7 @@ class Display:
         except OSError as error:
             if results is None or RUN not in self.config.stash:
                 raise
-            self.config.stash[RUN].close(finished=False)
+            self.config.stash[RUN].close()
             restore(results, before)
             pytest.exit(
                 f"{results} cannot be written: {error.strerror}; all rows are in {journal_path(self.config)}: "
@@ -241,11 +252,14 @@ class Display:
             return
         run = self.config.stash[RUN]
         results: Path | None = self.config.getoption("benchmark_json")
+        without_times = run.settings.timed and all(row["status"] != "OK" for row in run.rows)
+        written = False
         try:
-            if results is not None and run.settings.timed and WRITTEN not in self.config.stash:
+            if results is not None and without_times and WRITTEN not in self.config.stash:
                 results.write_text(json.dumps({"benchmarks": [], "halobench": run.section()}, indent=1))
+            written = True
         finally:
-            run.close(finished=self.finished)
+            self.unwritten = run.close(results if written and self.finished else None)
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -265,9 +279,18 @@ class Display:
             terminalreporter.write_line(doubt, yellow=True)
         if not self.finished:
             terminalreporter.write_line("not all cases were measured: the same command with --resume goes on")
-        results = self.config.getoption("benchmark_json")
-        if results is not None:
-            terminalreporter.write_line(f"results: {results}   draw them: python -m halobench.plot {results}")
+        terminalreporter.write_line(self.whereabouts(run))
+
+    def whereabouts(self, run: Run) -> str:
+        """Where the rows of the run are, in a line."""
+        results, journal = self.config.getoption("benchmark_json"), journal_path(self.config)
+        if not run.settings.timed:
+            return "nothing was timed" + (f": {results} was not written" if results else "")
+        if results is None:
+            return f"without --benchmark-json all rows are in {journal}"
+        if self.unwritten and self.finished:
+            return f"{results} lacks {self.unwritten} rows, which are in {journal}"
+        return f"results: {results}   draw them: python -m halobench.plot {results}"
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
