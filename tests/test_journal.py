@@ -211,7 +211,9 @@ def test_missing_folders_are_made(tmp_path):
 
 
 def measured_row(name, *samples, **fields):
-    return row(name, latency={"median_ms": 2.0}, groups=("side",), samples_ms=list(samples or (1.1, 2.0, 2.3)), **fields)
+    return row(
+        name, latency={"median_ms": 2.0}, groups=("side",), samples_ms=list(samples or (1.1, 2.0, 2.3)), **fields
+    )
 
 
 def failed_row(name):

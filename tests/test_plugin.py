@@ -321,8 +321,8 @@ def test_rows_that_another_plugin_keeps_from_the_file_stay_in_the_journal(run, e
 def test_a_run_that_names_no_file_keeps_its_rows_and_does_not_block_the_next(run, tmp_path):
     left = ("-c", tmp_path / "pytest.ini", f"--rootdir={tmp_path}")
     (tmp_path / "pytest.ini").write_text(
-        "[pytest]\npython_files = bench_*.py\npython_functions = bench_*\npythonpath = {ROOT}/suites\n"
-        "addopts = -p halobench.measure.pytest_plugin\n".format(ROOT=ROOT)
+        f"[pytest]\npython_files = bench_*.py\npython_functions = bench_*\npythonpath = {ROOT}/suites\n"
+        "addopts = -p halobench.measure.pytest_plugin\n"
     )
     for kept in (["halobench.jsonl"], ["halobench-1.jsonl", "halobench.jsonl"]):
         done = run(ROOT / OPERATOR, *TINY, "--backends=conv", *left)

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from halobench import terminal
@@ -24,11 +26,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = settings.load(Path("pyproject.toml")).with_threshold(options.threshold)
         outcome = compare(sides.load(options.base), sides.load(options.head), chosen, across=options.across)
-        write(outcome, options.json, options.markdown)
     except (ResultsError, OSError) as error:
         return terminal.refuse(NAME, error)
-    render.show(outcome, terminal.console())
-    return int(outcome.status)
+    return conclude(NAME, outcome, options.json, options.markdown)
+
+
+def conclude(name: str, outcome: Outcome, as_json: Path | None, as_markdown: Path | None, more: str = "") -> int:
+    """Show an outcome, then write the files that were asked for; the exit status.
+
+    What cannot be shown or written makes it ``UNUSABLE``: a full disk or a reader that is gone is no regression.
+    """
+    unusable = 0
+    try:
+        console = terminal.console()
+        render.show(outcome, console)
+        if more:
+            console.print(more, markup=False, soft_wrap=True)
+        sys.stdout.flush()
+    except (
+        OSError,
+        SystemExit,
+    ) as error:  # rich makes an exit status 1 of a closed pipe, which means a regression here
+        # Python would try once more at exit, fail again, and change the exit status to 120.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        why = error.strerror if isinstance(error, OSError) else "nobody reads it"
+        unusable = terminal.refuse(name, f"the verdict cannot be shown: {why}: {outcome.headline}")
+    try:
+        write(outcome, as_json, as_markdown)
+    except OSError as error:
+        unusable = terminal.refuse(name, error)
+    return unusable or int(outcome.status)
 
 
 def compare(base: Side, head: Side, chosen: Settings, *, across: bool = False) -> Outcome:

@@ -41,11 +41,7 @@ class Journal:
         self._file = self._open()
         try:
             self._read()
-            if self.rows and not resume:
-                raise JournalError(
-                    f"{path} holds {len(self.rows)} rows of a run that did not finish: go on with --resume, "
-                    "or delete the file"
-                )
+            self._refuse_to_lose_rows(resume=resume)
         except JournalError:
             if rotate and not resume:
                 path.rename(free_name(path))
@@ -152,6 +148,13 @@ class Journal:
             ) from None
         self._file.truncate(whole)
         self._file.seek(0, os.SEEK_END)
+
+    def _refuse_to_lose_rows(self, *, resume: bool) -> None:
+        if self.rows and not resume:
+            raise JournalError(
+                f"{self.path} holds {len(self.rows)} rows of a run that did not finish: go on with --resume, "
+                "or delete the file"
+            )
 
     def _take(self, record: Fields) -> None:
         if self.header is None:
