@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from halobench import terminal
-from halobench.compare import render, settings, sides
+from halobench.compare import foreign, render, settings, sides
 from halobench.compare.evidence import ENOUGH_RUNS
 from halobench.compare.outcome import Outcome
 from halobench.compare.settings import Settings
@@ -71,6 +71,10 @@ def compare(base: Side, head: Side, chosen: Settings, *, across: bool = False) -
     notes = [f"differs, base | head: {each}" for each in apart]
     for side in (base, head):
         notes += [f"{header.file} is of a run that did not finish" for header in side.headers if not header.complete]
+    for side in (base, head):
+        sampled = all(len(samples) > 1 for case in side.cases.values() for samples in case.samples_ms)
+        if (tool := side.headers[0].tier) in foreign.LACKS:
+            notes.append(foreign.lacking(side.name, tool, sampled=sampled))
     if min(base.runs, head.runs) < ENOUGH_RUNS:
         notes.append(
             f"{base.runs} against {head.runs} runs: with fewer than {ENOUGH_RUNS} a side, changes below "
