@@ -27,7 +27,10 @@ def read(path: Path) -> Results | None:
     Raises:
         ResultsError: it is one, and holds a time that is none, or a case twice.
     """
-    document = parse(path.read_bytes())
+    try:
+        document = parse(path.read_bytes())
+    except ResultsError:
+        return None
     benchmarks = document.get("benchmarks") if isinstance(document, dict) else None
     if (
         not isinstance(benchmarks, list)
@@ -42,7 +45,7 @@ def read(path: Path) -> Results | None:
             return None
         machine = document.get("machine_info") or {}
         cpu = machine.get("cpu") or {}
-        fingerprint = {"cpu": {"model": cpu.get("brand_raw"), "cores": cpu.get("count")}}
+        fingerprint: dict[str, Any] = {"cpu": {"model": cpu.get("brand_raw"), "cores": cpu.get("count")}}
         fingerprint |= {name: machine.get(name) for name in ("machine", "python_version", "release", "system")}
         fingerprint["commit"] = {"id": (document.get("commit_info") or {}).get("id")}
         return tabulated(
@@ -98,7 +101,8 @@ def nvbench_machine(document: dict[str, Any]) -> dict[str, Any]:
 
 def tabulated(path: Path, tool: str, cases: Iterator[Case], fingerprint: dict[str, Any], when: str | None) -> Results:
     """The cases in the form of a results file; ``tool`` stands for its tier."""
-    rows, samples_ms = [], {}
+    rows: list[tuple[Any, ...]] = []
+    samples_ms: dict[tuple[str, str], tuple[float, ...]] = {}
     for name, status, reason, samples in cases:
         if (path.name, name) in samples_ms or any(row[1] == name for row in rows):
             raise ResultsError(f"{path}: case {name!r} stands in it twice")
