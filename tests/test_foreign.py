@@ -101,3 +101,16 @@ def test_nvbenchs_files_are_compared(tmp_path, monkeypatch, capsys, binary, stat
     said = capsys.readouterr().out
     assert "copy[Device=0 N=1]" in said
     assert ("no raw samples are beside it" in said) is not binary
+
+
+def test_a_case_that_stands_twice_and_a_time_that_is_none_are_refused(tmp_path, measured, capsys):
+    base, _ = measured
+    document = json.loads(base.read_text())
+    twice = {**document, "benchmarks": [*document["benchmarks"], document["benchmarks"][0]]}
+    document["benchmarks"][0]["stats"]["data"][0] = -1.0
+    for spoilt, message in ((twice, "stands in it twice"), (document, "finite numbers above 0")):
+        (tmp_path / "bad.json").write_text(json.dumps(spoilt))
+        assert main([str(base), str(tmp_path / "bad.json")]) == Exit.UNUSABLE
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("bad.json") == 1

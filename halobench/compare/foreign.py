@@ -51,7 +51,9 @@ def read(path: Path) -> Results | None:
         return tabulated(
             path, "pytest-benchmark", of_pytest_benchmark(benchmarks), fingerprint, document.get("datetime")
         )
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+    except ResultsError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, StopIteration, RuntimeError) as error:
         raise ResultsError(
             f"{path}: neither pytest-benchmark's nor NVBench's: {type(error).__name__}: {error}"
         ) from None
