@@ -106,7 +106,8 @@ def test_nvbenchs_files_are_compared(tmp_path, monkeypatch, capsys, binary, stat
 def test_a_case_that_stands_twice_and_a_time_that_is_none_are_refused(tmp_path, measured, capsys):
     base, _ = measured
     document = json.loads(base.read_text())
-    twice = {**document, "benchmarks": [*document["benchmarks"], document["benchmarks"][0]]}
+    twice = json.loads(base.read_text())
+    twice["benchmarks"].append(twice["benchmarks"][0])
     document["benchmarks"][0]["stats"]["data"][0] = -1.0
     for spoilt, message in ((twice, "stands in it twice"), (document, "finite numbers above 0")):
         (tmp_path / "bad.json").write_text(json.dumps(spoilt))
