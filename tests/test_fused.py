@@ -33,6 +33,13 @@ def test_without_a_gpu_it_says_what_it_needs() -> None:
         FUSED.attend(*problem.inputs(), problem.geometry)
 
 
+def test_shapes_are_known_without_a_device() -> None:
+    """As ``torch.device("meta")`` asks for them; autocast, which knows real devices only, is left out."""
+    problem = Problem(Geometry(4, 1, 2), 9, 6, heads=3, key_dim=5, value_dim=7)
+    assert FUSED.attend is not None
+    assert FUSED.attend(*problem.inputs("meta"), problem.geometry).shape == (1, 3, 5, 3, 7)
+
+
 @pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("dims", [(8, 8), (16, 40), (64, 160), (128, 256)])
 def test_tiles_are_what_the_kernels_can_take(dims: tuple[int, int], itemsize: int) -> None:

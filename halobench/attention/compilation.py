@@ -23,7 +23,9 @@ def kind(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | N
     """All of a call that static code depends on: equal for two calls that the same code serves."""
     tensors = (query, key, value, *(relative or ()))
     fields = ((one.shape, one.stride(), one.dtype, one.device, one.requires_grad) for one in tensors)
-    return geometry, torch.is_grad_enabled(), torch.is_autocast_enabled(query.device.type), *fields
+    device = query.device.type
+    cast = device != "meta" and torch.is_autocast_enabled(device)
+    return geometry, torch.is_grad_enabled(), cast, *fields
 
 
 def by_kind(function: Callable[..., Tensor], backend: str) -> Callable[[Hashable], Callable[..., Tensor]]:

@@ -35,7 +35,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
     """
     refuse_transforms("fused")
     device = query.device.type
-    if torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):  # which asks about real devices only
         dtype = torch.get_autocast_dtype(device)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         relative = None if relative is None else RelativeTables(relative.rows.to(dtype), relative.columns.to(dtype))
