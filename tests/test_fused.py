@@ -36,8 +36,11 @@ def test_without_a_gpu_it_says_what_it_needs() -> None:
 def test_shapes_are_known_without_a_device() -> None:
     """As ``torch.device("meta")`` asks for them; autocast, which knows real devices only, is left out."""
     problem = Problem(Geometry(4, 1, 2), 9, 6, heads=3, key_dim=5, value_dim=7)
+    query, key, value, (rows, columns) = problem.inputs()
+    given = [tensor.to("meta") for tensor in (query, key, value)]
+    relative = RelativeTables(rows.to("meta"), columns.to("meta"))
     assert FUSED.attend is not None
-    assert FUSED.attend(*problem.inputs("meta"), problem.geometry).shape == (1, 3, 5, 3, 7)
+    assert FUSED.attend(*given, relative, problem.geometry).shape == (1, 3, 5, 3, 7)
 
 
 @pytest.mark.parametrize("itemsize", [2, 4])

@@ -28,7 +28,9 @@ def kind(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | N
     return geometry, torch.is_grad_enabled(), cast, *fields
 
 
-def by_kind(function: Callable[..., Tensor], backend: str) -> Callable[[Hashable], Callable[..., Tensor]]:
+def by_kind(
+    function: Callable[..., Tensor], backend: str | Callable[..., Any]
+) -> Callable[[Hashable], Callable[..., Tensor]]:
     """From the kind of a call to a copy of ``function`` that is compiled for it, whole and with static shapes."""
     assert isinstance(function, FunctionType)
 

@@ -73,9 +73,12 @@ class AcceleratedHaloAttn(AttentionLayer, HaloAttn):
             key, value = both.unflatten(0, (self.num_heads, -1)).split([self.dim_head_qk, self.dim_head_v], 1)
             return torch.cat([query, key.flatten(0, 1), value.flatten(0, 1)])
 
-        biases = self.q.bias, self.kv.bias
-        bias = None if biases[0] is None or biases[1] is None else beside(biases[0], biases[1])
-        return beside(self.q.weight, self.kv.weight), bias
+        weight = beside(self.q.weight, self.kv.weight)
+        if self.q.bias is None and self.kv.bias is None:
+            return weight, None
+        assert self.q.bias is not None
+        assert self.kv.bias is not None
+        return weight, beside(self.q.bias, self.kv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, H, W) -> (batch, dim_out, H / stride, W / stride).
