@@ -1,4 +1,4 @@
-"""halobench: the reference suite for halo attention."""
+"""halobench: the reference suite for halo attention. What stands here is what other people's backends and code need."""
 
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -7,10 +7,11 @@ from pathlib import Path
 from halobench.attention import backends, formula
 from halobench.attention.geometry import Geometry
 from halobench.attention.layer import HaloAttention
-from halobench.attention.problem import Backend, LayerSpec, Problem, RelativeTables, Unsupported
+from halobench.attention.problem import Backend, Execution, LayerSpec, Problem, RelativeTables, Unsupported
 
 __all__ = [
     "Backend",
+    "Execution",
     "Geometry",
     "HaloAttention",
     "LayerSpec",

@@ -10,8 +10,10 @@ from rich.text import Text
 from halobench import doctor, listing, models, terminal
 from halobench.cases.options import DTYPES, TIERS, Options
 from halobench.machine import roofline
+from halobench.wording import counted
 
 NAME = "halobench"
+SUITES = Path("suites")
 COLOURS = {"good": "green", "limited": "yellow", "bad": "red"}
 COMMANDS = {
     "pytest suites/": "measure",
@@ -23,6 +25,7 @@ COMMANDS = {
     "halobench.profile": "kernels, memory and traces of one case",
     "halobench.train": "a training run, on images or Fashion-MNIST",
     "halobench.models": "the cost table of all models",
+    "halobench.pages": "the tables of README and docs/, made anew from results/",
 }
 
 
@@ -57,7 +60,7 @@ def show_list(options: argparse.Namespace) -> int:
     console = terminal.console()
     chosen = Options.choose(options.tier, options.backends, options.device, options.dtype, options.batch)
     if options.what == "cases":
-        show_cases(options.suites, chosen)
+        show_cases(options.suites or SUITES, chosen)
         return 0
     if options.what in ("all", "backends"):
         console.print(
@@ -67,15 +70,24 @@ def show_list(options: argparse.Namespace) -> int:
         console.print(Text("\nModels", style="bold"))
         console.print(", ".join(models.names()), markup=False)
     if options.what in ("all", "suites"):
-        rows = list(listing.tiers(listing.suites(options.suites), chosen))
-        title = (
-            f"\nSuites on {chosen.device} in {chosen.dtype} (python -m halobench list cases --tier NAME shows cases)"
-        )
-        console.print(Text(title, style="bold"), soft_wrap=True)  # above the table, which may be narrower
-        console.print(terminal.table("", ("suite", "tier", "cases"), rows, left=2))
+        try:
+            show_suites(options.suites or SUITES, chosen)
+        except ValueError as error:
+            if options.what != "all" or options.suites is not None:
+                raise
+            console.print(Text(f"\n{error}"), soft_wrap=True)  # an installation has none: the rest is listed
     if options.what == "all":
         console.print(terminal.table("\nCommands", ("command", "what it does"), list(COMMANDS.items()), left=2))
     return 0
+
+
+def show_suites(folder: Path, chosen: Options) -> None:
+    """The suites of a folder, with the number of cases in each tier."""
+    console = terminal.console()
+    rows = list(listing.tiers(listing.suites(folder), chosen))
+    title = f"\nSuites on {chosen.device} in {chosen.dtype} (python -m halobench list cases --tier NAME shows cases)"
+    console.print(Text(title, style="bold"), soft_wrap=True)  # above the table, which may be narrower
+    console.print(terminal.table("", ("suite", "tier", "cases"), rows, left=2))
 
 
 def show_cases(folder: Path, chosen: Options) -> None:
@@ -90,7 +102,7 @@ def show_cases(folder: Path, chosen: Options) -> None:
             case.name, None if predicted.ms is None else f"{predicted.ms:.3g}",
             None if peak is None else f"{peak / 2**20:.4g}",
         ))  # fmt: skip
-    title = f"{len(rows)} cases, tier {chosen.tier}, {chosen.device}, {chosen.dtype}; times are least times"
+    title = f"{counted(len(rows), 'case')}, tier {chosen.tier}, {chosen.device}, {chosen.dtype}; times are least times"
     console = terminal.console()
     console.print(Text(title, style="bold"), soft_wrap=True)
     console.print(terminal.table("", ("case", "ms, at least", "peak MiB"), rows))
@@ -107,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     lists = commands.add_parser("list", help="backends, models, suites, tiers and cases", formatter_class=look)
     kinds = ("all", "backends", "models", "suites", "cases")
     lists.add_argument("what", nargs="?", choices=kinds, default="all", help="default: all but cases")
-    lists.add_argument("--suites", type=Path, default=Path("suites"), help="folder of the suites (default: suites/)")
+    lists.add_argument("--suites", type=Path, help="folder of the suites (default: suites/)")
     lists.add_argument("--tier", choices=TIERS, help="default: smoke on a CPU, default on a GPU")
     lists.add_argument("--backends", metavar="A,B", help="only these (default: all)")
     lists.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ import torch
 
 from halobench.attention import backends
 from halobench.machine.environment import cpu_model
+from halobench.machine.memory import available_bytes
 from halobench.machine.nvml import Gpu
-from halobench.measure.memory import available_bytes
+from halobench.wording import counted
 
 State = Literal["good", "limited", "bad"]
 TOOLS = {
@@ -37,7 +39,8 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Everything that bears on what can be measured here."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("processor", "good", f"{cpu_model() or 'unknown'}, {cores} cores, {torch.get_num_threads()} threads")
+    said = f"{counted(cores or 1, 'core')}, {counted(torch.get_num_threads(), 'thread')}"
+    yield Finding("processor", "good", f"{cpu_model() or 'unknown'}, {said}")
     yield load(cores or 1)
     free = available_bytes("cpu") / 2**30
     yield Finding(
@@ -55,11 +58,10 @@ def examine() -> Iterator[Finding]:
 def load(cores: int) -> Finding:
     """Whether other programs keep the processor busy."""
     average = os.getloadavg()[0]
+    said = f"{average:.1f} on {counted(cores, 'core')}"
     if average < 0.5 * cores:
-        return Finding("load", "good", f"{average:.1f} on {cores} cores")
-    return Finding(
-        "load", "limited", f"{average:.1f} on {cores} cores: CPU times will be noisy", "end other programs, or wait"
-    )
+        return Finding("load", "good", said)
+    return Finding("load", "limited", f"{said}: CPU times will be noisy", "end other programs, or wait")
 
 
 def gpu() -> Iterator[Finding]:
@@ -120,7 +122,7 @@ def others(device: Gpu) -> Iterator[Finding]:
     if device.processes is None:
         yield Finding("other processes", "limited", "cannot be listed", "nvidia-smi shows them, if the host allows it")
     elif found:
-        said = f"{len(found)} use this GPU: pid {', '.join(map(str, found))}"
+        said = f"{counted(len(found), 'program')} on this GPU: pid {', '.join(map(str, found))}"
         yield Finding("other processes", "bad", said, "end them, or choose another GPU with CUDA_VISIBLE_DEVICES")
     else:
         yield Finding("other processes", "good", "none on this GPU")
@@ -149,7 +151,11 @@ def backend(name: str) -> tuple[State, str, str]:
     try:
         return "good", backends.load(name).summary, ""
     except ModuleNotFoundError as error:
-        return "limited", f"needs the package {error.name}, which is not installed", f"pip install {error.name}"
+        return (
+            "limited",
+            f"needs the package {error.name}, which is not installed",
+            f"pip install {shlex.quote(str(error.name))}",
+        )
     except Exception as error:  # noqa: BLE001 - a broken backend must not keep the others from being listed
         return "bad", f"cannot be loaded: {type(error).__name__}: {error}", "mend its module"
 

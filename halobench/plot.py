@@ -23,6 +23,7 @@ from halobench.figures.index import write_index
 from halobench.figures.selection import Drawn, Selection, network_selections, selections
 from halobench.figures.style import look, save
 from halobench.records.table import Results, ResultsError, read_all
+from halobench.wording import counted
 
 FORMATS = ("png", "svg")
 NAME = "halobench.plot"
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return terminal.refuse(NAME, error)
     if not drawn:
         return terminal.refuse(NAME, "nothing could be drawn: no case of these results was measured")
-    print(f"{len(drawn)} figures, summary.csv and summary.md in {output}")
+    print(f"{counted(len(drawn), 'figure')}, summary.csv and summary.md in {output}")
     return 0
 
 

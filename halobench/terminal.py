@@ -1,6 +1,7 @@
 """One look for all commands: their ``--help``, their tables, and the one line that says what went wrong."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from typing import ClassVar
@@ -12,6 +13,8 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 
 UNUSABLE = 2
 """The exit status of a command whose arguments or input cannot be used."""
+UNBOUNDED = 100_000
+"""Columns of a console that breaks no line."""
 
 
 class Help(RawDescriptionRichHelpFormatter):
@@ -34,14 +37,26 @@ def parser(name: str, description: str, examples: Sequence[str]) -> argparse.Arg
 
 
 def console() -> Console:
-    """Where a command writes. Made anew each time, so that it finds the stdout of the moment."""
-    return Console(highlight=False)
+    """Where a command writes. Made anew each time, so that it finds the stdout of the moment.
+
+    In a pipe or a file a row of a table is one line, as long as it may be: what reads it looks for whole names.
+    """
+    made = Console(highlight=False)
+    if not made.file.isatty():
+        made.width = UNBOUNDED
+    return made
 
 
 def refuse(name: str, problem: object) -> int:
     """Say in one line on stderr why a command cannot do its work; the exit status to end with."""
     print(f"{name}: {' '.join(str(problem).split())}", file=sys.stderr)
     return UNUSABLE
+
+
+def end_with_reader() -> None:
+    """End without a word when nobody reads on (``| head -1``), as other commands do, where there are signals for it."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> Table:

@@ -1,1 +1,1 @@
-"""Halo attention backends, one module each: this folder is the registry."""
+"""Halo attention backends, a module or package each; this folder is the package ``halobench.implementations``."""

@@ -1,8 +1,8 @@
 """SDPA: windows folded into the batch of PyTorch's ``scaled_dot_product_attention``.
 
 Each block is an attention problem of its own: its queries against the keys of its window. Relative positions and the
-border ride along in the head dimension (``halobench.attention.folding``) instead of an attention mask, so the fused kernels
-apply and no score matrix reaches memory; what remains is the copy of overlapping windows.
+border ride along in the head dimension (``halobench.attention.folding``) instead of an attention mask, so the fused
+kernels apply and no score matrix reaches memory; what remains is the copy of overlapping windows.
 """
 
 from torch import Tensor

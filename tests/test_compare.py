@@ -386,6 +386,26 @@ def test_a_copied_run_is_no_repetition(tmp_path):
         sides.load(place)
 
 
+@pytest.mark.parametrize("made", ["itself", "link", "copy"])
+def test_a_run_is_not_compared_with_itself(tmp_path, capsys, made):
+    """Such a gate would be open whatever the code does. A file under another name is no other run."""
+    base = results_files.write(tmp_path / "base.json", rows(1), gpu=results_files.H100)
+    head = base if made == "itself" else tmp_path / "head.json"
+    if made == "link":
+        head.symlink_to(base)
+    if made == "copy":
+        head.write_bytes(base.read_bytes())
+    assert main([str(base), str(head)]) == Exit.UNUSABLE
+    assert ("one is a copy of the other" if made == "copy" else f"the same: {base}") in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_a_run_of_the_other_is_refused(tmp_path, capsys):
+    base, head = folder(tmp_path, "base", 1, runs=5), folder(tmp_path, "head", 2, runs=4)
+    (head / "stray.json").write_bytes((base / "3.json").read_bytes())
+    assert main([str(base), str(head)]) == Exit.UNUSABLE
+    assert f"{base} and {head} hold the same samples of operator/" in capsys.readouterr().err
+
+
 def without_samples(document):
     del document["benchmarks"][0]["stats"]["data"]
 

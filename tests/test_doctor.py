@@ -58,7 +58,7 @@ def test_a_gpu_in_good_health(with_gpu):
         ({"sm_mhz": None}, "clocks", "limited", "cannot be read"),
         ({"throttles": ["power cap"]}, "throttling", "limited", "held down by power cap"),
         ({"persistence": False}, "persistence", "limited", "off"),
-        ({"processes": [4242]}, "other processes", "bad", "1 use this GPU: pid 4242"),
+        ({"processes": [4242]}, "other processes", "bad", "1 program on this GPU: pid 4242"),
         ({"processes": None}, "other processes", "limited", "cannot be listed"),
         ({"joules": None}, "energy", "limited", "no energy counter"),
     ],
@@ -75,6 +75,15 @@ def test_a_machine_without_a_gpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     (finding,) = doctor.gpu()
     assert (finding.state, finding.remedy) == ("limited", "unset CUDA_VISIBLE_DEVICES, which is ''")
+
+
+@pytest.mark.parametrize(("cores", "threads", "said"), [(1, 1, "1 core, 1 thread"), (8, 4, "8 cores, 4 threads")])
+def test_cores_and_threads_are_counted(monkeypatch, cores, threads, said):
+    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    found = findings(doctor.examine())
+    assert found["processor"].said.endswith(f", {said}")
+    assert f" on {said.partition(',')[0]}" in found["load"].said
 
 
 @pytest.mark.parametrize(("average", "state"), [(0.3, "good"), (6.0, "limited")])
@@ -95,6 +104,14 @@ def test_a_missing_package_and_a_broken_backend(monkeypatch, tmp_path):
     assert (states["missing"], states["broken"], states["sdpa"]) == ("missing", "broken", "ready")
 
 
+def test_a_remedy_can_be_pasted_into_a_shell(monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(name="a package; ls")
+
+    monkeypatch.setattr(doctor.backends, "load", missing)
+    assert doctor.backend("any")[2] == "pip install 'a package; ls'"
+
+
 def test_the_doctor_runs_here(capsys):
     status = main(["doctor"])
     said = capsys.readouterr().out
@@ -104,19 +121,31 @@ def test_the_doctor_runs_here(capsys):
 
 
 def test_the_list(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "40")  # of a pipe, nothing is wrapped
     assert main(["list", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     for name in backends.names():
         assert re.search(rf"^{name} +\w+ ", said, re.MULTILINE)
+    assert re.search(rf"^sdpa +ready +{re.escape(backends.load('sdpa').summary)} *$", said, re.MULTILINE)
     found = re.findall(r"^(operator|layer) +(\w+) +(\d+)", said, re.MULTILINE)
     counts = {(suite, tier): int(count) for suite, tier, count in found}
     assert 0 < counts["operator", "smoke"] < counts["operator", "default"] < counts["operator", "full"]
     assert "halonet_h0" in said
 
 
+def test_without_suites_all_else_is_listed(capsys, monkeypatch, tmp_path):
+    """As where only the wheel is installed; asked for suites alone, there is nothing to say but that."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["list", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "\nno suites (bench_*.py) in suites: run it in the root of a checkout" in said
+    assert "\nsdpa " in said
+    assert "\nhalobench.train" in said
+    assert main(["list", "suites", "--device", "cpu"]) == 2
+
+
 def test_the_cases_with_predictions(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "40")  # of a pipe, nothing is wrapped
     assert main(["list", "cases", "--device", "cpu", "--backends", "conv", "--tier", "smoke"]) == 0
     lines = capsys.readouterr().out.splitlines()[2:]
     options = Options.choose("smoke", "conv", "cpu", None, None)
@@ -147,6 +176,7 @@ def test_no_prediction_without_an_account(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["list", "--suites", "docs"], "no suites (bench_*.py) in docs: run it in the root of a checkout"),
         (["list", "--suites", "docs", "suites"], "no suites (bench_*.py) in docs: run it in the root of a checkout"),
         (["list", "--backends", "nonsense"], "--backends: no backend is called 'nonsense'; there are "),
     ],

@@ -95,7 +95,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_run(run, tmp_path):
     done = run("conv,fills")
     assert done.returncode == 2
     journal = tmp_path / "mine.jsonl"
-    said = "cannot be written: File too large; its 2 rows are safe: make room, then go on with --resume"
+    said = "cannot be written: File too large; 2 rows safe in it: make room, then go on with --resume"
     assert f"{journal} {said}" in done.stdout
     before = rows(journal)
     assert [row["backend"] for row in before] == ["conv", "conv"]
@@ -137,7 +137,7 @@ def test_a_row_that_is_written_in_part_is_taken_back(tmp_path, monkeypatch):
         return write(file, line[: len(line) // 2])
 
     monkeypatch.setattr(os, "write", half)
-    with pytest.raises(JournalError, match="cannot be written: No space left on device; its 1 rows are safe"):
+    with pytest.raises(JournalError, match="cannot be written: No space left on device; 1 row safe in it"):
         journal.append({"case": "two"})
     assert (tmp_path / "mine.jsonl").read_bytes() == before
     monkeypatch.undo()

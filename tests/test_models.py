@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from halobench import HaloAttention, models
 from halobench.models import costs, work
-from halobench.models.folded import FoldedConv2d, folded
+from halobench.models.folded import FoldedConv2d, convolution, folded
 from halobench.models.halonet import Bottleneck
 
 # A HaloNet small enough for a laptop, with strided blocks, uneven depths and heads that differ between stages.
@@ -179,6 +179,14 @@ def test_a_folded_convolution_compiles_in_one_graph_under_autocast():
         torch.testing.assert_close(compiled(pixels, weight), folded(pixels, weight))
 
 
+def test_a_tracer_keeps_a_folded_convolution_whole():
+    """It has no device to ask for."""
+    model = small("convnet_mini", final_channels=24).eval()
+    traced = torch.fx.symbolic_trace(model)
+    assert convolution in [node.target for node in traced.graph.nodes]
+    torch.testing.assert_close(traced(images()), model(images()), rtol=0, atol=0)
+
+
 @pytest.mark.gpu
 def test_a_folded_convolution_under_autocast():
     """On a GPU the layer folds; channels-last, as close to float64 as the convolution in bfloat16 is."""
@@ -293,7 +301,7 @@ def test_timm_finds_our_models_and_keeps_its_own():
     attention = {f"halobench_{name}" for name in models.names() if models.entry(name).has_attention}
     assert ours == attention | {"halobench_convnet_mini"}
     assert not isinstance(timm.create_model("halonet_h1"), models.HaloNet)
-    with pytest.raises(ValueError, match="halobench_halonet_h0 has no pretrained weights"):
+    with pytest.raises(RuntimeError, match="No pretrained weights exist for halobench_halonet_h0"):
         timm.create_model("halobench_halonet_h0", pretrained=True)
 
 
@@ -302,7 +310,7 @@ def test_wrong_names_list_the_right_ones():
         models.create("halonet_h8")
     with pytest.raises(ValueError, match=r"no backend is called 'gather'; there are .*strided_gather"):
         models.create("halonet_h0", "gather")
-    with pytest.raises(ValueError, match=r"halonet_h0 has no blocks to override; there are block, halo, value_ratio"):
+    with pytest.raises(TypeError, match=r"halonet_h0 has no blocks to override; there are block, halo, value_ratio"):
         models.create("halonet_h0", blocks=3)
     for name in ("resnet50", "convnet_mini"):
         with pytest.raises(ValueError, match=rf"{name} has no attention slots .*got 'sdpa'"):

@@ -304,7 +304,7 @@ def test_the_summary_doubts_times_below_their_floor(tmp_path, share):
     row["floor"]["share"] = share
     files.write(tmp_path / "mine.json", [row])
     assert plot.main([str(tmp_path / "mine.json"), "--output", str(tmp_path / "out")]) == 0
-    said = "1 times are shorter than their floors" in (tmp_path / "out" / "summary.md").read_text()
+    said = "1 case took less time than the floor" in (tmp_path / "out" / "summary.md").read_text()
     assert said == (share > 1)
 
 
@@ -320,7 +320,10 @@ def test_the_index_is_written_only_on_request(tmp_path):
     [
         (lambda _: None, "No such file or directory"),
         (lambda folder: folder.mkdir(), "holds no results files"),
-        (lambda folder: (folder.mkdir(), (folder / "bad.json").write_text("{")), "none of its 1 results files"),
+        (
+            lambda folder: (folder.mkdir(), (folder / "bad.json").write_text("{")),
+            "holds 1 results file, and none could be read",
+        ),
         (
             lambda folder: (folder.mkdir(), files.write(folder / "mine.json", [files.failed("OOM", "too big")])),
             "nothing could be drawn",

@@ -82,7 +82,7 @@ def cases(path):
 def measured(run, tmp_path_factory):
     """One run with successes and failures of all kinds, written and saved."""
     folder = tmp_path_factory.mktemp("measured")
-    file = folder / "new" / "mine.json"
+    file = folder / "a new one" / "mine.json"
     saved = ("--benchmark-save=first", "--benchmark-save-data", f"--benchmark-storage={folder / 'saved'}")
     chosen = ("--backends", "conv,sdpa,wrong,missing,broken")
     done = run(OPERATOR, *TINY, *chosen, f"--benchmark-json={file}", *saved)
@@ -134,6 +134,7 @@ def test_the_file_says_what_holds_for_the_run(measured):
     assert section["harness"]["measured_s"] > 0
     assert "node" not in document["machine_info"]
     assert f"results: {file}" in done.stdout
+    assert f"python -m halobench.plot '{file}'" in done.stdout  # what is pasted into a shell is one word
     assert list(file.parent.iterdir()) == [file]  # the journal has done its duty
 
 

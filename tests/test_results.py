@@ -253,7 +253,9 @@ def test_two_files_of_one_name_are_refused(tmp_path, rows):
         results.read_all([tmp_path / "base", tmp_path / "head"])
 
 
-@pytest.mark.parametrize(("bad", "said"), [(0, "holds no results files"), (2, "none of its 2 results files")])
+@pytest.mark.parametrize(
+    ("bad", "said"), [(0, "holds no results files"), (2, "holds 2 results files, and none could be read")]
+)
 def test_a_folder_without_anything_readable_is_refused(tmp_path, bad, said):
     for number in range(bad):
         (tmp_path / f"{number}.json").write_text("")

@@ -106,4 +106,4 @@ def test_a_time_below_its_floor_casts_doubt_on_the_run():
     """Nothing is faster than the best rates, unless these were not measured at their best."""
     assert doubted([0.2, 1.0]) is None
     said = doubted([0.2, 1.01, 13.0])
-    assert str(said).startswith("2 times are shorter than their floors, by a factor of up to 13: ")
+    assert str(said).startswith("2 cases took less time than the floor, by a factor of up to 13: ")

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from halobench import models
 from halobench.train import checkpoint
 from halobench.train.__main__ import INTERRUPTED, main
-from halobench.train.recipe import optimizer, schedule
+from halobench.train.recipe import build, optimizer, schedule
 from halobench.train.report import Report
 from halobench.train.run import Run
 from halobench.train.settings import complete
@@ -265,6 +265,14 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine(fashion, tmp_path):
     assert rates[warm_up // 2] == pytest.approx((rates[0] + 0.8) / 2)
     assert rates[60] == pytest.approx((0.8 + 0.8 / 128) / 2)  # half way between the warm-up's end and the end
     assert rates[-1] == pytest.approx(0.8 / 128, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["halonet_mini", "seresnet50_halo_b8", "accelerated_halonet50ts"])
+def test_stochastic_depth_reaches_models_of_every_kind(fashion, tmp_path, name):
+    settings = settings_of(fashion, tmp_path, model=name, stochastic_depth=0.25)
+    with torch.device("meta"):
+        model = build(settings, 10)
+    assert max(getattr(module, "drop_prob", 0) for module in model.modules()) == pytest.approx(0.25)
 
 
 def test_norms_and_biases_do_not_decay(fashion, tmp_path):

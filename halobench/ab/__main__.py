@@ -17,11 +17,12 @@ from halobench.compare.__main__ import add_report_options, write
 from halobench.compare.outcome import Outcome
 from halobench.compare.settings import Settings
 from halobench.records.table import ResultsError
+from halobench.wording import counted
 
 NAME = "halobench.ab"
 INTERRUPTED = 130
 INSTRUMENTS = (
-    "halobench/measure", "halobench/machine/roofline.py", "halobench/cases/workload.py", "halobench/train/step.py",
+    "halobench/measure", "halobench/machine", "halobench/cases/workload.py", "halobench/train/step.py",
     "halobench/train/workload.py", "suites",
 )  # fmt: skip
 
@@ -64,7 +65,7 @@ def ab(base: Checkout, head: Checkout, measure: protocol.Measure, output: Path, 
     found = protocol.suspects(screening, chosen)
     confirmation = None
     if found:
-        say(f"{len(found)} suspects are measured again")
+        say(f"to be measured again: {counted(len(found), 'suspect')}")
         known = test_ids((output / "screening" / BASE).glob("*.json"))
         ids = [known[name] for name in found]
         confirmed = protocol.measure_stage(

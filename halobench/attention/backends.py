@@ -1,4 +1,4 @@
-"""The registry of backends: the folder ``implementations/``, and the entry points of other packages.
+"""The registry of backends: the package ``halobench.implementations``, and the entry points of other packages.
 
 A backend is a module that defines ``attend`` (a halo attention operator) or, if it mixes pixels in another way,
 ``build`` (a layer). Beside ``attend``, ``build`` gives a ``HaloAttention`` that suits it better. It may also define

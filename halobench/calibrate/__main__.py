@@ -59,8 +59,6 @@ def plan(options: argparse.Namespace) -> Plan:
 def show(judged: dict[str, Any]) -> None:
     """Print what was found, by protocol and by case."""
     console = terminal.console()
-    if not console.is_terminal:
-        console.width = 160
     levels = [level for level in judged["processes"] if float(level)]
     named = [f"{float(level):.0%} found" for level in levels]
     rows = [

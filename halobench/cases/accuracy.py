@@ -95,7 +95,7 @@ def compare_attention(
 ) -> Check:
     """The rule for an operator's output and gradients, by name; ``tensors`` are its inputs, on the images compared.
 
-    Where something is off, a second look asks how much the problem magnifies roundings (``cases.conditioning``).
+    Where something is off, a second look asks how much the problem magnifies roundings (``conditioning``).
     """
     scale = float(cotangent.norm(dtype=torch.float64))
     least = {name: roundings(cotangent.dtype, gradient=name != OUTPUT) for name in found}

@@ -14,6 +14,7 @@ from halobench.compare.settings import Settings
 from halobench.compare.sides import Side
 from halobench.compare.verdict import judge
 from halobench.records.table import ResultsError
+from halobench.wording import counted
 
 NAME = "halobench.compare"
 
@@ -23,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         chosen = settings.load(Path("pyproject.toml")).with_threshold(options.threshold)
-        outcome = compare(sides.load(options.base), sides.load(options.head), chosen, across=options.across)
+        base, head = sides.load(options.base), sides.load(options.head)
+        sides.refuse_itself(base, head)
+        outcome = compare(base, head, chosen, across=options.across)
         write(outcome, options.json, options.markdown)
     except (ResultsError, OSError) as error:
         return terminal.refuse(NAME, error)
@@ -45,7 +48,7 @@ def compare(base: Side, head: Side, chosen: Settings, *, across: bool = False) -
         notes += [f"{header.file} is of a run that did not finish" for header in side.headers if not header.complete]
     if min(base.runs, head.runs) < ENOUGH_RUNS:
         notes.append(
-            f"{base.runs} against {head.runs} runs: with fewer than {ENOUGH_RUNS} a side, changes below "
+            f"{base.runs} against {counted(head.runs, 'run')}: with fewer than {ENOUGH_RUNS} a side, changes below "
             f"{chosen.between_runs_percent:g} % count as what two processes differ in anyway"
         )
     return Outcome(base.name, head.name, judge(base.cases, head.cases, chosen), chosen, notes=notes)

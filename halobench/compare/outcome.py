@@ -10,6 +10,7 @@ from halobench.compare.settings import Settings
 from halobench.compare.statistics import CONFIDENCE, SIGNIFICANCE
 from halobench.compare.verdict import Judged, Verdict
 from halobench.records.schema import ResultsError
+from halobench.wording import counted
 
 ORDER = (
     Verdict.FAILED,
@@ -87,8 +88,8 @@ class Outcome:
         regressed = sum(case.regressed for case in self.cases)
         opening = {
             Exit.FINE: "no regression",
-            Exit.REGRESSION: f"{regressed} regression{'s' if regressed != 1 else ''}",
-            Exit.INCONCLUSIVE: f"inconclusive: the base differs from itself in {len(self.fired)} cases",
+            Exit.REGRESSION: counted(regressed, "regression"),
+            Exit.INCONCLUSIVE: f"inconclusive: the base differs from itself in {counted(len(self.fired), 'case')}",
         }[self.status]
         return f"{opening} ({said})"
 

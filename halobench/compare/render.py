@@ -12,7 +12,6 @@ from halobench.compare.verdict import Judged, Verdict
 
 COLUMNS = ("case", "verdict", "base ms", "head ms", "change", "95 % interval", "remarks")
 MARKDOWN_ROWS = 100  # a comment holds 65,536 characters
-LOG_WIDTH = 200  # where no terminal says how wide it is
 COLOURS = {
     Verdict.FAILED: "bold red",
     Verdict.SLOWER: "red",
@@ -28,8 +27,6 @@ STATUS_COLOURS = {Exit.FINE: "bold green", Exit.REGRESSION: "bold red", Exit.INC
 
 def show(outcome: Outcome, console: Console) -> None:
     """Print the cases that did not stay the same, then the outcome."""
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
     for note in outcome.notes:
         console.print(Text(f"note: {note}"), soft_wrap=True)
     rows = noteworthy(outcome.sorted)

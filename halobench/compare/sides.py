@@ -107,8 +107,29 @@ def refuse_copies(path: Path, runs: list[Results]) -> None:
         (next(iter(run.headers)), {case: samples for (_, case), samples in run.samples_ms.items()}) for run in runs
     ]
     for (one, samples), (other, more) in combinations(named, 2):
-        if samples and any(len(set(more[case])) > 1 and samples[case] == more[case] for case in samples.keys() & more):
+        if samples and any(varied(more[case]) and samples[case] == more[case] for case in samples.keys() & more):
             raise ResultsError(f"{path}: {one} and {other} hold the same samples: one is a copy of the other")
+
+
+def varied(samples: tuple[float, ...]) -> bool:
+    """Whether samples could only be the same by being those of one run."""
+    return len(set(samples)) > 1
+
+
+def refuse_itself(base: Side, head: Side) -> None:
+    """A run against itself, or against a copy of it, would pass whatever the code does.
+
+    Raises:
+        ResultsError: they are one file or folder, or hold the same samples.
+    """
+    if Path(base.name).samefile(head.name):
+        raise ResultsError(f"base and head are the same: {base.name}")
+    for case in sorted(base.cases.keys() & head.cases.keys()):
+        shared = set(base.cases[case].samples_ms) & set(head.cases[case].samples_ms)
+        if any(map(varied, shared)):
+            raise ResultsError(
+                f"{base.name} and {head.name} hold the same samples of {case}: one is a copy of the other"
+            )
 
 
 def differences(one: Header, other: Header) -> list[str]:

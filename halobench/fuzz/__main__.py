@@ -88,8 +88,9 @@ def report(plan: Plan, coverages: dict[str, Coverage], failures: Sequence[Result
         console.print(f"and {len(failures) - MOST_NAMED} more; --output keeps all", markup=False)
     tried = sum(each.tried for each in coverages.values())
     refused = sum(each.statuses["UNSUPPORTED"] for each in coverages.values())
+    wrong = len(failures)
     console.print(
-        f"seed {plan.seed}, {plan.device}: {tried} tried, {refused} refused, {len(failures)} wrong, in {seconds:.0f} s",
+        f"seed {plan.seed}, {plan.device}: {tried} tried, {refused} refused, {wrong} wrong, in {seconds:.0f} s",
         markup=False,
     )
 
@@ -97,8 +98,9 @@ def report(plan: Plan, coverages: dict[str, Coverage], failures: Sequence[Result
 def show_shrunk(plan: Plan, failures: Sequence[Result], seconds: float) -> None:
     """Shrink some failures, unlike ones first, and print them as test cases."""
     chosen = list({kind(failure): failure for failure in reversed(failures)}.values())[-MOST_SHRUNK:]
-    print(f"shrinking {len(chosen)} of them, for up to {seconds:.0f} s", file=sys.stderr, flush=True)
-    with ThreadPoolExecutor(len(chosen)) as threads:
+    number = len(chosen)
+    print(f"shrinking {number} of them, for up to {seconds:.0f} s", file=sys.stderr, flush=True)
+    with ThreadPoolExecutor(number) as threads:
         for small in threads.map(partial(shrunk, plan=plan, seconds=seconds), chosen):
             print(f"\n{small.status}: {small.answer['reason']}\n{coverage.test_case(small, plan.device)}")
 

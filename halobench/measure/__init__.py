@@ -1,1 +1,1 @@
-"""The instruments: device time, peak memory, energy, and the engine that runs them case by case."""
+"""Cases are run, in a worker process: time, peak memory and energy of each, and pytest's side of it."""

@@ -13,6 +13,7 @@ from halobench.cases import accuracy, cost, counters
 from halobench.cases.case import Case
 from halobench.cases.workload import Workload, bind
 from halobench.machine.clock import Burst, Clock
+from halobench.machine.memory import available_bytes
 from halobench.machine.roofline import Ceilings, floor
 from halobench.measure import energy, latency, memory
 from halobench.measure.placement import Placement
@@ -101,7 +102,7 @@ def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Setti
 
 def refuse_what_cannot_fit(needed: int | None, device: str) -> None:
     """Raise ``MemoryError`` for a task that cannot fit: a CPU's memory is overcommitted, and its kernel kills."""
-    available = memory.available_bytes(device)
+    available = available_bytes(device)
     if needed is not None and needed > available:
         raise MemoryError(
             f"needs about {needed / 2**30:.1f} GiB above its inputs, {available / 2**30:.1f} GiB are free"

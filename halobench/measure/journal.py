@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from halobench.wording import counted
+
 Fields = dict[str, Any]
 
 
@@ -46,10 +48,10 @@ class Journal:
             self._file.close()
             raise
         if self.rows and not resume:
-            count = len(self.rows)
+            held = counted(len(self.rows), "row")
             self._file.close()
             raise JournalError(
-                f"{path} holds {count} rows of a run that did not finish: go on with --resume, or delete the file"
+                f"{path} holds {held} of a run that did not finish: go on with --resume, or delete the file"
             )
 
     def begin(self, header: Fields) -> None:
@@ -95,7 +97,7 @@ class Journal:
         except OSError as error:
             os.ftruncate(file, whole)
             raise JournalError(
-                f"{self.path} cannot be written: {error.strerror}; its {len(self.rows)} rows are safe: "
+                f"{self.path} cannot be written: {error.strerror}; {counted(len(self.rows), 'row')} safe in it: "
                 "make room, then go on with --resume"
             ) from None
 

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,18 +17,6 @@ def peak_bytes(call: Callable[[], object], device: str) -> int | None:
     the profiler; memory that a library takes past that allocator is not seen. ``None`` where nothing was recorded.
     """
     return cuda_peak(call) if torch.device(device).type == "cuda" else cpu_peak(call)
-
-
-def available_bytes(device: str) -> int:
-    """Memory that a call could still take: what is free, and what PyTorch's CUDA allocator holds in reserve."""
-    if torch.device(device).type == "cuda":
-        free, _ = torch.cuda.mem_get_info()
-        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    meminfo = Path("/proc/meminfo")
-    for line in meminfo.read_text().splitlines() if meminfo.exists() else ():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def cuda_peak(call: Callable[[], object]) -> int:

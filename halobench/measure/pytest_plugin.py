@@ -5,6 +5,7 @@ Measure, then replay: the engine takes its samples by its own rules; a clock tha
 """
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -267,7 +268,9 @@ class Display:
             terminalreporter.write_line("not all cases were measured: the same command with --resume goes on")
         results = self.config.getoption("benchmark_json")
         if results is not None:
-            terminalreporter.write_line(f"results: {results}   draw them: python -m halobench.plot {results}")
+            terminalreporter.write_line(
+                f"results: {results}   draw them: python -m halobench.plot {shlex.quote(str(results))}"
+            )
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:

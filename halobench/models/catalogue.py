@@ -50,6 +50,11 @@ class Entry:
         """Whether the model has attention slots, which a backend fills."""
         return self.recipe.has_attention
 
+    @property
+    def timm_name(self) -> str:
+        """Its name in timm's registry. Ours have a prefix, because timm has a ``halonet_h1`` of its own."""
+        return self.recipe.name if isinstance(self.recipe, FromTimm) else f"halobench_{self.name}"
+
 
 def entry(name: str) -> Entry:
     """The model of this name.

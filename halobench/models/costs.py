@@ -1,6 +1,6 @@
 """The cost table of every model, as Markdown: parameters, FLOPs by three counts, and what a training step keeps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from timm.layers.halo_attn import HaloAttn
@@ -8,7 +8,7 @@ from torch import nn
 
 from halobench.cases.counters import quiet
 from halobench.models import work
-from halobench.models.catalogue import Entry, entry, names
+from halobench.models.catalogue import Entry, entry
 from halobench.models.factory import DEFAULT_BACKEND, create
 
 HEADER = f"""\
@@ -39,12 +39,12 @@ HEAD = (
 )
 
 
-def table(chosen: list[str] | None = None) -> Iterator[str]:
-    """The lines of the table for the models of these names (all, where none are given), each as soon as it is known."""
+def table(chosen: Sequence[str]) -> Iterator[str]:
+    """The lines of the table for the models of these names, each as soon as it is known."""
     yield HEADER
     yield f"| {' | '.join(HEAD)} |"
     yield f"|---|{'--:|' * (len(HEAD) - 1)}"
-    for name in names() if chosen is None else chosen:
+    for name in chosen:
         yield row(entry(name))
 
 

@@ -1,9 +1,14 @@
 """From a name to a model."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import timm
+import torch
+from timm.models import build_model_with_cfg
 from timm.models.resnet import Bottleneck
 from torch import nn
 
@@ -12,10 +17,11 @@ from halobench.attention.geometry import Geometry
 from halobench.attention.problem import LayerSpec
 from halobench.models.accelerate import accelerate
 from halobench.models.architecture import Architecture
-from halobench.models.catalogue import Accelerated, HaloResNet, entry
+from halobench.models.catalogue import Accelerated, Entry, FromTimm, HaloResNet, entry
 from halobench.models.halonet import HaloNet
 
 DEFAULT_BACKEND = "strided_gather"
+HALONET_ARGUMENTS = ("num_classes", "in_chans", "global_pool", "drop_rate", "drop_path_rate", "device", "dtype")
 
 
 def create(name: str, backend: str | None = None, num_classes: int = 1000, **overrides: Any) -> nn.Module:
@@ -24,38 +30,83 @@ def create(name: str, backend: str | None = None, num_classes: int = 1000, **ove
     Args:
         name: one of ``names()``.
         backend: fills the attention slots; ``"strided_gather"`` where none is given.
-        num_classes: the number of logits.
-        overrides: for HaloNets, fields of ``Architecture``, such as ``depths`` or ``stochastic_depth``; for the
-            models built on timm's, arguments of ``timm.create_model``.
+        num_classes: the number of logits; 0 leaves the pooled features.
+        overrides: what timm's models take (``in_chans``, ``global_pool``, ``drop_rate``, ``drop_path_rate``,
+            ``features_only``, ``device``, ``dtype``, ...); for HaloNets, fields of ``Architecture`` too.
 
     Raises:
-        ValueError: an unknown name, backend or override, or a backend for a model without attention slots.
+        ValueError: an unknown name or backend, or a backend for a model without attention slots.
+        TypeError: an unknown override.
         Unsupported: the backend is not what the model's slots need.
     """
-    recipe = entry(name).recipe
-    if isinstance(recipe, Architecture):
-        known = [field.name for field in fields(Architecture)]
-        if unknown := sorted(set(overrides) - set(known)):
-            raise ValueError(f"{name} has no {', '.join(unknown)} to override; there are {', '.join(known)}")
-        recipe = replace(recipe, **overrides)
-    if backend is not None and not recipe.has_attention:
-        raise ValueError(f"{name} has no attention slots to fill with a backend, got {backend!r}")
-    backend = backend or DEFAULT_BACKEND
-    if isinstance(recipe, Architecture):
-        return HaloNet(recipe, backend, num_classes)
+    model = entry(name)
+    if isinstance(model.recipe, FromTimm):
+        check(model, backend)
+        return timm.create_model(model.recipe.name, num_classes=num_classes, **overrides)
+    return build(model, backend, num_classes=num_classes, **overrides)
+
+
+def build(model: Entry, backend: str | None, *, pretrained: bool = False, **arguments: Any) -> nn.Module:
+    """A model of ours, built as timm builds its own, which sees to configurations, features and weights from files."""
+    check(model, backend)
+    backend, recipe = backend or DEFAULT_BACKEND, model.recipe
+    make: Callable[..., nn.Module]
     if isinstance(recipe, HaloResNet):
-        return halo_resnet(recipe, backend, num_classes, **overrides)
-    network = timm.create_model(recipe.name, num_classes=num_classes, **overrides)
-    if isinstance(recipe, Accelerated):
-        accelerate(network, backend)
+        make = partial(halo_resnet, recipe, backend)
+    elif isinstance(recipe, Accelerated):
+        make = partial(accelerated, recipe, backend)
+    else:
+        make = partial(halonet, model, backend)
+    # The features of timm's ResNets are their children, those of the other networks their children's.
+    feature_cfg = {"flatten_sequential": not isinstance(recipe, HaloResNet)}
+    return build_model_with_cfg(make, model.timm_name, pretrained, feature_cfg=feature_cfg, **arguments)
+
+
+def check(model: Entry, backend: str | None) -> None:
+    """Raise ``ValueError`` for a backend that the model has no place for."""
+    if backend is not None and not model.has_attention:
+        raise ValueError(f"{model.name} has no attention slots to fill with a backend, got {backend!r}")
+
+
+def halonet(
+    model: Entry,
+    backend: str,
+    *,
+    drop_path_rate: float | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **arguments: Any,
+) -> HaloNet:
+    """The HaloNet of this entry, fields of its architecture overridden by arguments of their names."""
+    recipe = model.recipe
+    assert isinstance(recipe, Architecture)
+    known = [field.name for field in fields(Architecture)]
+    if unknown := sorted(set(arguments) - {*known, *HALONET_ARGUMENTS}):
+        there = ", ".join((*known, *HALONET_ARGUMENTS))
+        raise TypeError(f"{model.name} has no {', '.join(unknown)} to override; there are {there}")
+    overrides = {name: arguments.pop(name) for name in known if name in arguments}
+    if drop_path_rate is not None:  # timm's word for it
+        if "stochastic_depth" in overrides:
+            raise TypeError(f"{model.name} takes drop_path_rate or stochastic_depth, which are one, got both")
+        overrides["stochastic_depth"] = drop_path_rate
+    # A backend's layers know nothing of devices and dtypes, but are made of what knows.
+    with nullcontext() if device is None else torch.device(device):
+        network = HaloNet(replace(recipe, **overrides), backend, **arguments)
+    return network.to(dtype=dtype)
+
+
+def accelerated(recipe: Accelerated, backend: str, **arguments: Any) -> nn.Module:
+    """A model of timm with our layers in place of its ``HaloAttn``."""
+    network = timm.create_model(recipe.name, **arguments)
+    accelerate(network, backend)
     return network
 
 
-def halo_resnet(recipe: HaloResNet, backend: str, num_classes: int, **overrides: Any) -> nn.Module:
+def halo_resnet(recipe: HaloResNet, backend: str, **arguments: Any) -> nn.Module:
     """The ResNet of timm, its last three 3x3 convolutions replaced; their blocks lose squeeze-and-excitation."""
-    model = timm.create_model(recipe.name, num_classes=num_classes, **overrides)
-    build = backends.load(backend).build
-    bottlenecks = [module for module in model.modules() if isinstance(module, Bottleneck)]
+    network = timm.create_model(recipe.name, **arguments)
+    load = backends.load(backend).build
+    bottlenecks = [module for module in network.modules() if isinstance(module, Bottleneck)]
     for bottleneck in bottlenecks[-3:]:
         replaced = bottleneck.conv2
         layer = LayerSpec(
@@ -65,6 +116,9 @@ def halo_resnet(recipe: HaloResNet, backend: str, num_classes: int, **overrides:
             value_dim=replaced.out_channels // recipe.heads,
             geometry=Geometry(recipe.block, recipe.halo, stride=replaced.stride[0]),
         )
-        bottleneck.register_module("conv2", build(layer))
-        bottleneck.register_module("se", None)  # the paper rescales channels after convolutions only
-    return model
+        with torch.device(replaced.weight.device):
+            bottleneck.register_module("conv2", load(layer).to(replaced.weight.dtype))
+        # The paper rescales channels after convolutions only. timm's blocks without it have no such module either.
+        del bottleneck.se
+        bottleneck.se = None
+    return network

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -83,9 +84,10 @@ def profiled(one: Subject, options: argparse.Namespace, ceilings: Ceilings) -> R
     floor = roofline.floor(one.passes, ceilings) if one.passes else None
     console = terminal.console()
     console.print(show.kernels(recording, ceilings, f"{one.name}, {one.described}; per call, under the profiler"))
+    logs = shlex.quote(str(folder / "tensorboard"))
     console.print(
         f"peak memory {recording.peak_bytes / 2**20:.4g} MiB: {folder / 'memory.png'}\n"
-        f"traces: tensorboard --logdir {folder / 'tensorboard'}   or {folder / 'trace.json'} in ui.perfetto.dev",
+        f"traces: tensorboard --logdir {logs}   or {folder / 'trace.json'} in ui.perfetto.dev",
         markup=False, soft_wrap=True,
     )  # fmt: skip
     found = verdict(recording, one.executed, floor.ms if floor else None, ceilings)

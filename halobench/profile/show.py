@@ -11,6 +11,7 @@ from rich.text import Text
 from halobench import terminal
 from halobench.machine.roofline import Ceilings
 from halobench.profile.recording import Kernel, Recording
+from halobench.wording import counted, times_as
 
 ROWS = 25
 LEAST_SHARE = 0.005
@@ -123,7 +124,7 @@ def difference(one: Recording, other: Recording) -> Group:
 def compared(one: Recording, other: Recording) -> str:
     """Who is faster, and which kernels make most of the difference, in a sentence."""
     ratio = one.loop_ms / other.loop_ms
-    verb = f"{ratio:.3g} times as fast as" if ratio >= 1 else f"{1 / ratio:.3g} times slower than"
-    work = f"{other.launches:.0f} launches instead of {one.launches:.0f}"
+    verb = f"is {times_as(ratio, 'fast')}" if ratio >= 1 else f"takes {times_as(1 / ratio, 'long')}"
+    work = f"{counted(round(other.launches), 'launch', 'launches')} instead of {one.launches:.0f}"
     peak = f"a peak of {other.peak_bytes / 2**20:.4g} MiB instead of {one.peak_bytes / 2**20:.4g}"
-    return f"{other.name} is {verb} {one.name}, with {work} and {peak}."
+    return f"{other.name} {verb} {one.name}, with {work} and {peak}."

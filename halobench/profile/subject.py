@@ -11,6 +11,7 @@ from halobench.attention.problem import Direction, Problem
 from halobench.cases import cost
 from halobench.cases.cost import Cost
 from halobench.cases.workload import bind
+from halobench.wording import counted
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def of_backend(name: str, problem: Problem, direction: Direction, device: str) -
     described = (
         f"{direction} on {device}: block {geometry.block}, halo {geometry.halo}, "
         f"map {problem.height} x {problem.width}, batch {problem.batch}, "
-        f"{problem.heads} heads of {problem.key_dim}, border {geometry.border}, {problem.dtype}"
+        f"{counted(problem.heads, 'head')} of {problem.key_dim}, border {geometry.border}, {problem.dtype}"
     )
     call = bind(backend, problem, device).call(direction)
     executed = cost.executed(backend, problem, direction)
@@ -67,5 +68,5 @@ def of_model(name: str, problem: Problem, direction: Direction, device: str, sid
         model.zero_grad(set_to_none=True)
         model(images).float().sum().backward()
 
-    described = f"{direction} on {device}: {problem.batch} images of {side} x {side}, {problem.dtype}"
+    described = f"{direction} on {device}: {counted(problem.batch, 'image')} of {side} x {side}, {problem.dtype}"
     return Subject(name, train if direction == "training" else forward, described)

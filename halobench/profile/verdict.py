@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from halobench.cases.cost import Cost
 from halobench.machine.roofline import Ceilings
 from halobench.profile.recording import Recording
+from halobench.wording import counted, times_as
 
 IDLE = 0.5
 """A call whose kernels are at work for less than this share of it waits for launches first of all."""
@@ -30,11 +31,14 @@ def verdict(recording: Recording, executed: Cost | None, floor_ms: float | None,
         if rate is not None
     }
     busy = min(recording.busy_ms / recording.loop_ms, 1.0)
-    gap = "" if floor_ms is None else f", {recording.loop_ms / floor_ms:.3g} times its floor of {floor_ms:.3g} ms"
-    kind = "kernels" if recording.device == "cuda" else "operations"
+    gap = (
+        "" if floor_ms is None else f", {times_as(recording.loop_ms / floor_ms, 'long')} its floor of {floor_ms:.3g} ms"
+    )
+    kind = "kernel" if recording.device == "cuda" else "operation"
     start = f"{recording.name} takes {recording.loop_ms:.3g} ms a call{gap}, and is bound by"
     if busy < IDLE:
-        said = f"launches: its {recording.launches:.0f} {kind} are at work for {busy:.0%} of that"
+        launched = counted(round(recording.launches), kind)
+        said = f"launches: {launched} at work for {busy:.0%} of that"
         return Verdict("launches", times, f"{start} {said}.")
     if not times:
         return Verdict("unknown", times, f"{start} what cannot be told: nothing is known of its work.")

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from halobench.wording import counted
+
 
 def doubted(shares: Iterable[float]) -> str | None:
     """What to say of a run in which some calls were faster than their floors, by the shares of all."""
@@ -9,6 +11,7 @@ def doubted(shares: Iterable[float]) -> str | None:
     if not beyond:
         return None
     return (
-        f"{len(beyond)} times are shorter than their floors, by a factor of up to {max(beyond):.3g}: this machine can "
-        "do more than was measured at the start, when it may have been busy. All shares of the floor are too high here"
+        f"{counted(len(beyond), 'case')} took less time than the floor, by a factor of up to {max(beyond):.3g}: "
+        "this machine can do more than was measured at the start, when it may have been busy. All shares of the floor "
+        "are too high here"
     )

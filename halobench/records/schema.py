@@ -1,11 +1,13 @@
 """The schema of results files: what a row may hold, and its checks.
 
 Any leaf may be null, which means unknown; what is there must be possible, in this world and in figures of it.
-``FIELDS`` is the whole schema of a row.
+``halobench.records.fields`` has the columns of a row, each with its meaning.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
+
+from halobench.records.columns import OF_THE_FILE, SUMMED_UP
+from halobench.records.fields import FIELDS, NETWORK_FIELDS, Field, Kind
 
 SCHEMA_VERSION = 1
 OK = "OK"
@@ -14,106 +16,15 @@ DIRECTIONS = ("forward", "training")
 LARGEST, SMALLEST, MOST = 1e30, 1e-30, 2**31 - 1  # of numbers, of positive ones, of counts
 
 Json = dict[str, Any]
-Kind = Literal["text", "flag", "count", "number", "positive"]
 
 
 class ResultsError(ValueError):
     """A results file that cannot be used; the message is one line that names the file and what is wrong."""
 
 
-@dataclass(frozen=True)
-class Field:
-    """Where a column of the table stands in a row of a results file, what may stand there, and whether it must."""
-
-    path: str
-    kind: Kind
-    required: bool = False
-
-
-FIELDS = {
-    "suite": Field("suite", "text", required=True),
-    "case": Field("case", "text", required=True),
-    "backend": Field("backend", "text", required=True),
-    "direction": Field("direction", "text", required=True),
-    "label": Field("label", "text"),
-    "block": Field("problem.geometry.block", "count", required=True),
-    "halo": Field("problem.geometry.halo", "count", required=True),
-    "stride": Field("problem.geometry.stride", "count", required=True),
-    "border": Field("problem.geometry.border", "text", required=True),
-    "height": Field("problem.height", "count", required=True),
-    "width": Field("problem.width", "count", required=True),
-    "batch": Field("problem.batch", "count", required=True),
-    "heads": Field("problem.heads", "count", required=True),
-    "key_dim": Field("problem.key_dim", "count", required=True),
-    "value_dim": Field("problem.value_dim", "count", required=True),
-    "relative": Field("problem.relative", "flag", required=True),
-    "dtype": Field("problem.dtype", "text", required=True),
-    "channels": Field("layer.channels", "count"),
-    "positions": Field("layer.positions", "text"),
-    "kernel": Field("layer.kernel", "count"),
-    "device": Field("device", "text", required=True),
-    "status": Field("status", "text", required=True),
-    "reason": Field("reason", "text"),
-    "median_ms": Field("latency.median_ms", "positive"),
-    "low_ms": Field("latency.low_ms", "positive"),
-    "high_ms": Field("latency.high_ms", "positive"),
-    "host_ms": Field("latency.host_ms", "positive"),
-    "noise": Field("latency.noise", "number"),
-    "outliers": Field("latency.outliers", "count"),
-    "exposed": Field("latency.exposed", "count"),
-    "peak_bytes": Field("memory.peak_bytes", "number"),
-    "closed_form_bytes": Field("memory.closed_form_bytes", "number"),
-    "useful_flops": Field("cost.useful_flops", "number"),
-    "executed_flops": Field("cost.executed_flops", "number"),
-    "fvcore_flops": Field("cost.fvcore_flops", "number"),
-    "torch_flops": Field("cost.torch_flops", "number"),
-    "useful_bytes": Field("cost.useful_bytes", "number"),
-    "executed_bytes": Field("cost.executed_bytes", "number"),
-    "useful_exponentials": Field("cost.useful_exponentials", "number"),
-    "executed_exponentials": Field("cost.executed_exponentials", "number"),
-    "floor_ms": Field("floor.ms", "number"),
-    "floor_share": Field("floor.share", "number"),
-    "bound": Field("floor.bound", "text"),
-    "energy_joules": Field("energy_joules", "number"),
-    "sm_mhz": Field("clock.sm_mhz", "number"),
-    "throttled": Field("clock.throttled", "flag"),
-    "warmup_s": Field("seconds.warmup", "number"),
-    "measured_s": Field("seconds.measured", "number"),
-    "harness_s": Field("seconds.harness", "number"),
-}
-SHARED = (
-    "suite", "case", "backend", "direction", "label", "device", "status", "reason", "median_ms", "low_ms", "high_ms",
-    "host_ms", "noise", "outliers", "peak_bytes", "energy_joules", "sm_mhz", "throttled", "warmup_s", "measured_s",
-    "harness_s",
-)  # fmt: skip
-# The schema of a row about a whole network: it has ``network`` where others have ``problem``.
-NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {
-    "model": Field("network.model", "text", required=True),
-    "side": Field("network.side", "count", required=True),
-    "dtype": Field("network.dtype", "text", required=True),
-    "compiled": Field("network.compiled", "flag", required=True),
-    "captured": Field("network.captured", "flag"),
-    "label_smoothing": Field("network.label_smoothing", "number"),
-    "magnitude": Field("network.magnitude", "count"),
-    "block": Field("network.overrides.block", "text"),
-    "halo": Field("network.overrides.halo", "text"),
-    "rival": Field("rival", "text"),
-    "batch": Field("throughput.batch", "count"),
-    "parameters": Field("throughput.parameters", "count"),
-    "images_per_s": Field("throughput.images_per_s", "positive"),
-    "joules_per_image": Field("throughput.joules_per_image", "number"),
-    "replayed": Field("latency.replayed", "flag"),
-    "first_step_s": Field("throughput.first_step_s", "number"),
-    "resident_bytes": Field("memory.resident_bytes", "number"),
-    "rival_ms": Field("paired.rival_median_ms", "positive"),
-    "ratio": Field("paired.ratio", "positive"),
-    "ratio_low": Field("paired.ratio_low", "positive"),
-    "ratio_high": Field("paired.ratio_high", "positive"),
-}
 # The columns of the tables: those of the whole file, those of a row, and two that sum up a list of the row.
-OF_THE_FILE = ("file", "machine", "torch", "commit", "dirty", "tier")
-COLUMNS = (*OF_THE_FILE, *FIELDS, "groups", "samples")
-NETWORK_COLUMNS = (*OF_THE_FILE, *NETWORK_FIELDS, "groups", "samples")
+COLUMNS = (*OF_THE_FILE, *FIELDS, *SUMMED_UP)
+NETWORK_COLUMNS = (*OF_THE_FILE, *NETWORK_FIELDS, *SUMMED_UP)
 EXPECTED = {
     "text": "text",
     "flag": "true or false",

@@ -14,17 +14,15 @@ from typing import Any
 
 import pandas as pd
 
+from halobench.records.fields import FIELDS, NETWORK_FIELDS, Field
 from halobench.records.schema import (
     COLUMNS,
     DIRECTIONS,
     EXPECTED,
-    FIELDS,
     NETWORK_COLUMNS,
-    NETWORK_FIELDS,
     OK,
     SCHEMA_VERSION,
     STATUSES,
-    Field,
     Json,
     ResultsError,
     about_network,
@@ -36,6 +34,7 @@ from halobench.records.schema import (
     shown,
     text,
 )
+from halobench.wording import counted
 
 __all__ = [
     "COLUMNS",
@@ -172,7 +171,7 @@ def read_folder(folder: Path) -> list[Results]:
         except ResultsError as error:
             print(f"skipped {error}", file=sys.stderr)
     if not readable:
-        raise ResultsError(f"{folder}: none of its {len(files)} results files could be read")
+        raise ResultsError(f"{folder}: holds {counted(len(files), 'results file')}, and none could be read")
     return readable
 
 

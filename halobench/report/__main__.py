@@ -8,6 +8,7 @@ from pathlib import Path
 from halobench import terminal
 from halobench.records.table import ResultsError, read_all
 from halobench.report.page import page
+from halobench.wording import counted
 
 NAME = "halobench.report"
 
@@ -26,8 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return terminal.refuse(NAME, f"{options.output} cannot be written: {error.strerror}")
     size = options.output.stat().st_size / 2**20
-    counted = f"{len(results.table) + len(results.networks)} cases of {len(results.headers)} files"
-    terminal.console().print(f"{options.output}: {counted}, {size:.1f} MiB", markup=False, soft_wrap=True)
+    cases = counted(len(results.table) + len(results.networks), "case")
+    said = f"{cases} of {counted(len(results.headers), 'file')}"
+    terminal.console().print(f"{options.output}: {said}, {size:.1f} MiB", markup=False, soft_wrap=True)
     return 0
 
 

@@ -10,6 +10,7 @@ from halobench.figures.summary import memory, network_lines, number, share, spee
 from halobench.records.table import DIRECTIONS, Results
 from halobench.report.points import STEPS
 from halobench.report.tables import Plain
+from halobench.wording import times_as
 
 FLOOR = (
     "Medians with their 95 % intervals. The floor is the least time in which the machine could do the useful work at "
@@ -80,7 +81,7 @@ def standing(best: pd.DataFrame) -> str:
     parts = []
     for way in DIRECTIONS:
         said = [
-            f"{row['model']} takes {row['ratio']:.3g} times as long as {row['rival']} ({row['variant']}, "
+            f"{row['model']} takes {times_as(row['ratio'], 'long')} {row['rival']} ({row['variant']}, "
             f"{row['mode']}, batch {number(row['batch'])}, side {row['side']})"
             for _, row in measured(best[best["direction"] == way], "ratio").iterrows()
         ]

@@ -7,6 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from halobench.records.table import OK, Results
 from halobench.report import charts, headline, network_charts, runs, tables
 from halobench.report.points import every, points
+from halobench.wording import counted
 
 
 def page(results: Results) -> str:
@@ -15,7 +16,8 @@ def page(results: Results) -> str:
     environment = Environment(loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("page.html.jinja").render(
         files=sorted(results.headers),
-        measured=int((rows["status"] == OK).sum()),
+        counted_files=counted(len(results.headers), "file"),
+        measured=counted(int((rows["status"] == OK).sum()), "case"),
         failed=int((rows["status"] != OK).sum()),
         headlines=headline.headlines(results),
         figures=[*runs.draw(results, rows), *charts.draw(results, newest), *network_charts.draw(newest)],

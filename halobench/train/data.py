@@ -24,6 +24,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extensi
 
 from halobench.train.processes import Processes
 from halobench.train.settings import Settings
+from halobench.wording import counted
 
 FASHION_FILES = {"train": "train", "val": "t10k"}
 FASHION_CLASSES = 10
@@ -95,7 +96,9 @@ def fashion_mnist(folder: Path, part: str) -> Images:
     pixels = read_idx(folder / f"{part}-images-idx3-ubyte.gz", 3)
     targets = read_idx(folder / f"{part}-labels-idx1-ubyte.gz", 1)
     if len(pixels) != len(targets):
-        raise DataError(f"{folder} holds {len(pixels)} images and {len(targets)} labels of part {part!r}")
+        raise DataError(
+            f"{folder} holds {counted(len(pixels), 'image')} and {counted(len(targets), 'label')} of part {part!r}"
+        )
     return Images(pixels, targets.tolist(), FASHION_CLASSES)
 
 
@@ -215,7 +218,7 @@ def loader(
     batches = Batches(len(images), settings, processes, training=training)
     if not len(batches):
         raise DataError(
-            f"{settings.data} holds {len(images)} images to train on, less than a step's "
+            f"{settings.data} holds {counted(len(images), 'image')} to train on, less than a step's "
             f"{settings.batch * processes.count}"
         )
     prepared = Prepared(images, transform, settings.seed)

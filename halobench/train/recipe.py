@@ -7,7 +7,6 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from halobench import models
-from halobench.models.catalogue import FromTimm
 from halobench.train.settings import Settings
 
 
@@ -15,15 +14,12 @@ def build(settings: Settings, classes: int) -> nn.Module:
     """The model with fresh weights, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        overrides = {}
-        if settings.stochastic_depth:
-            ours = not isinstance(models.entry(settings.model).recipe, FromTimm)
-            overrides["stochastic_depth" if ours else "drop_path_rate"] = settings.stochastic_depth
+        overrides = {"drop_path_rate": settings.stochastic_depth} if settings.stochastic_depth else {}
         return models.create(settings.model, settings.backend, classes, **overrides)
 
 
 def optimizer(settings: Settings, model: nn.Module) -> Optimizer:
-    """SGD with Nesterov momentum, or AdamW; norms and biases do not decay."""
+    """SGD with Nesterov momentum, or AdamW; norms and biases do not decay, relative tables do, as timm's do."""
     groups = param_groups_weight_decay(model, settings.weight_decay)
     if settings.optimizer == "adamw":
         return AdamW(groups, lr=settings.learning_rate)

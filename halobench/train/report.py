@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-CURVES = (
-    "model", "backend", "parameters", "seed", "machine", "torch", "commit", "processes", "batch", "image_size", "epoch",
-    "step", "seconds", "learning_rate", "train_loss", "test_loss", "test_accuracy", "images_per_s",
-)  # fmt: skip
+from halobench.records import columns
+
+CURVES = tuple(columns.CURVES)
 Row = dict[str, Any]
 
 
@@ -27,8 +26,8 @@ class Report:
     def __init__(self, folder: Path, *, silent: bool) -> None:
         self.folder, self.silent = folder, silent
         self.console = Console(quiet=silent)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left")
-        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal)
+        shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left")
+        self.bar = Progress(*shown, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task("")
         self.logs: SummaryWriter | None = None
         self.spoke, self.wrote = 0.0, time.monotonic()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from halobench import models, terminal
+from halobench.records import columns
 from halobench.train.data import DataError
 from halobench.train.processes import Processes
 from halobench.train.run import Diverged, Run
@@ -21,10 +22,7 @@ from halobench.train.settings import FASHION_MNIST, SEEDS, complete
 
 MODELS = ("halonet_mini", "convnet_mini", "efficientnet_mini", "resnet_mini")
 TABLE = "time-to-accuracy.csv"
-COLUMNS = (
-    "model", "backend", "parameters", "seed", "target", "reached", "seconds", "epochs", "best_accuracy", "machine",
-    "torch", "commit",
-)  # fmt: skip
+COLUMNS = tuple(columns.TIMES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -95,7 +95,10 @@ def attend_backward_keys(
         )  # fmt: skip
         logits = tl.dot(keys, tl.trans(queries), input_precision=PRECISION)
         logits = tl.reshape(logits, (KEY_ROWS, KEY_COLUMNS, QUERIES)) + column_terms[None, :, :]
-        exponents = logits * scale + (row_terms * scale - normaliser[None, :])[:, None, :]
+        if query.dtype.element_ty == tl.float32:
+            exponents = (logits + row_terms[:, None, :]) * scale - normaliser[None, None, :]
+        else:  # a row's terms cost no operation of their own
+            exponents = logits * scale + (row_terms * scale - normaliser[None, :])[:, None, :]
         weights = tl.reshape(tl.exp2(exponents), (KEYS, QUERIES))
         value_changes = tl.dot(weights.to(cotangents.dtype), cotangents, value_changes, input_precision=PRECISION)
         weight_gradients = tl.dot(values, tl.trans(cotangents), input_precision=PRECISION)

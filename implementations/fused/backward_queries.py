@@ -99,7 +99,10 @@ def attend_backward_queries(
                 )  # fmt: skip
                 logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
                 logits = tl.reshape(logits, (QUERIES, KEY_ROWS, KEY_COLUMNS)) + column_terms[:, None, :]
-                exponents = logits * scale + (row_terms * scale - normaliser[:, None])[:, :, None]
+                if query.dtype.element_ty == tl.float32:
+                    exponents = (logits + row_terms[:, :, None]) * scale - normaliser[:, None, None]
+                else:  # a row's terms cost no operation of their own
+                    exponents = logits * scale + (row_terms * scale - normaliser[:, None])[:, :, None]
                 weights = tl.reshape(tl.exp2(exponents), (QUERIES, KEYS))
                 weight_gradients = tl.dot(cotangents, tl.trans(values), input_precision=PRECISION)
                 changes = weights * (weight_gradients - product[:, None])

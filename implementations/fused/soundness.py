@@ -53,9 +53,12 @@ def sound_schedule(kernel: Any, arguments: tuple[Any, ...], constants: dict[str,
 @lru_cache
 def affected(device: int) -> bool:
     """Whether what Triton compiles for this GPU may suffer from the fault."""
-    assembler = triton.knobs.nvidia.ptxas
-    version = tuple(map(int, assembler.version.split(".")))
-    return torch.cuda.get_device_capability(device) == WITH_WGMMA and version < FIRST_SOUND
+    return torch.cuda.get_device_capability(device) == WITH_WGMMA and assembler_version() < FIRST_SOUND
+
+
+def assembler_version() -> tuple[int, ...]:
+    """The CUDA version of the ptxas that Triton calls."""
+    return tuple(map(int, triton.knobs.nvidia.ptxas.version.split(".")))
 
 
 def trait(argument: object) -> object:

@@ -286,7 +286,13 @@ DEVICE void compute(Biases& bias, const u32 (&q)[D / 16][4], u32 base, u32 table
   skewed_products(rows, q, base, tables, stage, pair.row_entry, me);
   skewed_products(bias.columns, q, base, tables + TABLE_BYTES, stage, pair.column_entry, me);
 #pragma unroll
-  for (int i = 0; i < 2 * LOADED; i++) bias.rows[i] = pack(rows[i >> 1][2 * (i & 1)], rows[i >> 1][2 * (i & 1) + 1]);
+  for (int i = 0; i < 2 * LOADED; i++) {
+    float &low = bias.columns[i >> 1][2 * (i & 1)], &high = bias.columns[i >> 1][2 * (i & 1) + 1];
+    bias.rows[i] = pack(rows[i >> 1][2 * (i & 1)], rows[i >> 1][2 * (i & 1) + 1]);
+    // Rounded as the pass by keys reads them: its weights, of logits in the hundreds too, belong to these log-sum-exps.
+    const u32 rounded = pack(low, high);
+    low = kept(low_half(rounded)), high = kept(high_half(rounded));
+  }
 }
 // The padding of a window's row, as the pass by keys reads it: within the range of half precision.
 DEVICE void hide_padding(Biases& bias, const Lane& me) {

@@ -1,0 +1,136 @@
+"""Whole networks as tables of pages: their steps and their inference over a rival's, and what was published."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from halobench.figures.networks import SUITE, pair_name
+from halobench.figures.published import HYBRIDS, TRANSFER, TRANSFER_AT, ratio
+from halobench.figures.selection import MODES, Selection, measured
+from halobench.figures.summary import markdown
+from halobench.pages.operators import measured_on, milliseconds
+
+
+def each(chosen: Sequence[Selection], group: str, direction: str | None = None) -> list[tuple[Selection, pd.DataFrame]]:
+    """Of every machine and dtype, the rows of a group that were taken in turn with a rival."""
+    found = [(one, measured(one.rows(SUITE, group, direction), "ratio")) for one in chosen]
+    return [(one, rows.assign(pair=rows["model"].map(pair_name))) for one, rows in found if not rows.empty]
+
+
+def with_source(head: list[str], lines: list[list[str]], one: Selection, rows: pd.DataFrame) -> str:
+    """The table, and what it was measured on."""
+    return f"{markdown(head, lines)}\n\n*{measured_on(one, rows)}*"
+
+
+def pairs(chosen: Sequence[Selection]) -> str:
+    """The compiled training step of every pair, with the backend that is fastest there."""
+    made = []
+    for one, rows in each(chosen, "pairs", "training"):
+        compiled = rows[rows["mode"] == "compiled"].sort_values("median_ms").drop_duplicates("pair")
+        best = compiled[compiled["pair"].str.contains(" : ")].sort_values("pair")
+        head = ["pair", "image sides", "batch", "HaloNet", "EfficientNet", "ratio of times", "of peak memory"]
+        table = markdown(head, [pair_line(one, row) for _, row in best.iterrows()])
+        backends = " and ".join(f"`{name}`" for name in sorted(best["variant"].unique()))
+        made.append(f"{table}\n\n*HaloNet with {backends}. {measured_on(one, best)}*")
+    return "\n\n".join(made)
+
+
+def pair_line(one: Selection, row: "pd.Series[Any]") -> list[str]:
+    """A pair: both times, their paired ratio, and the quotient of both peaks of memory, if the rival has a row too."""
+    rivals = measured(one.rows(SUITE, "pairs", "training"), "peak_bytes")
+    for name, value in (("model", row["rival"]), ("mode", row["mode"]), ("batch", row["batch"])):
+        rivals = rivals[rivals[name] == value]
+    sides, memory = f"{row['side']} : -", "-"
+    for _, rival in rivals.head(1).iterrows():
+        sides, memory = f"{row['side']} : {rival['side']}", f"{row['peak_bytes'] / rival['peak_bytes']:.2f}"
+    times = [milliseconds(row[name]) for name in ("median_ms", "rival_ms")]
+    return [row["pair"], sides, f"{row['batch']:g}", *times, times_as(row), memory]
+
+
+def modes(chosen: Sequence[Selection]) -> str:
+    """The ratio of every backend, mode and pair that was measured."""
+    made = []
+    for one, rows in each(chosen, "pairs", "training"):
+        columns = sorted(rows["pair"].unique())
+        lines = []
+        for mode in MODES:
+            for variant, of in rows[rows["mode"] == mode].groupby("variant", sort=True):
+                lines.append([f"{variant}, {mode}", *cells(of, columns, "pair")])
+        made.append(with_source(["", *columns], lines, one, rows))
+    return "\n\n".join(made)
+
+
+def hybrids(chosen: Sequence[Selection]) -> str:
+    """The training step of H7 and its hybrids over EfficientNet-B7's, and the published training time."""
+    made = []
+    for one, rows in each(chosen, "hybrids", "training"):
+        known = [model for model in HYBRIDS if model in set(rows["model"])]
+        lines = [[str(variant), *cells(of, known)] for variant, of in rows.groupby("variant", sort=True)]
+        lines.append(["published, TPUv3", *(f"{HYBRIDS[model][1]:g}" for model in known)])
+        made.append(with_source(["", *(HYBRIDS[model][0] for model in known)], lines, one, rows))
+    return "\n\n".join(made)
+
+
+def inference(chosen: Sequence[Selection]) -> str:
+    """Inference over the rival's, a line a backend and batch."""
+    made = []
+    for one, rows in each(chosen, "inference", "forward"):
+        columns = sorted(rows["pair"].unique())
+        lines = []
+        for (batch, variant), of in rows.groupby(["batch", "variant"], sort=True):
+            lines.append([f"batch {batch:g}, {variant}", *cells(of, columns, "pair")])
+        made.append(with_source(["", *columns], lines, one, rows))
+    return "\n\n".join(made)
+
+
+def transfer(chosen: Sequence[Selection]) -> str:
+    """The transfer models over ViT-L/16: the step of pre-training, inference at two sides, published in brackets."""
+    titles = ("pre-training step, 256 : 224", "inference at 384", "inference at 512")
+    made = []
+    for one, rows in each(chosen, "transfer"):
+        lines = []
+        for model, (label, *_) in TRANSFER.items():
+            of = rows[rows["model"] == model]
+            line = [label]
+            for direction, side in TRANSFER_AT:
+                here = of[(of["direction"] == direction) & (of["side"] == side)]
+                published = ratio(model, "vit_large_patch16", direction, side)
+                line.append(f"{cells(here, [model])[0]} ({published:.2f})")
+            lines.append(line)
+        made.append(with_source(["", *titles], lines, one, rows))
+    return "\n\n".join(made)
+
+
+def accelerated(chosen: Sequence[Selection]) -> str:
+    """The step of timm's networks after ``models.accelerate`` over the step before, by backend."""
+    made = []
+    for one, rows in each(chosen, "accelerate", "training"):
+        own = rows[rows["model"].str.startswith("accelerated_")]
+        head = ["network", "backend", "as it is", "accelerated", "time"]
+        lines = [
+            [
+                row["rival"],
+                f"`{row['variant']}`",
+                milliseconds(row["rival_ms"]),
+                milliseconds(row["median_ms"]),
+                times_as(row),
+            ]
+            for _, row in own.sort_values(["model", "ratio"]).iterrows()
+        ]
+        made.append(with_source(head, lines, one, own))
+    return "\n\n".join(made)
+
+
+def cells(rows: pd.DataFrame, names: Sequence[str], by: str = "model") -> list[str]:
+    """The ratio of each model, or pair, where it was measured."""
+    found = {row[by]: times_as(row) for _, row in rows.iterrows()}
+    return [found.get(name, "-") for name in names]
+
+
+def times_as(row: "pd.Series[Any]") -> str:
+    """A ratio, bold where the whole interval is below one; with its interval where that holds one."""
+    said = f"{row['ratio']:.2f}"
+    if row["ratio_high"] < 1:
+        return f"**{said}**"
+    return said if row["ratio_low"] > 1 else f"{said} [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]"

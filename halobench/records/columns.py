@@ -1,0 +1,142 @@
+"""The columns of every other table that halobench writes, and what a results file holds beside its rows' columns.
+
+Each with its meaning, its unit, and what an empty cell (null, NaN) means: docs/metrics.md is made from these, and
+whoever writes a table takes its head from here.
+"""
+
+from typing import NamedTuple
+
+NEVER = "never"
+
+
+class Column(NamedTuple):
+    """What a column means, its unit, and what it means where it is empty."""
+
+    meaning: str
+    unit: str = ""
+    null: str = NEVER
+
+
+OF_THE_FILE = {
+    "file": Column("name of the results file"),
+    "machine": Column("name of the chip: the GPU's for cuda, else the CPU's"),
+    "torch": Column("version of PyTorch", null="the file does not say"),
+    "commit": Column("commit of the code that was measured", null="it was measured outside of a repository"),
+    "dirty": Column("whether tracked files differed from that commit", null="the commit is not known"),
+    "tier": Column("how much was measured: smoke, default, full"),
+}
+SUMMED_UP = {
+    "groups": Column("the axes and figures that the case belongs to, separated by spaces", null="it belongs to none"),
+    "samples": Column("how many samples the file holds of the case", null="it has no time, or none were saved"),
+}
+BESIDE = {  # what tables do not take up: paths in a row, beside those of fields.py
+    "samples_ms": Column("all samples of the call; in JSON, stats.data in seconds", "ms", "the case has no time"),
+    "latency.places": Column("places of memory that the samples were taken in", null="the case has no time"),
+    "latency.exposed": Column("as in the rows about operators; of a network, all its samples", null="as there"),
+    "latency.replayed": Column("whether the samples are replays of a CUDA graph", null="the case has no time"),
+    "clock.reasons": Column("NVML's reasons for throttling, all that were seen", null="the case has no time"),
+    "accuracy.errors": Column("error of each output and gradient against the oracle", null="it was not checked"),
+    "accuracy.budgets": Column("the error that each may have", null="it was not checked"),
+    "accuracy.layers": Column("distinct attention layers of a network that were checked", null="an operator or layer"),
+    "accuracy.worst_share_of_budget": Column(
+        "the largest error over its budget in them", null="the model has no slots"
+    ),
+    "leaked_bytes": Column("memory that the case left behind; a new worker followed", "bytes", "less than a GiB"),
+    "network.backend": Column("the backend that fills the attention slots", null="the model has none"),
+    "network.batch": Column("the batch that was asked for"),
+    "network.overrides": Column("arguments of `models.create` that are not the model's own"),
+    "paired.rival": Column("the rival's model", null="the network was measured alone"),
+    "paired.rival_samples_ms": Column("the rival's samples, each beside one of the network's", "ms", "as above"),
+}
+SECTION = {  # of the whole run: paths below `halobench`
+    "schema": Column("version of this form of files"),
+    "tier": Column("as in the tables"),
+    "options": Column("what the run was asked for, and how short calls are sampled"),
+    "fingerprint": Column("machine, software and commit", null="what could not be found out"),
+    "ceilings.device": Column("where the ceilings were measured"),
+    "ceilings.dtype": Column("of which matrix products"),
+    "ceilings.copy_bytes_per_s": Column("rate of a large copy, read and written bytes", "bytes/s", "only checked"),
+    "ceilings.matmul_flops_per_s": Column("rate of a large matrix product", "FLOP/s", "only checked"),
+    "ceilings.exponentials_per_s": Column("rate of exponentials", "1/s", "no Triton on a GPU, or only checked"),
+    "failures": Column("the rows without a time; those with one stand in `benchmarks`"),
+    "harness.wall_s": Column("wall time of the run", "s"),
+    "harness.measured_s": Column("in which ceilings and calls were measured", "s"),
+    "harness.warmup_s": Column("in which backends were loaded, compiled and warmed up", "s"),
+    "harness.overhead_s": Column("the rest: the harness itself", "s"),
+    "harness.overhead_share": Column("the rest over the wall time"),
+}
+WHAT_RAN = {
+    "model": Column("the model"),
+    "backend": Column(
+        "the backend that fills its attention slots; `none`, or empty, where it has none", null="the model has none"
+    ),
+    "parameters": Column("trainable numbers of the model"),
+    "seed": Column("seed of the run"),
+}
+WHERE_IT_RAN = {
+    "machine": Column("name of the chip"),
+    "torch": Column("version of PyTorch"),
+    "commit": Column("commit of the code", null="it ran outside of a repository"),
+}
+CURVES = {
+    **WHAT_RAN,
+    **WHERE_IT_RAN,
+    "processes": Column("processes that trained together, a device each"),
+    "batch": Column("images of a step in each process"),
+    "image_size": Column("side of the images", "pixels"),
+    "epoch": Column("epochs done"),
+    "step": Column("steps done, of all epochs"),
+    "seconds": Column("since before the data was touched, evaluations and checkpoints included", "s"),
+    "learning_rate": Column("after the epoch's last step"),
+    "train_loss": Column("mean loss of the epoch's steps, as they were trained"),
+    "test_loss": Column("mean loss over the test images"),
+    "test_accuracy": Column("share of the test images that were recognised"),
+    "images_per_s": Column("images trained on, over the epoch's time without its evaluation", "1/s"),
+}
+TIMES = {
+    **WHAT_RAN,
+    "target": Column("the test accuracy to reach"),
+    "reached": Column("whether it was"),
+    "seconds": Column("when the run ended: at the target, or after its epochs", "s", "the loss diverged in epoch 1"),
+    "epochs": Column("epochs done by then"),
+    "best_accuracy": Column("the best test accuracy of an epoch"),
+    **WHERE_IT_RAN,
+}
+KERNELS = {
+    "kernel": Column("name of the kernel; on a CPU, of the operation"),
+    "ms": Column("its time in a call, under the profiler", "ms"),
+    "share": Column("of the time of all kernels"),
+    "launches": Column("launches in a call"),
+    "bytes": Column("what its operation reads and writes", "bytes", "the work of this kernel cannot be told"),
+    "flops": Column("matrix products of its operation", "FLOP", "as above"),
+    "exponentials": Column("exponentials of its operation", null="as above"),
+    "floor_ms": Column("least time for that work at the measured ceilings", "ms", "the work, or a ceiling, is unknown"),
+}
+MEMORY = {
+    "ms": Column("time since the call began, under the profiler", "ms"),
+    "bytes": Column("in use above what was there before the call", "bytes"),
+}
+PAGE = {  # heads of the page's tables that are not a column's name
+    "backend": Column("the backend, and what its rows do differently (border, stride); a family of models without one"),
+    "stage": Column("label", null="as there"),
+    "network": Column("model; in the headline, with side, batch, dtype and mode", null="an operator or layer"),
+    "mode": Column("eager, captured (eager, replayed as a CUDA graph) or compiled", null="an operator or layer"),
+    "peak MiB": Column("peak_bytes / 2^20", "MiB", "no time"),
+    "peak GiB": Column("peak_bytes / 2^30", "GiB", "no time"),
+    "floor %": Column("100 floor_share", "%", "as floor_share"),
+    "% of floor": Column("100 floor_share", "%", "as floor_share"),
+    "joules": Column("energy_joules", "J", "as there"),
+    "J/image": Column("joules_per_image", "J", "as there"),
+    "images/s": Column("batch / median_ms", "1/s", "no time"),
+    "speed-up": Column("median_ms of naive_unfold over that of the row", null="one of the two has no time"),
+    "over rival": Column("ratio", null="as there"),
+    "over its rival [95 %]": Column("ratio, with ratio_low and ratio_high", null="as there"),
+    "ms [95 %]": Column("median_ms, with low_ms and high_ms", "ms", "no time"),
+    "ms": Column("median_ms, with low_ms and high_ms", "ms", "no time"),
+    "first step s": Column("first_step_s", "s", "as there"),
+    "useful TFLOP/s": Column("useful_flops / median_ms, in charts", "1e12 FLOP/s", "no time"),
+    "measured on": Column("machine and dtype"),
+    "variant": Column("as backend"),
+    "cases": Column("how many have this status for this reason"),
+    "the first": Column("name of one of them"),
+}

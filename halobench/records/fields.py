@@ -1,0 +1,179 @@
+"""The columns of results files: where each stands in a row, what may stand there, and what it means.
+
+This is the one place that says so: ``halobench.records.schema`` checks rows by it, and docs/metrics.md is made from it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["text", "flag", "count", "number", "positive"]
+UNTIMED = "the case has no time: its status says why, or the run only checked (--benchmark-disable)"
+NO_NVML = "NVML gave nothing, or the case ran on a CPU"
+
+
+@dataclass(frozen=True)
+class Field:
+    """A column: its path in a row, its meaning and unit, the module it is made in, what null means.
+
+    A column without ``null`` is required.
+    """
+
+    path: str
+    kind: Kind
+    meaning: str
+    unit: str = ""
+    made: str = "halobench.cases.case"
+    null: str = ""
+
+    @property
+    def required(self) -> bool:
+        """Whether every row must have it."""
+        return not self.null
+
+
+def of_latency(name: str, kind: Kind, meaning: str, unit: str = "", null: str = UNTIMED) -> Field:
+    """A column of what the samples of the call say."""
+    return Field(f"latency.{name}", kind, meaning, unit, "halobench.measure.engine", null)
+
+
+def of_cost(name: str, meaning: str, unit: str, null: str, made: str = "halobench.cases.cost") -> Field:
+    """A column of the case's work."""
+    return Field(f"cost.{name}", "number", meaning, unit, made, null)
+
+
+def of_clock(name: str, kind: Kind, meaning: str, unit: str = "") -> Field:
+    """A column of what NVML said while the call was sampled."""
+    return Field(f"clock.{name}", kind, meaning, unit, "halobench.machine.nvml", NO_NVML)
+
+
+def of_seconds(name: str, meaning: str) -> Field:
+    """A column of where the wall time of the case went."""
+    return Field(f"seconds.{name}", "number", meaning, "s", "halobench.measure.engine", "nothing of the case was run")
+
+
+NO_LAYER = "a row about an operator, which has no layer"
+UNKNOWN_COST = "the backend gives no account of its work (no `execution`)"
+NO_COUNT = "not asked (network stages of the default tier), or the counter cannot see this backend"
+NO_FLOOR = "no time, or a ceiling of this machine is not known"
+FIELDS = {
+    "suite": Field("suite", "text", "the suite that the case belongs to: operator, layer, training"),
+    "case": Field("case", "text", "the case's name, unique in a file: suite, backend, direction, task"),
+    "backend": Field("backend", "text", "the implementation; `none` for a network without attention slots"),
+    "direction": Field("direction", "text", "forward: without gradients; training: with the gradients of all inputs"),
+    "label": Field("label", "text", "the network stages that the case stands for", null="it stands for none"),
+    "block": Field("problem.geometry.block", "count", "side of a block of queries", "pixels"),
+    "halo": Field("problem.geometry.halo", "count", "margin of the window on each side of the block", "pixels"),
+    "stride": Field("problem.geometry.stride", "count", "distance of the queries along an axis", "pixels"),
+    "border": Field("problem.geometry.border", "text", "what lies outside the image: masked, or zero"),
+    "height": Field("problem.height", "count", "height of the map", "pixels"),
+    "width": Field("problem.width", "count", "width of the map", "pixels"),
+    "batch": Field("problem.batch", "count", "images of a call"),
+    "heads": Field("problem.heads", "count", "attention heads"),
+    "key_dim": Field("problem.key_dim", "count", "channels of a query or key in a head"),
+    "value_dim": Field("problem.value_dim", "count", "channels of a value in a head"),
+    "relative": Field("problem.relative", "flag", "whether there are relative positions"),
+    "dtype": Field("problem.dtype", "text", "data type of the tensors"),
+    "channels": Field("layer.channels", "count", "channels of the layer's input", null=NO_LAYER),
+    "positions": Field("layer.positions", "text", "how the layer fills its tables: split, or sum", null=NO_LAYER),
+    "kernel": Field("layer.kernel", "count", "side of the convolution in a layer's place", "pixels", null=NO_LAYER),
+    "device": Field("device", "text", "cuda or cpu"),
+    "status": Field(
+        "status", "text", "OK, or what went wrong: OOM, UNSUPPORTED, MISSING, INCORRECT, TIMEOUT, CRASHED",
+        made="halobench.measure.worker",
+    ),
+    "reason": Field("reason", "text", "why there is no time", made="halobench.measure.worker", null="the status is OK"),
+    "median_ms": of_latency("median_ms", "positive", "median duration of the call on the device", "ms"),
+    "low_ms": of_latency("low_ms", "positive", "lower end of the median's bootstrap 95 % interval", "ms"),
+    "high_ms": of_latency("high_ms", "positive", "upper end of that interval", "ms"),
+    "host_ms": of_latency("host_ms", "positive", "median time that the call, launched, keeps the host", "ms"),
+    "noise": of_latency("noise", "number", "half of the interval's width over the median"),
+    "outliers": of_latency("outliers", "count", "samples beyond the upper quartile by three interquartile ranges"),
+    "exposed": of_latency(
+        "exposed", "count", "samples whose launches could not be hidden: the host is part of their time", "",
+        "no time, or a file from before it was counted",
+    ),
+    "peak_bytes": Field(
+        "memory.peak_bytes", "number", "memory of the call at its peak, its inputs not; of a network, with its state",
+        "bytes", "halobench.measure.memory", UNTIMED,
+    ),
+    "closed_form_bytes": Field(
+        "memory.closed_form_bytes", "number", "what the backend stores and returns by its own account", "bytes",
+        "halobench.cases.cost", UNKNOWN_COST,
+    ),
+    "useful_flops": of_cost("useful_flops", "matrix products that the answer needs", "FLOP", UNTIMED),
+    "executed_flops": of_cost(
+        "executed_flops", "matrix products of the backend, padding and recomputation included", "FLOP", UNKNOWN_COST
+    ),
+    "fvcore_flops": of_cost(
+        "fvcore_flops", "fvcore's count of the forward pass", "multiply-adds", NO_COUNT, "halobench.cases.counters"
+    ),
+    "torch_flops": of_cost(
+        "torch_flops", "FlopCounterMode's count of the call", "FLOP", NO_COUNT, "halobench.cases.counters"
+    ),
+    "useful_bytes": of_cost("useful_bytes", "every input read and every output written once", "bytes", UNTIMED),
+    "executed_bytes": of_cost("executed_bytes", "the same, and what is stored in between", "bytes", UNKNOWN_COST),
+    "useful_exponentials": of_cost("useful_exponentials", "one a visible pair and pass", "", UNTIMED),
+    "executed_exponentials": of_cost("executed_exponentials", "those of the backend", "", UNKNOWN_COST),
+    "floor_ms": Field(
+        "floor.ms", "number", "least time for the useful work at the best rates measured in the run", "ms",
+        "halobench.machine.roofline", NO_FLOOR,
+    ),
+    "floor_share": Field("floor.share", "number", "floor over median", "", "halobench.measure.engine", NO_FLOOR),
+    "bound": Field(
+        "floor.bound", "text", "what bounds the floor's longest pass", "", "halobench.machine.roofline", NO_FLOOR
+    ),
+    "energy_joules": Field(
+        "energy_joules", "number", "energy of the whole GPU for a call", "J", "halobench.measure.energy",
+        "not asked for, on a CPU, a call under 1 ms, or no counter",
+    ),
+    "sm_mhz": of_clock("sm_mhz", "number", "clock of the multiprocessors", "MHz"),
+    "throttled": of_clock("throttled", "flag", "whether the GPU held its clock down, in a second attempt too"),
+    "warmup_s": of_seconds("warmup", "loading, compiling and first calls of the backend"),
+    "measured_s": of_seconds("measured", "its calls while memory, time and energy were measured"),
+    "harness_s": of_seconds("harness", "everything else: inputs, the check, statistics"),
+}  # fmt: skip
+SHARED = (
+    "suite", "case", "backend", "direction", "label", "device", "status", "reason", "median_ms", "low_ms", "high_ms",
+    "host_ms", "noise", "outliers", "peak_bytes", "energy_joules", "sm_mhz", "throttled", "warmup_s", "measured_s",
+    "harness_s",
+)  # fmt: skip
+
+
+def of_network(name: str, kind: Kind, meaning: str, unit: str = "", null: str = "") -> Field:
+    """A column of how a network is built and called."""
+    return Field(f"network.{name}", kind, meaning, unit, "halobench.cases.network", null)
+
+
+def of_measured(path: str, kind: Kind, meaning: str, unit: str = "", null: str = UNTIMED) -> Field:
+    """A column of what was measured of a network."""
+    return Field(path, kind, meaning, unit, "halobench.measure.networks", null)
+
+
+OLDER = "a file from before there were captured networks"
+ALONE = "the network was measured alone, or has no time"
+# A row about a whole network has ``network`` where others have ``problem``.
+NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {
+    "model": of_network("model", "text", "the model's name, as in `models.create`"),
+    "side": of_network("side", "count", "side of the images", "pixels"),
+    "dtype": of_network("dtype", "text", "what autocast computes in; in inference, the dtype of everything"),
+    "compiled": of_network("compiled", "flag", "whether the network is compiled"),
+    "captured": of_network("captured", "flag", "whether eager calls are captured as a CUDA graph", null=OLDER),
+    "label_smoothing": of_network("label_smoothing", "number", "label smoothing of the loss", null="an older file"),
+    "magnitude": of_network("magnitude", "count", "magnitude of RandAugment before the step", null="no RandAugment"),
+    "block": of_network("overrides.block", "text", "block, where it is not the model's", "pixels", "the model's own"),
+    "halo": of_network("overrides.halo", "text", "halo, where it is not the model's", "pixels", "the model's own"),
+    "rival": Field("rival", "text", "the model whose calls were taken in turn", "", "halobench.cases.network", "none"),
+    "batch": of_measured("throughput.batch", "count", "images of a call, after halving until it fitted"),
+    "parameters": of_measured("throughput.parameters", "count", "trainable numbers of the model"),
+    "images_per_s": of_measured("throughput.images_per_s", "positive", "batch over median", "1/s"),
+    "joules_per_image": of_measured(
+        "throughput.joules_per_image", "number", "energy over batch", "J", "no energy was measured"
+    ),
+    "replayed": of_measured("latency.replayed", "flag", "whether the call was the replay of a CUDA graph"),
+    "first_step_s": of_measured("throughput.first_step_s", "number", "the first step, compiling included", "s"),
+    "resident_bytes": of_measured("memory.resident_bytes", "number", "weights, gradients, optimizer, images", "bytes"),
+    "rival_ms": of_measured("paired.rival_median_ms", "positive", "median of the rival's calls between", "ms", ALONE),
+    "ratio": of_measured("paired.ratio", "positive", "median over pairs of its time over the rival's", "", ALONE),
+    "ratio_low": of_measured("paired.ratio_low", "positive", "lower end of its bootstrap 95 % interval", "", ALONE),
+    "ratio_high": of_measured("paired.ratio_high", "positive", "upper end of that interval", "", ALONE),
+}  # fmt: skip

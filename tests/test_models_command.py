@@ -1,0 +1,39 @@
+"""``python -m halobench.models``: the table, and how it refuses and ends."""
+
+import subprocess
+import sys
+
+import pytest
+
+from halobench.models.__main__ import main
+
+
+def test_the_table_of_the_models_named(capsys):
+    assert main(["halonet_mini"]) == 0
+    head, _, rows = capsys.readouterr().out.partition("|---|")
+    assert head.startswith("# What the models cost")
+    assert [line.split(" | ")[0] for line in rows.splitlines()[1:]] == ["| halonet_mini"]
+
+
+def test_an_unknown_name_is_refused_in_one_line_before_anything_is_counted(capsys):
+    assert main(["halonet_mini", "halonet_h8"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("halobench.models: no model is called 'halonet_h8'; there are halonet_h0, ")
+    assert said.err.count("\n") == 1
+
+
+def test_help_has_examples(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    assert "python -m halobench.models halonet_h0 efficientnet_b0" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signal for a closed pipe")
+def test_quiet_when_nobody_reads_on():
+    command = [sys.executable, "-m", "halobench.models", "convnet_mini", "halonet_mini"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "# What the models cost\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
