@@ -79,7 +79,7 @@ def test_compile_compiles_what_a_step_calls(fashion, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compiler)
     main(command(fashion, tmp_path, "--compile", epochs=1))
-    assert calls == [32] * 5
+    assert calls == [32] * 6  # the trial before the data, and the steps
 
 
 MUCH = {"stochastic_depth": 0.3, "randaugment": 9, "ema": 0.9, "optimizer": "adamw", "learning_rate": 1e-3}
@@ -182,7 +182,7 @@ def test_a_loss_that_is_no_number_stops_the_run(fashion, tmp_path, monkeypatch, 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     """A kill in the middle of writing leaves the old one."""
     path = tmp_path / "checkpoint.pt"
-    checkpoint.write(path, {"fixed": {}, "number": 1})
+    checkpoint.write(path, {"number": 1})
 
     def cut_short(content, file):
         file.write(b"half a checkpo")
@@ -190,8 +190,9 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", cut_short)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.write(path, {"fixed": {}, "number": 2})
-    assert checkpoint.read(path, {})["number"] == 1
+        checkpoint.write(path, {"number": 2})
+    assert checkpoint.read(path)["number"] == 1
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_runs_that_cannot_go_on(fashion, tmp_path, capsys):
@@ -221,9 +222,9 @@ def test_tensorboard_reads_the_logs(fashion, tmp_path):
     [
         ("model", "halonet_h9", "no model is called 'halonet_h9'"),
         ("backend", "sdp", "no backend is called 'sdp'"),
-        ("epochs", 0, "--epochs must be at least 1, got 0"),
+        ("epochs", 0, "--epochs must be at least 1 and below 2^31, got 0"),
         ("ema", 1.0, "--ema must be at least 0 and below 1, got 1.0"),
-        ("learning_rate", -1, "--learning-rate must not be negative, got -1.0"),
+        ("learning_rate", -1, "--learning-rate must be a finite number, at least 0, got -1.0"),
         ("stochastic_depth", 1.5, "--stochastic-depth must be at least 0 and below 1, got 1.5"),
         ("seed", -1, "--seed must be at least 0 and below 2^63, got -1"),
     ],
@@ -314,8 +315,8 @@ print(f"rank {processes.rank} is done")
 """
 
 
-def test_two_processes_train_one_model(fashion, tmp_path):
-    """Under torchrun, with gloo: the same weights and the same losses in both, and one set of files."""
+def test_two_processes_train_one_model(fashion, tmp_path, capsys):
+    """Under torchrun, with gloo: the same weights and losses in both, one set of files, and one process goes on."""
     script = tmp_path / "two.py"
     script.write_text(TWO)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -331,3 +332,14 @@ def test_two_processes_train_one_model(fashion, tmp_path):
     rows = curves(tmp_path / "run")
     assert [row["processes"] for row in rows] == ["2", "2"]
     assert [row["batch"] for row in rows] == ["64", "64"]
+    alone = command(fashion, tmp_path / "run", epochs=3, learning_rate=0.025)
+    assert main([*alone, "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert "goes on after epoch 2 of 3" in said
+    assert (
+        "no longer bit for bit: on 1 processes instead of 2, 32 images a step instead of 64, "
+        "highest learning rate 0.025 instead of 0.05"
+    ) in said
+    assert "no longer bit for bit: 3 epochs instead of 2, and from here on the learning rate of a run of 3" in said
+    assert [row["processes"] for row in curves(tmp_path / "run")] == ["2", "2", "1"]
+    assert [row["step"] for row in curves(tmp_path / "run")] == ["2", "4", "9"]

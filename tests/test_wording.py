@@ -13,7 +13,8 @@ from halobench.profile.recording import Kernel, Recording
 from halobench.profile.show import compared
 from halobench.profile.verdict import verdict
 from halobench.report.__main__ import main as report
-from halobench.train.data import DataError, fashion_mnist
+from halobench.train import fashion
+from halobench.train.unusable import DataError
 from halobench.wording import counted, times_as
 from tests import results_files, training_data
 
@@ -92,7 +93,7 @@ def test_images_and_labels_of_another_number(tmp_path):
     folder = training_data.fashion(tmp_path, training=2, test=1)
     (folder / "train-labels-idx1-ubyte.gz").write_bytes((folder / "t10k-labels-idx1-ubyte.gz").read_bytes())
     with pytest.raises(DataError, match="holds 2 images and 1 label of part 'train'"):
-        fashion_mnist(folder, "train")
+        fashion.read(folder, "train")
 
 
 def test_no_message_counts_past_the_helper():

@@ -3,25 +3,52 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from halobench.train.unusable import Unusable
 
-@dataclass(frozen=True)
+LOST = "another process of the run ended"
+TOLD = "told"  # the key under which processes count what they told
+
+
+@contextmanager
+def finding(count: int) -> Iterator[None]:
+    """Look for the other processes in here; ``Unusable`` where they are not found."""
+    try:
+        yield
+    except distributed.DistError as error:
+        raise Unusable(f"the {count} processes do not find each other: {str(error).splitlines()[0]}") from error
+
+
+@dataclass
 class Processes:
     """This process among all: ``rank`` of ``count``, the ``local``-th on its host."""
 
     rank: int = 0
     count: int = 1
     local: int = 0
+    store: Store | None = field(default=None, repr=False)
 
     @classmethod
     def of_environment(cls) -> "Processes":
-        """What torchrun says, or a single process."""
-        return cls(*(int(os.environ.get(name, other)) for name, other in NAMES.items()))
+        """What torchrun says, or a single process.
+
+        Raises:
+            Unusable: the others are not found.
+        """
+        rank, count, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        if count <= 1:
+            return cls()
+        with finding(count):
+            store, _, _ = next(rendezvous("env://", rank, count))
+        return cls(rank, count, local, store)
 
     @property
     def first(self) -> bool:
@@ -34,18 +61,24 @@ class Processes:
 
     @contextmanager
     def joined(self, device: torch.device) -> Iterator[None]:
-        """Join the others for the time of the context."""
+        """Join the others for the time of the context. After an error nobody waits for them: the process is to end.
+
+        Raises:
+            Unusable: there is no GPU for this process, or the others are not found.
+        """
         if device.type == "cuda":
+            if self.local >= (here := torch.cuda.device_count()):
+                raise Unusable(f"{self.local + 1} processes on this host need as many GPUs, got {here}")
             torch.cuda.set_device(device)
         if self.count == 1:
             yield
             return
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        try:
-            yield
-            distributed.barrier()  # nobody leaves while another still talks to it
-        finally:
-            distributed.destroy_process_group()
+        with finding(self.count):
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            distributed.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.count)
+        yield
+        distributed.barrier()  # nobody leaves while another still talks to it
+        distributed.destroy_process_group()
 
     def spread(self, model: nn.Module, device: torch.device) -> nn.Module:
         """The model as it is called in training: its gradients are averaged over all processes."""
@@ -59,5 +92,24 @@ class Processes:
             distributed.all_reduce(numbers)
         return numbers
 
+    def gathered(self, mine: Any) -> list[Any]:
+        """What all processes have, in their order."""
+        if self.count == 1:
+            return [mine]
+        everyone = [None] * self.count
+        distributed.all_gather_object(everyone, mine)
+        return everyone
 
-NAMES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+    def tells(self, problem: str) -> bool:
+        """Whether this process is to tell a problem: others may have the same, and end because this one does."""
+        if self.store is None:
+            return True
+        try:
+            nothing_told = self.store.add(TOLD, 1) == 1
+            return nothing_told if problem == LOST else self.store.add(problem, 1) == 1
+        except RuntimeError:  # who kept the store is gone
+            return problem != LOST
+
+    def lost(self, error: Exception) -> bool:
+        """Whether an error comes from another process's end."""
+        return self.count > 1 and (isinstance(error, distributed.DistError) or "gloo" in str(error))

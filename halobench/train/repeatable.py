@@ -6,8 +6,10 @@ from contextlib import contextmanager
 
 import torch
 
+from halobench.train.unusable import Unusable
 
-class NotRepeatable(Exception):
+
+class NotRepeatable(Unusable):
     """An operation has no algorithm that repeats bit for bit; the message is one line."""
 
 

@@ -1,41 +1,45 @@
 """What a run tells while it goes on and leaves behind: progress, TensorBoard's logs, and its curves as a table."""
 
-import csv
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
 
 from halobench.records import columns
+from halobench.train.logs import Logs
+from halobench.train.unusable import Unusable
+from halobench.train.whole_file import write_table
 
 CURVES = tuple(columns.CURVES)
 Row = dict[str, Any]
 
 
 class Report:
-    """Speaks for the first process; the others' are silent. A context manager, which ends bar and logs."""
+    """Speaks for the first process; the others' are silent, but for what goes wrong in them (``warn``).
+
+    A context manager, which ends bar and logs. The first step to come is ``begun``. What cannot be written raises
+    ``Unusable``.
+    """
 
     INTERVAL_S = 0.5
     LINE_S = 60.0  # between lines within an epoch, where no terminal shows a bar
 
-    def __init__(self, folder: Path, *, silent: bool) -> None:
-        self.folder, self.silent = folder, silent
+    def __init__(self, folder: Path, *, silent: bool, begun: int = 1) -> None:
+        self.folder, self.silent, self.begun = folder, silent, begun
         self.console = Console(quiet=silent)
         shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left")
         self.bar = Progress(*shown, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task("")
-        self.logs: SummaryWriter | None = None
+        self.logs: Logs | None = None
         self.spoke, self.wrote = 0.0, time.monotonic()
 
     def __enter__(self) -> Self:
         if not self.silent:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.logs = SummaryWriter(str(self.folder / "tensorboard"))
+            self.logs = Logs(self.folder / "tensorboard", self.begun)
         self.bar.start()
         return self
 
@@ -43,8 +47,13 @@ class Report:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
-        if self.logs is not None:
+        if self.logs is None:
+            return
+        try:
             self.logs.close()
+        except Unusable:
+            if error is None:  # else the first error is the one to tell
+                raise
 
     @property
     def due(self) -> bool:
@@ -63,37 +72,39 @@ class Report:
         self.bar.update(self.task, completed=done, description=f"{self.epoch}  {state}")
         if not self.console.is_terminal and time.monotonic() - self.wrote >= self.LINE_S:
             self.line(f"{self.epoch}, step {done}/{self.steps}: {state}")
-        if self.logs is not None:
-            self.logs.add_scalar("train/loss", loss, number)
-            self.logs.add_scalar("train/images_per_s", images_per_s, number)
-            self.logs.add_scalar("train/learning_rate", learning_rate, number)
+        values = {"loss": loss, "images_per_s": images_per_s, "learning_rate": learning_rate}
+        self.log({f"train/{name}": value for name, value in values.items()}, number)
         self.spoke = time.monotonic()
 
     def end(self, history: Sequence[Row]) -> None:
         """An epoch has ended; its row is the history's last."""
         row = history[-1]
-        if self.logs is not None:
-            for name in ("train_loss", "test_loss", "test_accuracy", "images_per_s"):
-                self.logs.add_scalar(f"epoch/{name}", row[name], row["epoch"])
+        names = ("train_loss", "test_loss", "test_accuracy", "images_per_s")
+        self.log({f"epoch/{name}": row[name] for name in names}, row["epoch"])
         self.line(
             f"{self.epoch}: loss {row['train_loss']:.3f}, test loss {row['test_loss']:.3f}, "
             f"test accuracy {100 * row['test_accuracy']:.2f} %, {row['images_per_s']:.0f} images/s, "
             f"{row['seconds']:.1f} s since the start"
         )
         if not self.silent:
-            write_curves(self.folder / "curves.csv", history)
+            write_table(self.folder / "curves.csv", CURVES, history)
+
+    def log(self, values: Mapping[str, float], number: int) -> None:
+        """Write values to TensorBoard's logs, at a step or an epoch."""
+        if self.logs is not None:
+            self.logs.add(values, number)
+
+    def warn(self, text: str) -> None:
+        """Print a line to stderr, in any process."""
+        show(Console(stderr=True), text)
 
     def line(self, text: str) -> None:
         """Print a line."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        show(self.console, text)
         self.wrote = time.monotonic()
 
 
-def write_curves(path: Path, history: Sequence[Row]) -> None:
-    """Write a row an epoch, the whole file at once."""
-    beside = path.with_name(f"{path.name}.new")
-    with beside.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, CURVES, lineterminator="\n")
-        table.writeheader()
-        table.writerows(history)
-    beside.replace(path)
+def show(console: Console, text: str) -> None:
+    """Print a line as it is; of names that the terminal cannot show, or that are no text, the bytes."""
+    safe = text.encode(console.encoding, "backslashreplace").decode(console.encoding)
+    console.print(safe, highlight=False, soft_wrap=True, markup=False)

@@ -7,15 +7,22 @@ from typing import Any
 import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
-from halobench.machine.environment import fingerprint
-from halobench.train import checkpoint, data
+from halobench.train import checkpoint, preamble, trial
+from halobench.train.data import Data
+from halobench.train.evaluation import evaluate
 from halobench.train.processes import Processes
+from halobench.train.reading import loader, seed_of
 from halobench.train.recipe import build, optimizer, schedule
 from halobench.train.repeatable import repeatable
 from halobench.train.report import Report, Row
 from halobench.train.settings import Settings
 from halobench.train.step import Step
+from halobench.train.transform import Normalisation, for_evaluation, for_training
+from halobench.train.unreadable import Unreadable, bad_headers
+from halobench.train.unusable import DataError
+from halobench.wording import counted
 
 
 class Diverged(Exception):
@@ -28,67 +35,100 @@ class Run:
     The clock of ``history`` starts here, before any data is touched.
 
     Raises:
-        DataError: the data cannot be used.
-        CheckpointError: there is no checkpoint to resume from, or it has other settings.
+        Unusable: the data, the checkpoint, the backend or a size cannot be used.
     """
 
     def __init__(self, settings: Settings, processes: Processes, device: torch.device, *, resume: bool) -> None:
         self.started = time.monotonic()
         self.settings, self.processes, self.device = settings, processes, device
-        training, test = (data.open_images(settings.data, part) for part in ("train", "val"))
-        if test.classes != training.classes:
-            raise data.DataError(
-                f"{settings.data} must have the same classes in train/ and val/, "
-                f"got {training.classes} and {test.classes}"
-            )
-        fashion = not isinstance(training.sources, list)
-        for_training, for_test = data.transforms(settings, fashion=fashion)
-        self.loader, self.batches = data.loader(training, for_training, settings, processes, training=True)
-        self.test_loader, _ = data.loader(test, for_test, settings, processes, training=False)
-        self.normalised = data.Normalisation(device)
-        self.model = build(settings, training.classes).to(device).to(memory_format=torch.channels_last)
-        self.ema = None if settings.ema is None else ModelEmaV3(self.model, decay=settings.ema, use_warmup=True)
-        self.optimizer = optimizer(settings, self.model)
+        self.data = Data.of(settings.data)
+        saved = checkpoint.read(settings.checkpoint) if resume else None
+        self.changes = [] if saved is None else self.compared(saved)
+        self.normalised = Normalisation(device)
+        with trial.explained(settings, processes):
+            self.prepare_step()
+            size = settings.image_size
+            blank = torch.zeros((settings.batch, 3, size, size), dtype=torch.uint8)
+            trial.take(self.step, self.normalised(blank))
+        self.open_images()
         self.schedule = schedule(settings, self.optimizer, len(self.batches))
+        self.history: list[Row] = []
+        self.unreadable = Unreadable(settings.data, settings.skip_unreadable)
+        if saved is not None:
+            self.restore(saved)
+        self.taken = self.history[-1]["step"] if self.history else 0
+        self.report = Report(settings.output, silent=not processes.first, begun=self.taken + 1)
+
+    def compared(self, saved: dict[str, Any]) -> list[str]:
+        """What is done otherwise than before, a line each; refuses a checkpoint of another run."""
+        path = self.settings.checkpoint
+        with checkpoint.fitting(path):
+            checkpoint.refuse_other_classes(path, saved["classes"], self.data.classes)
+            return list(checkpoint.changes(path, saved["fixed"], self.fixed()))
+
+    def prepare_step(self) -> None:
+        """The model with fresh weights, and all that trains it."""
+        settings = self.settings
+        model = build(settings, len(self.data.classes)).to(self.device).to(memory_format=torch.channels_last)
+        self.model, self.optimizer = model, optimizer(settings, model)
+        self.ema = None if settings.ema is None else ModelEmaV3(model, decay=settings.ema, use_warmup=True)
         self.step = Step(
-            self.model,
+            model,
             nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing),
             self.optimizer,
             None if settings.dtype == "float32" else getattr(torch, settings.dtype),
             self.forward(),
+            GradScaler(settings.device, enabled=settings.dtype == "float16"),
         )
-        self.history: list[Row] = []
-        self.known = described(settings, processes, self.model)
-        if resume:
-            self.restore()
+        self.known = preamble.described(settings, self.processes, model)
 
     def forward(self) -> nn.Module:
         """The model as a step calls it: spread over the processes, compiled on request."""
         spread = self.processes.spread(self.model, self.device)
         return torch.compile(spread, dynamic=False) if self.settings.compile else spread  # type: ignore[return-value]
 
+    def open_images(self) -> None:
+        """The images of both parts, and what reads them."""
+        settings, fashion = self.settings, self.data.fashion
+        self.training, self.test = self.data.part("train"), self.data.part("val")
+        augmented, plain = for_training(settings, fashion=fashion), for_evaluation(settings, fashion=fashion)
+        self.loader, self.batches = loader(self.training, augmented, settings, self.processes, training=True)
+        self.test_loader, _ = loader(self.test, plain, settings, self.processes, training=False)
+
     def fixed(self) -> dict[str, Any]:
-        """What a resumed run must share with this one."""
+        """What a resumed run must share with this one, as far as ``checkpoint.changes`` asks for it."""
         return {**self.settings.fixed(), "processes": self.processes.count}
 
-    def restore(self) -> None:
-        """Go on from the checkpoint."""
-        state = checkpoint.read(self.settings.checkpoint, self.fixed())
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
-        self.history = state["history"]
-        self.started -= self.history[-1]["seconds"]
+    def counts(self) -> dict[str, int]:
+        """How many images there are."""
+        return {"train": len(self.training), "val": len(self.test)}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was saved."""
+        path = self.settings.checkpoint
+        with checkpoint.fitting(path):
+            checkpoint.refuse_other_counts(path, saved["images"], self.counts())
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.step.scaler.load_state_dict(saved["scaler"])
+            if self.ema is not None:
+                self.ema.module.load_state_dict(saved["ema"])
+            self.unreadable.names.update(saved["unreadable"])
+            self.history = saved["history"]
+            self.started -= self.history[-1]["seconds"]
 
     def save(self) -> None:
         """Write the checkpoint, in the first process."""
         if self.processes.first:
             state = {
                 "fixed": self.fixed(),
+                "classes": list(self.data.classes),
+                "images": self.counts(),
+                "unreadable": sorted(self.unreadable.names),
                 "model": self.model.state_dict(),
                 "ema": None if self.ema is None else self.ema.module.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "scaler": self.step.scaler.state_dict(),
                 "history": self.history,
             }
             checkpoint.write(self.settings.checkpoint, state)
@@ -98,19 +138,19 @@ class Run:
 
         Raises:
             Diverged: the loss is no finite number.
+            Unusable: too many images cannot be read, or what is written finds no place.
         """
-        with (
-            repeatable(fast=self.settings.fast),
-            Report(self.settings.output, silent=not self.processes.first) as report,
-        ):
+        with repeatable(fast=self.settings.fast), self.report as report:
+            self.begin()
             for epoch in range(len(self.history), self.settings.epochs):
-                train_loss, images_per_s = self.epoch(epoch, report)
+                train_loss, images_per_s = self.epoch(epoch)
                 test_loss, accuracy = self.evaluate()
+                self.unreadable.share(self.processes)
                 self.history.append(
                     {
                         **self.known,
                         "epoch": epoch + 1,
-                        "step": (epoch + 1) * len(self.batches),
+                        "step": self.taken,
                         "seconds": time.monotonic() - self.started,
                         "learning_rate": self.optimizer.param_groups[0]["lr"],
                         "train_loss": train_loss,
@@ -125,71 +165,67 @@ class Run:
                     break
         return self.history
 
-    def epoch(self, epoch: int, report: Report) -> tuple[float, float]:
+    def begin(self) -> None:
+        """Say what is done to which images, and examine these on request."""
+        settings, say = self.settings, self.report.line
+        for line in preamble.lines(settings, self.known, self.data, self.training, self.test):
+            say(line)
+        if self.history:
+            epoch = len(self.history)
+            say("all epochs are done" if epoch == settings.epochs else f"goes on after epoch {epoch} of {settings.epochs}")
+        for line in self.changes:
+            say(line)
+        if settings.check_data:
+            bad = bad_headers((self.training, self.test), settings.workers, self.processes)
+            for _, message in bad:
+                say(message)
+            checked = counted(len(self.training) + len(self.test), "image")
+            unreadable = len(bad)
+            say(f"{unreadable} of {checked} have a header that cannot be read")
+            self.unreadable.add(bad)
+
+    def epoch(self, epoch: int) -> tuple[float, float]:
         """Train for an epoch: the mean loss over all processes, and images a second of all."""
-        torch.manual_seed(data.seed_of(self.settings.seed, epoch, self.processes.rank))  # for stochastic depth
+        torch.manual_seed(seed_of(self.settings.seed, epoch, self.processes.rank))  # for stochastic depth
         self.batches.epoch = epoch
         self.model.train()
         steps = len(self.batches)
-        report.begin(epoch, self.settings.epochs, steps)
+        self.report.begin(epoch, self.settings.epochs, steps)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         started = time.monotonic()
-        for done, (images, targets) in enumerate(self.loader, 1):
-            number = epoch * steps + done
-            self.schedule.step_update(number - 1)
+        for done, (images, targets, unread) in enumerate(self.loader, 1):
+            self.unreadable.note(unread, self.report.warn)
+            self.schedule.step_update(epoch * steps + done - 1)
             total += self.step(self.normalised(images), targets.to(self.device, non_blocking=True))
+            self.taken += 1
             if self.ema is not None:
-                self.ema.update(self.model, step=number)
-            if report.due or done == steps:
+                self.ema.update(self.model, step=self.taken)
+            if self.report.due or done == steps:
                 mean = float(total) / done
-                self.check(mean, epoch, number)
+                self.check(mean, epoch)
                 rate = done * self.settings.batch * self.processes.count / (time.monotonic() - started)
-                report.step(done, number, mean, rate, self.optimizer.param_groups[0]["lr"])
+                self.report.step(done, self.taken, mean, rate, self.optimizer.param_groups[0]["lr"])
         mean = float(self.processes.total(total)) / steps / self.processes.count
-        self.check(mean, epoch, (epoch + 1) * steps)
+        self.check(mean, epoch)
         return mean, rate
 
-    def check(self, loss: float, epoch: int, number: int) -> None:
+    def check(self, loss: float, epoch: int) -> None:
         """Stop where the mean loss of an epoch is no finite number: one bad step makes it so."""
         if math.isfinite(loss):
             return
         left = (
             f"the last good checkpoint is {self.settings.checkpoint} (epoch {epoch})" if epoch else "no checkpoint yet"
         )
-        raise Diverged(f"the loss became {loss} in epoch {epoch + 1}, by step {number}; {left}")
+        raise Diverged(f"the loss became {loss} in epoch {epoch + 1}, by step {self.taken}; {left}")
 
-    @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
         """The loss and the accuracy over all images of the test part, of the averaged weights where there are any."""
-        model = (self.ema.module if self.ema is not None else self.model).eval()
-        dtype = self.step.dtype
-        sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, right answers, images
-        for images, targets in self.test_loader:
-            wanted = targets.to(self.device)
-            with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-                logits = model(self.normalised(images)).float()
-            right = (logits.argmax(1) == wanted).sum()
-            loss = nn.functional.cross_entropy(logits, wanted, reduction="sum")
-            sums += torch.stack([loss.double(), right.double(), torch.tensor(len(wanted), device=self.device).double()])
-        loss, right, images = self.processes.total(sums).tolist()
-        return loss / images, right / images
-
-
-def described(settings: Settings, processes: Processes, model: nn.Module) -> Row:
-    """The columns of the curves that hold for the whole run."""
-    machine = fingerprint(settings.device)
-    chip = machine["gpu"] or machine["cpu"]
-    commit = machine["commit"]
-    assert isinstance(chip, dict)
-    return {
-        "model": settings.model,
-        "backend": settings.backend or "none",
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "seed": settings.seed,
-        "machine": chip.get("name") or chip.get("model"),
-        "torch": str(torch.__version__),
-        "commit": commit["id"] if isinstance(commit, dict) else None,
-        "processes": processes.count,
-        "batch": settings.batch * processes.count,
-        "image_size": settings.image_size,
-    }
+        model = self.ema.module if self.ema is not None else self.model
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        for images, targets, unread in self.test_loader:
+            self.unreadable.note(unread, self.report.warn)
+            sums += evaluate(model, self.normalised(images), targets.to(self.device), self.step.dtype)
+        loss, right, count = self.processes.total(sums).tolist()
+        if not count:
+            raise DataError(f"{self.settings.data} has no image to test on that can be read")
+        return loss / count, right / count

@@ -1,10 +1,11 @@
 """One training step: what a training run repeats and the training suite measures."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 
@@ -13,7 +14,8 @@ class Step:
     """Forward pass, loss, backward pass and optimizer of one batch; called with images and targets.
 
     ``dtype`` is that of autocast, ``None`` computes in the parameters' own. ``forward`` is the model as it is called,
-    possibly compiled; ``None`` calls ``model`` itself.
+    possibly compiled; ``None`` calls ``model`` itself. ``scaler`` keeps float16's gradients from vanishing and leaves
+    out a step where they overflow; by default it does nothing.
     """
 
     model: nn.Module
@@ -21,14 +23,20 @@ class Step:
     optimizer: Optimizer
     dtype: torch.dtype | None = None
     forward: Callable[[Tensor], Tensor] | None = None
+    scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """Train on (batch, 3, H, W) images with their (batch,) classes; the mean loss, still on the device."""
+        loss = self.loss(images, targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of a batch."""
         with torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not None):
             # A compiled model has no truth value: asking for one asks for its length.
             forward = self.model if self.forward is None else self.forward
-            loss = self.criterion(forward(images), targets)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
+            return self.criterion(forward(images), targets)

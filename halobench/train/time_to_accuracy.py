@@ -6,7 +6,6 @@ counts as one that did not. Starting Python and importing PyTorch come before.
 """
 
 import argparse
-import csv
 import os
 import sys
 from collections.abc import Sequence
@@ -15,10 +14,11 @@ from typing import Any
 
 from halobench import models, terminal
 from halobench.records import columns
-from halobench.train.data import DataError
 from halobench.train.processes import Processes
 from halobench.train.run import Diverged, Run
-from halobench.train.settings import FASHION_MNIST, SEEDS, complete
+from halobench.train.settings import FASHION_MNIST, SEEDS, Settings, complete
+from halobench.train.unusable import Unusable
+from halobench.train.whole_file import write_table
 
 MODELS = ("halonet_mini", "convnet_mini", "efficientnet_mini", "resnet_mini")
 TABLE = "time-to-accuracy.csv"
@@ -36,56 +36,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.error(f"--seeds must be different numbers, at least 0 and below 2^63, got {seeds}")
     if (chosen.output / TABLE).exists():
         command.error(f"{chosen.output / TABLE} exists: give another --output")
-    chosen.output.mkdir(parents=True, exist_ok=True)
     try:
-        outcomes = []
-        for seed in chosen.seeds:
-            for name in chosen.models:
-                outcomes.append(outcome(chosen, name, seed))
-                write(chosen.output / TABLE, outcomes)
-                said = "reached" if outcomes[-1]["reached"] else "NOT reached"
-                print(f"{name}, seed {seed}: {said} after {outcomes[-1]['seconds']:.1f} s", flush=True)
-    except (DataError, ValueError) as error:
-        command.error(str(error).strip().splitlines()[-1])
+        runs = [settings_of(chosen, name, seed) for seed in chosen.seeds for name in chosen.models]
+        chosen.output.mkdir(parents=True, exist_ok=True)
+        outcomes: list[dict[str, Any]] = []
+        for settings in runs:
+            outcomes.append(outcome(settings, chosen.target))
+            write_table(chosen.output / TABLE, COLUMNS, outcomes)
+            said = "reached" if outcomes[-1]["reached"] else "NOT reached"
+            print(f"{settings.model}, seed {settings.seed}: {said} after {outcomes[-1]['seconds']:.1f} s", flush=True)
+    except (Unusable, ValueError, OSError) as error:
+        command.error(str(error))
     return 0
 
 
-def outcome(chosen: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
-    """One run of a model: when it reached the target, or that it did not."""
+def settings_of(chosen: argparse.Namespace, name: str, seed: int) -> Settings:
+    """The settings of one run of a model. Raises ``ValueError`` where they cannot be."""
     given = vars(chosen) | {"model": name, "seed": seed, "output": chosen.output / f"{name}-{seed}"}
     given |= {"optimizer": "sgd", "fast": True}  # nothing is resumed
     for other in ("target", "seeds", "models"):
         given.pop(other)
     if not models.entry(name).has_attention:
         given.pop("backend")
+    return complete(given, Processes().count)
+
+
+def outcome(settings: Settings, target: float) -> dict[str, Any]:
+    """One run of a model: when it reached the target, or that it did not."""
     processes = Processes()
-    settings = complete(given, processes.count)
-    device = processes.device(settings.device)
-    run = Run(settings, processes, device, resume=False)
+    run = Run(settings, processes, processes.device(settings.device), resume=False)
     try:
-        history = run.go(chosen.target)
+        history = run.go(target)
     except Diverged:
         history = run.history
     last: dict[str, Any] = history[-1] if history else {"seconds": None, "epoch": 0}
     best = max((row["test_accuracy"] for row in history), default=0.0)
     result = run.known | {
-        "target": chosen.target,
-        "reached": best >= chosen.target,
+        "target": target,
+        "reached": best >= target,
         "seconds": last["seconds"],
         "epochs": last["epoch"],
         "best_accuracy": best,
     }
     return {column: result[column] for column in COLUMNS}
-
-
-def write(path: Path, outcomes: list[dict[str, Any]]) -> None:
-    """Write a row a run, the whole file at once."""
-    beside = path.with_name(f"{path.name}.new")
-    with beside.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(outcomes)
-    beside.replace(path)
 
 
 def parser() -> argparse.ArgumentParser:
