@@ -4,6 +4,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import ClassVar
 
 from rich.console import Console
@@ -49,7 +50,8 @@ def console() -> Console:
 
 def refuse(name: str, problem: object) -> int:
     """Say in one line on stderr why a command cannot do its work; the exit status to end with."""
-    print(f"{name}: {' '.join(str(problem).split())}", file=sys.stderr)
+    with suppress(OSError):  # nobody reads on; the exit status still says so
+        print(f"{name}: {' '.join(str(problem).split())}", file=sys.stderr)
     return UNUSABLE
 
 

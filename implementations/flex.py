@@ -2,8 +2,8 @@
 
 In block-major order the pixels of a block are neighbours in the sequence, so the keys of a window lie in few tiles
 and FlexAttention skips the rest. The bias of a query for every offset is one small product beforehand; the score
-modification looks it up, and its gradient flows back to the tables. On the GPU the kernel is compiled for each shape;
-on the CPU PyTorch's unfused reference of the same operator runs, forward only.
+modification looks it up, and its gradient flows back to the tables. On the GPU the kernel is compiled for each shape,
+whatever their number; on the CPU PyTorch's unfused reference of the same operator runs, forward only.
 """
 
 from collections.abc import Callable
@@ -13,22 +13,24 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from halobench.attention import formula
+from halobench.attention.compilation import by_kind, kind
 from halobench.attention.geometry import Geometry
-from halobench.attention.problem import Execution, Problem, RelativeTables, Unsupported
+from halobench.attention.problem import Execution, Problem, RelativeTables, Unsupported, refuse_transforms
 
 compiles = True
 DECODING = 128  # below so many queries PyTorch takes its decoding kernel, unless told: it knows no such tiles
-compiled_flex_attention = torch.compile(flex_attention, fullgraph=True, dynamic=False)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
     """Halo attention through ``flex_attention``.
 
     Raises:
-        Unsupported: what FlexAttention refuses: gradients on the CPU, heads under 16 on the GPU.
+        Unsupported: what FlexAttention refuses: gradients on the CPU, heads under 16 on the GPU, transforms of
+            ``torch.func``, maps whose sizes are symbols.
     """
     refuse(query, key, value)
     order = BlockMajor(geometry, *key.shape[2:4])
@@ -38,16 +40,25 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
     if relative is not None:
         scale = query.shape[-1] ** -0.5
         score_mod = order.score_mod(tokens @ relative.rows.T * scale, tokens @ relative.columns.T * scale)
-    kernel = compiled_flex_attention if query.is_cuda else flex_attention
-    output = kernel(
-        tokens,
-        order.key_tokens(key),
-        order.key_tokens(value),
-        score_mod,
-        block_mask(order, tile(query.shape[-1]), str(query.device)),
-        kernel_options={"FORCE_USE_FLEX_ATTENTION": True} if tokens.shape[2] < DECODING else None,
-    )
+    inputs = tokens, order.key_tokens(key), order.key_tokens(value), score_mod
+    mask_of = order, tile(query.shape[-1]), str(query.device)
+    if torch.compiler.is_compiling() or isinstance(query, FakeTensor):  # a mask made there is of no use elsewhere
+        output = scored(*inputs, block_mask.__wrapped__(*mask_of))
+    else:
+        compiled = compiled_on_gpu if query.is_cuda else reference
+        output = compiled(kind(query, key, value, relative, geometry))(*inputs, block_mask(*mask_of))
     return formula.unblock(output.unflatten(2, queries.shape[2:6]), query.shape[2], query.shape[3])
+
+
+def scored(
+    tokens: Tensor, keys: Tensor, values: Tensor, score_mod: Callable[..., Tensor] | None, mask: BlockMask
+) -> Tensor:
+    """What is compiled: ``flex_attention`` (b n tokens d)."""
+    options = {"FORCE_USE_FLEX_ATTENTION": True} if tokens.shape[2] < DECODING else None
+    return flex_attention(tokens, keys, values, score_mod, mask, kernel_options=options)
+
+
+compiled_on_gpu, reference = by_kind(scored, "inductor"), by_kind(scored, "eager")
 
 
 @dataclass(frozen=True)
@@ -141,7 +152,10 @@ def block_mask(order: BlockMajor, side: int, device: str) -> BlockMask:
 
 
 def refuse(query: Tensor, key: Tensor, value: Tensor) -> None:
-    """Raise ``Unsupported`` for what FlexAttention refuses."""
+    """Raise ``Unsupported`` for what FlexAttention refuses, or its mask, which is of one size of map."""
+    refuse_transforms("flex")
+    if any(isinstance(size, torch.SymInt) for size in key.shape[2:4]):
+        raise Unsupported("flex has a block mask for one size of map: height and width cannot be symbols")
     gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
     if query.device.type == "cpu" and gradients:
         raise Unsupported("FlexAttention has no backward on the CPU")

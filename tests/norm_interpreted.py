@@ -1,11 +1,8 @@
-"""The kernels of ``halobench.models.norm`` in Triton's interpreter, which TRITON_INTERPRET=1 asks for at import.
+"""Checks of the kernels of ``halobench.models.norm``, in Triton's interpreter and on a GPU.
 
-``python -m tests.norm_interpreted`` prints a line of JSON for each case: its name and what is wrong, or ``null``.
-``tests/test_norm.py`` runs it, and on a GPU checks the same cases there. Memory that a kernel does not fill holds NaN.
+``tests/interpreter.py`` runs them for ``tests/test_norm.py``, which itself runs them on a GPU.
 """
 
-import json
-import traceback
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -14,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from halobench.models.norm import launch
 from halobench.models.norm.module import NormActivation, Parts, fused
 from halobench.models.norm.operator import norm_activation, norm_activation_backward
 
@@ -173,18 +169,7 @@ PROPERTIES: dict[str, Callable[[str], None]] = {
     )
 }
 
-
-def main() -> None:
-    torch.use_deterministic_algorithms(True)  # fills empty tensors with NaN
-    launch.wrap_triton = lambda kernel: kernel  # PyTorch 2.11 does not wrap what is interpreted
-    for name, holds in {**{case: partial(check, case) for case in CASES}, **PROPERTIES}.items():
-        fault = None
-        try:
-            holds("cpu")
-        except Exception:  # noqa: BLE001 - the test that reads it shows it
-            fault = traceback.format_exc()
-        print(json.dumps({"name": name, "fault": fault}), flush=True)  # noqa: T201 - what the test reads
-
-
-if __name__ == "__main__":
-    main()
+CHECKS: dict[str, Callable[[], None]] = {
+    **{name: partial(check, name, "cpu") for name in CASES},
+    **{name: partial(holds, "cpu") for name, holds in PROPERTIES.items()},
+}

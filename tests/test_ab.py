@@ -224,6 +224,34 @@ def test_three_dots_are_the_merge_base(repository):
     assert worktrees.commit_of(repository, "main") != base
 
 
+def clone(repository, place, *options):
+    git(place, "clone", "--quiet", *options, f"file://{repository}", str(place / "clone"))
+    return place / "clone"
+
+
+def refused(root, revision):
+    with pytest.raises(worktrees.GitError) as error:
+        worktrees.commit_of(root, revision)
+    return str(error.value)
+
+
+def test_a_checkout_with_a_part_of_the_history_names_what_to_fetch(tmp_path, repository):
+    """As continuous integration makes them: shallow, or of one branch."""
+    git(repository, "checkout", "--quiet", "-b", "topic")
+    git(repository, "commit", "--quiet", "--allow-empty", "--message", "more")
+    one = clone(repository, tmp_path, "--single-branch", "--branch", "topic")
+    assert refused(one, "main").endswith(": git fetch origin main:main")
+    assert refused(one, "main...").endswith(": git fetch origin main:main")
+    git(one, "fetch", "--quiet", "origin", "main:refs/remotes/origin/main")
+    assert refused(one, "main").endswith(", but origin/main does: give that")
+    git(one, "fetch", "--quiet", "origin", "main:main")  # as the message says
+    assert worktrees.commit_of(one, "main...") == git(repository, "rev-parse", "main")
+    (tmp_path / "second").mkdir()
+    shallow = clone(repository, tmp_path / "second", "--depth", "1")
+    assert ", which is shallow: git fetch --unshallow origin " in refused(shallow, "main...")
+    assert refused(repository, "nowhere").endswith(f"'nowhere' names no commit of {repository}")
+
+
 @pytest.mark.parametrize("rounds", [2, 4, 6, 8])
 def test_a_steady_drift_adds_the_same_to_each_stream(rounds):
     places = {stream: [] for stream in STREAMS}
@@ -235,6 +263,12 @@ def test_a_steady_drift_adds_the_same_to_each_stream(rounds):
 def test_each_stream_stands_in_every_place_equally_often():
     stood = Counter((stream, place % 3) for place, (_, stream) in enumerate(protocol.order(6)))
     assert set(stood.values()) == {2}
+
+
+def test_the_time_that_is_left_follows_from_the_processes_so_far():
+    assert protocol.left(0, 12, 0.0) == ", the first of 12 processes says how long they will take"
+    assert protocol.left(1, 12, 12.0) == ", 11 processes of 12 s: 2.2 min left"
+    assert protocol.left(4, 12, 60.0) == ", 8 processes of 15 s: 2.0 min left"
 
 
 def times(seed, factor=1.0, runs=8):

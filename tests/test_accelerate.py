@@ -12,8 +12,9 @@ import torch
 from timm.layers.halo_attn import HaloAttn
 from torch import nn
 
-from halobench import HaloAttention, Unsupported, models
+from halobench import Unsupported, models
 from halobench.models import accelerate
+from halobench.models.accelerate import AcceleratedHaloAttn
 
 # All models of timm that have a HaloAttn layer, and the layers whose queries are strided.
 STRIDED = {
@@ -104,6 +105,7 @@ def test_timm_models_keep_their_outputs_and_gradients(name):
         {"dim_out": 48, "dim_head": 10},
         {"stride": 2, "avg_down": True},
         {"block_size": 7, "halo_size": 2, "stride": 2},  # timm pools where the block is odd
+        {"block_size": 7, "halo_size": 2, "num_heads": 2, "dim_head": 6, "dim_out": 20, "qkv_bias": True},
         {"halo_size": 0},
     ],
     ids=str,
@@ -122,7 +124,16 @@ def test_a_strided_layer_stays_and_is_named_with_the_reason():
     assert found.replaced == []
     assert list(found.kept) == ["1"]
     assert "strided" in found.kept["1"]
-    assert isinstance(model[1], HaloAttn)
+    assert type(model[1]) is HaloAttn
+
+
+def test_pooling_behind_an_odd_block_rounds_as_timm_does():
+    model = layer(num_heads=4, block_size=7, halo_size=1, stride=2)
+    pixels = torch.randn(1, 3, 21, 7, dtype=torch.float64)
+    wanted = model(pixels)
+    assert wanted.shape[2:] == (10, 3)
+    accelerate(model)
+    assert error(model(pixels), wanted) < 1e-12
 
 
 def test_sizes_that_timm_refuses():
@@ -139,11 +150,11 @@ def test_dtype_mode_and_frozen_parameters_stay():
     model[1].kv.requires_grad_(False)
     accelerate(model)
     ours = model[1]
-    assert isinstance(ours, HaloAttention)
+    assert isinstance(ours, AcceleratedHaloAttn)
     assert not ours.training
     assert {parameter.dtype for parameter in ours.parameters()} == {torch.bfloat16}
     frozen = {name for name, parameter in ours.named_parameters() if not parameter.requires_grad}
-    assert frozen == {"key.weight", "value.weight"}
+    assert frozen == {"kv.weight"}
 
 
 def test_backends_that_cannot_stand_in_are_refused_before_anything_changes():
@@ -153,9 +164,7 @@ def test_backends_that_cannot_stand_in_are_refused_before_anything_changes():
             accelerate(model, backend)
     with pytest.raises(ValueError, match="no backend is called 'sdpaa'"):
         accelerate(model, "sdpaa")
-    with pytest.raises(TypeError, match="HaloAttn itself"):
-        accelerate(model[1])
-    assert isinstance(model[1], HaloAttn)
+    assert type(model[1]) is HaloAttn
 
 
 @pytest.mark.parametrize("name", ["halonet50ts", "halonet_h1"])
@@ -163,9 +172,9 @@ def test_the_suite_has_names_for_it(name):
     """Ours beside timm's own: the same parameters, and our layers wherever a table of ours can say the same."""
     with torch.device("meta"):
         ours, theirs = models.create(f"accelerated_{name}", "sdpa"), models.create(f"timm_{name}")
-    kept = [path for path, module in ours.named_modules() if isinstance(module, HaloAttn)]
+    kept = [path for path, module in ours.named_modules() if type(module) is HaloAttn]
     assert kept == STRIDED[name]
     before = sum(isinstance(module, HaloAttn) for module in theirs.modules())
-    assert sum(isinstance(module, HaloAttention) for module in ours.modules()) == before - len(kept) > 0
+    assert sum(isinstance(module, AcceleratedHaloAttn) for module in ours.modules()) == before - len(kept) > 0
     counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (ours, theirs)]
     assert counts[0] == counts[1]

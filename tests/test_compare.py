@@ -2,8 +2,12 @@
 
 import copy
 import json
+import os
 import random
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +27,7 @@ from tests import results_files
 SLOW = "operator/sdpa/forward"
 SLOW_NETWORK = "training/sdpa/training"
 NOISE = 0.002
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -495,3 +500,27 @@ def test_help_has_examples(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["a", "b", "--threshold", "-3"])
     assert "percent above 0" in capsys.readouterr().err
+
+
+UNWRITABLE = {
+    "closed": "{} | exec true",
+    "full": "{} > /dev/full",
+    "json": "{} --json nowhere/out.json",
+    "markdown": "{} --markdown /dev/full",
+}
+
+
+@pytest.mark.parametrize("kind", UNWRITABLE)
+@pytest.mark.fault
+def test_what_cannot_be_written_is_no_regression(tmp_path, kind):
+    """Exit status 2 instead of 1 or 0, and the verdict is said in spite of it."""
+    base, same = folder(tmp_path, "base", 1, runs=5), folder(tmp_path, "same", 2, runs=5)
+    command = UNWRITABLE[kind].format(f"{sys.executable} -m halobench.compare {base} {same}")
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == Exit.UNUSABLE, done.stderr
+    assert "no regression (4 SAME)" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1

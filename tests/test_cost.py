@@ -1,6 +1,7 @@
 """Costs in closed form against counts one by one, and against other people's counters."""
 
 import itertools
+import sys
 from dataclasses import replace
 
 import pytest
@@ -252,3 +253,24 @@ def test_fvcore_gives_up_where_it_cannot_trace(name: str) -> None:
     backend = backends.load(name)
     problem = Problem(Geometry(4, 1, border=backend.borders[0]), 8, 8, heads=2)
     assert counters.counted_by_fvcore(backend, problem, "cpu") is None
+
+
+@pytest.mark.parametrize("missing", ["fvcore", "fvcore.nn", "tabulate"])
+def test_fvcore_gives_up_where_it_or_what_it_needs_is_missing(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    """The row is measured all the same; ``None`` in ``sys.modules`` is what an import hook leaves of a package."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("fvcore", "tabulate")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert counters.counted_by_fvcore(backends.load("conv"), EAGER, "cpu") is None
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyError("no"), ImportError("no"), torch.OutOfMemoryError("no")])
+def test_whatever_a_counter_raises_is_no_opinion(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fvcore.nn.FlopCountAnalysis.total", fail)
+    monkeypatch.setattr(counters.FlopCounterMode, "get_total_flops", fail)
+    monkeypatch.setattr(counters.FlopCounterMode, "__enter__", fail)
+    assert counters.counted_by_fvcore(backends.load("conv"), EAGER, "cpu") is None
+    assert counters.counted_by_torch(bind(backends.load("conv"), EAGER, "cpu"), "forward") is None

@@ -142,7 +142,7 @@ def test_a_row_that_is_written_in_part_is_taken_back(tmp_path, monkeypatch):
     assert (tmp_path / "mine.jsonl").read_bytes() == before
     monkeypatch.undo()
     journal.append({"case": "two"})
-    journal.close(finished=False)
+    journal.close()
     assert [row["case"] for row in rows(tmp_path / "mine.jsonl")] == ["one", "two"]
 
 

@@ -1,11 +1,6 @@
 """The fused kernels: in Triton's interpreter on the CPU, and what only a GPU can show; their tiles, by counting."""
 
 import itertools
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,42 +10,20 @@ from halobench import Geometry, LayerSpec, Problem, RelativeTables, Unsupported,
 from halobench.attention import oracle
 from halobench.cases import accuracy
 from halobench.cases.workload import Slot
-from tests.fused_interpreted import CONFORMANCE, PROPERTIES
+from tests.fused_interpreted import CHECKS
+from tests.interpreter import Interpreter
 
 FUSED = backends.load("fused")
-CHECKS = [*PROPERTIES, *CONFORMANCE]
-ROOT = Path(__file__).resolve().parents[1]
 GEOMETRIES = [
     Geometry(block, halo, stride)
     for block, halo, stride in itertools.product((1, 2, 3, 5, 8, 10, 12, 13, 14, 16, 32), (0, 1, 3, 8), (1, 2, 3, 4, 7))
 ]
 
 
-def start(names: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.fused_interpreted", *names],
-        cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@pytest.fixture(scope="module")
-def interpreted() -> dict[str, str | None]:
-    """What is wrong with each check, by its name; from two processes, whose Triton interprets."""
-    faults: dict[str, str | None] = {}
-    for process in [start(CHECKS[0::2]), start(CHECKS[1::2])]:
-        lines, errors = process.communicate(timeout=600)
-        assert process.returncode == 0, errors
-        faults.update((line["name"], line["fault"]) for line in map(json.loads, lines.splitlines()))
-    return faults
-
-
 @pytest.mark.parametrize("check", CHECKS)
-def test_in_the_interpreter(interpreted: dict[str, str | None], check: str) -> None:
-    assert interpreted[check] is None, interpreted[check]
+def test_in_the_interpreter(interpreter: Interpreter, check: str) -> None:
+    fault = interpreter.fault("fused_interpreted", check)
+    assert fault is None, fault
 
 
 def test_without_a_gpu_it_says_what_it_needs() -> None:
@@ -58,6 +31,13 @@ def test_without_a_gpu_it_says_what_it_needs() -> None:
     assert FUSED.attend is not None
     with pytest.raises(Unsupported, match=r"fused needs a CUDA device .*TRITON_INTERPRET=1.*, got cpu"):
         FUSED.attend(*problem.inputs(), problem.geometry)
+
+
+def test_shapes_are_known_without_a_device() -> None:
+    """As ``torch.device("meta")`` asks for them; autocast, which knows real devices only, is left out."""
+    problem = Problem(Geometry(4, 1, 2), 9, 6, heads=3, key_dim=5, value_dim=7)
+    assert FUSED.attend is not None
+    assert FUSED.attend(*problem.inputs("meta"), problem.geometry).shape == (1, 3, 5, 3, 7)
 
 
 @pytest.mark.parametrize("itemsize", [2, 4])

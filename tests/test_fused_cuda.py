@@ -4,8 +4,10 @@ Every thread is a fiber there, and shared memory starts as NaN, so that what is 
 """
 
 import ctypes
+import hashlib
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -26,15 +28,31 @@ from halobench.cases import accuracy
 from halobench.cases.workload import Slot
 from tests.cases import CASES
 
+BUILD = backends.load("fused_cuda").build
 EMULATOR = Path(__file__).parent / "emulator"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the kernels are built."""
+@pytest.fixture
+def folder(shared_folder: Path) -> Path:
+    """Where the kernels are built, once for all processes of a run."""
     if shutil.which("g++") is None:
         pytest.skip("no g++ to compile the kernels for the CPU")
-    return tmp_path_factory.mktemp("kernels")
+    folder = shared_folder / "kernels"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def build(command: list[str], text: str, folder: Path) -> Path:
+    """The library of a source; two processes that build the same one put the same file in its place."""
+    name = hashlib.sha256("\0".join([*command, text]).encode()).hexdigest()
+    library = folder / f"{name}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as own:
+            source, built = Path(own, "kernel.cpp"), Path(own, "kernel.so")
+            source.write_text(text)
+            subprocess.run([*command, "-o", built, source], check=True)
+            built.rename(library)
+    return library
 
 
 @pytest.fixture
@@ -53,12 +71,9 @@ def emulated(folder: Path, monkeypatch: pytest.MonkeyPatch, unlaunched: None) ->
     @cache
     def built(kernel: Kernel, shape: Shape) -> ctypes.CDLL:
         text = launch.source(kernel, (EMULATOR / "warp.hpp").read_text()) + (EMULATOR / "main.hpp").read_text()
-        path = folder / f"{len(list(folder.iterdir()))}.cpp"
-        path.write_text(text)
         definitions = [f"-D{name}={number}" for name, number in layouts.definitions(shape, kernel).items()]
-        command = ["g++", "-O1", "-std=c++20", "-w", "-shared", "-fPIC", f"-DKERNEL_NAME=halo_{kernel}", *definitions]
-        subprocess.run([*command, "-o", path.with_suffix(".so"), path], check=True)
-        library, layout = ctypes.CDLL(str(path.with_suffix(".so"))), layouts.layout_of(shape, kernel)
+        command = ["g++", "-O0", "-std=c++20", "-w", "-shared", "-fPIC", f"-DKERNEL_NAME=halo_{kernel}", *definitions]
+        library, layout = ctypes.CDLL(str(build(command, text, folder))), layouts.layout_of(shape, kernel)
         needed = layouts.shared_bytes(shape, kernel, layout)
         assert list((ctypes.c_int * 2).in_dll(library, "launch"))[1] == needed
         return library
@@ -192,7 +207,7 @@ def test_operator_registration(border: Border) -> None:
 
 
 @pytest.mark.usefixtures("emulated")
-@pytest.mark.parametrize("build", [fused_cuda.build, partial(HaloAttention, attend=fused_cuda.attend)])
+@pytest.mark.parametrize("build", [BUILD, partial(HaloAttention, attend=fused_cuda.attend)])
 def test_whole_graph_compiles_on_a_cpu(build: Callable[[LayerSpec], HaloAttention]) -> None:
     """The compiler takes layers of two geometries without a graph break, forward and backward."""
     pixels = torch.randn(1, 16, 8, 8, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
@@ -230,7 +245,7 @@ def test_packed_layer_on_a_cpu(name: str) -> None:
 @pytest.mark.usefixtures("emulated")
 def test_packed_layer_takes_biases() -> None:
     """A layer that has timm's biases, or is frozen in part, is projected like any other."""
-    joint, plain = fused_cuda.build(SUMMED), HaloAttention(SUMMED, fused_cuda.attend)
+    joint, plain = BUILD(SUMMED), HaloAttention(SUMMED, fused_cuda.attend)
     for layer in (joint, plain):
         for number, projection in enumerate((layer.query, layer.key, layer.value)):
             torch.manual_seed(number)

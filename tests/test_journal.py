@@ -1,7 +1,11 @@
 """The journal: whatever was written before a kill is there afterwards, and nothing is lost, mixed up or left over."""
 
+import errno
+import fcntl
+import importlib
 import json
 import math
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -35,7 +39,7 @@ def killed(path, *names, header=HEADER):
     journal.begin(header)
     for name in names:
         journal.append(row(name))
-    journal.close(finished=False)
+    journal.close()
 
 
 def refused(path, *, resume):
@@ -52,7 +56,7 @@ def test_a_row_is_on_disk_when_append_returns(path):
         journal.append(row(name))
         assert json.loads(path.read_text().splitlines()[-1])["case"] == name
     assert list(journal.rows) == ["one", "two"]
-    journal.close(finished=False)
+    journal.close()
 
 
 def test_resume_finds_the_rows_and_goes_on(path):
@@ -61,7 +65,7 @@ def test_resume_finds_the_rows_and_goes_on(path):
     journal.begin(HEADER)
     assert journal.rows == {name: row(name) for name in ("one", "two")}
     journal.append(row("three"))
-    journal.close(finished=False)
+    journal.close()
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [record.get("case") for record in records] == [None, "one", "two", "three"]
 
@@ -76,7 +80,7 @@ def test_a_last_line_that_was_cut_short_is_measured_again(path, cut):
     journal.begin(HEADER)
     assert list(journal.rows) == ["one"]
     journal.append(row("two"))
-    journal.close(finished=False)
+    journal.close()
     assert path.read_bytes() == whole
 
 
@@ -127,7 +131,7 @@ def test_another_machine_software_or_options_is_refused(path, change, named):
     journal = Journal(path, resume=True)
     with pytest.raises(JournalError) as error:
         journal.begin({**HEADER, **change})
-    journal.close(finished=False)
+    journal.close()
     assert str(error.value) == f"{path} cannot be resumed: {named} changed since; delete the file to start over"
     assert path.read_bytes() == before
 
@@ -136,7 +140,7 @@ def test_ceilings_may_differ(path):
     killed(path, "one")
     journal = Journal(path, resume=True)
     journal.begin({**HEADER, "ceilings": {"copy_bytes_per_s": 2e9}})
-    journal.close(finished=False)
+    journal.close()
     assert differences({"ceilings": None}, HEADER) == set(HEADER) - {"ceilings"}
 
 
@@ -161,9 +165,11 @@ def test_a_second_run_is_refused(path):
         for resume in (False, True):
             said = refused(path, resume=resume)
             assert said == f"{path} is in use by another run; give this one another --benchmark-json"
+        with pytest.raises(JournalError, match="in use by another run"):
+            Journal(path, resume=False, rotate=True)
     finally:
         holder.communicate(timeout=60)
-    Journal(path, resume=False).close(finished=True)  # free once the other is gone
+    Journal(path, resume=False).close()  # free once the other is gone
 
 
 @pytest.mark.parametrize("content", ["not json", '{"a": 1}', "[1, 2]", '"text"', '{"case": "one"}', "\xff"])
@@ -204,13 +210,206 @@ def test_missing_folders_are_made(tmp_path):
     assert path.exists()
 
 
-def test_a_finished_run_needs_no_journal(path):
+def measured_row(name, *samples, **fields):
+    return row(
+        name, latency={"median_ms": 2.0}, groups=("side",), samples_ms=list(samples or (1.1, 2.0, 2.3)), **fields
+    )
+
+
+def failed_row(name):
+    return {"case": name, "status": "OOM", "reason": "out of memory", "latency": None}
+
+
+def file_of(path, rows):
+    """A finished run's file of these rows, as pytest-benchmark writes it."""
+    benchmarks = [
+        {
+            "extra_info": {"halobench": {key: value for key, value in each.items() if key != "samples_ms"}},
+            "stats": {"data": [sample / 1e3 for sample in each["samples_ms"]]},
+        }
+        for each in rows
+        if each["status"] == "OK"
+    ]
+    failures = [each for each in rows if each["status"] != "OK"]
+    path.write_text(json.dumps({"benchmarks": benchmarks, "halobench": {"failures": failures}}))
+
+
+ROWS = (measured_row("one"), failed_row("two"), measured_row("three", 0.1, 0.2, 0.3))
+
+
+def journal_of(path, rows=ROWS):
     journal = Journal(path, resume=False)
     journal.begin(HEADER)
-    journal.append(row("one"))
-    journal.close(finished=True)
+    for each in rows:
+        journal.append(each)
+    return journal
+
+
+def test_a_finished_run_needs_no_journal(path):
+    results = path.with_suffix(".json")
+    file_of(results, [{**row, "floor": {"ms": 1.0}} for row in ROWS])  # which is settled at the end of a run
+    assert journal_of(path).close(results) == 0
+    assert list(path.parent.iterdir()) == [results]
+
+
+def test_a_run_that_went_on_needs_no_journal_either(path):
+    results = path.with_suffix(".json")
+    journal_of(path).close()
+    file_of(results, ROWS)
+    assert Journal(path, resume=True).close(results) == 0
     assert not path.exists()
-    assert list(path.parent.iterdir()) == []
+
+
+def absent(results):
+    results.unlink()
+
+
+def a_row_fewer(results):
+    file_of(results, ROWS[:2])
+
+
+def a_failure_fewer(results):
+    file_of(results, (ROWS[0], ROWS[2]))
+
+
+def of_another_run(results):
+    file_of(results, (*ROWS[:2], measured_row("three", 0.1, 0.2, 0.4)))
+
+
+def of_another_status(results):
+    file_of(results, (ROWS[0], measured_row("two"), ROWS[2]))
+
+
+def other_numbers(results):
+    file_of(results, ({**ROWS[0], "memory": {"peak_bytes": 3}}, *ROWS[1:]))
+
+
+def without_samples(results):
+    """As ``--benchmark-save`` writes it without ``--benchmark-save-data``."""
+    document = json.loads(results.read_text())
+    del document["benchmarks"][0]["stats"]["data"]
+    results.write_text(json.dumps(document))
+
+
+def without_rows(results):
+    results.write_text('{"benchmarks": [], "halobench": {"failures": []}}')
+
+
+def written_by_someone_else(results):
+    results.write_text('{"benchmarks": [{"name": "test_fast", "extra_info": {}, "stats": {}}]}')
+
+
+def cut_short(results):
+    results.write_bytes(results.read_bytes()[:-20])
+
+
+def a_list(results):
+    results.write_text("[1, 2]")
+
+
+def a_folder(results):
+    results.unlink()
+    results.mkdir()
+
+
+SPOILT = {
+    absent: 3, a_row_fewer: 1, a_failure_fewer: 1, of_another_run: 1, of_another_status: 1, other_numbers: 1,
+    without_samples: 3, without_rows: 3, written_by_someone_else: 3, cut_short: 3, a_list: 3, a_folder: 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "lacking"), SPOILT.items(), ids=[each.__name__ for each in SPOILT])
+@pytest.mark.fault
+def test_a_journal_outlives_every_results_file_that_lacks_a_row_of_it(path, spoil, lacking):
+    results = path.with_suffix(".json")
+    file_of(results, ROWS)
+    journal = journal_of(path)
+    before = path.read_bytes()
+    spoil(results)
+    assert journal.close(results) == lacking
+    assert path.read_bytes() == before
+
+
+@pytest.mark.fault
+def test_rows_of_an_earlier_part_that_this_one_did_not_report_are_kept(path):
+    """A run goes on with fewer cases selected than it began with: the rest is in the journal alone."""
+    results = path.with_suffix(".json")
+    journal_of(path).close()
+    file_of(results, ROWS[:1])
+    assert Journal(path, resume=True).close(results) == 2
+    assert path.exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.fault
+def test_a_file_system_without_locks_does(path, monkeypatch, code):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    check_that_it_works(path)
+
+
+def check_that_it_works(path):
+    """A run, its continuation, its end; and a second run is still stopped by the rows of the first."""
+    journal_of(path, ROWS[:2]).close()
+    refused(path, resume=False)
+    journal = Journal(path, resume=True)
+    journal.append(ROWS[2])
+    file_of(path.with_suffix(".json"), ROWS)
+    assert journal.close(path.with_suffix(".json")) == 0
+    assert not path.exists()
+
+
+@pytest.mark.fault
+def test_a_lock_that_fails_for_another_reason_is_named(path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert refused(path, resume=False) == f"{path} cannot be locked: {os.strerror(errno.EIO)}"
+
+
+@pytest.mark.fault
+def test_a_system_without_fcntl_does(path, monkeypatch):
+    """As Windows is: the module is imported anew where there is none."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.delitem(sys.modules, "halobench.measure.journal")
+    anew = importlib.import_module("halobench.measure.journal")
+    assert anew.fcntl is None
+    monkeypatch.setitem(globals(), "Journal", anew.Journal)
+    monkeypatch.setitem(globals(), "JournalError", anew.JournalError)
+    check_that_it_works(path)
+
+
+@pytest.mark.parametrize("content", [None, b"not a journal\n", b""])
+@pytest.mark.fault
+def test_a_journal_that_nobody_named_makes_room_for_the_next_run(path, content):
+    """Twice over: nothing is lost, and no name is given twice."""
+    left = []
+    for number in (1, 2):
+        if content is None:
+            Journal(path, resume=False, rotate=True).close()
+            journal_of(path).close()
+        else:
+            path.write_bytes(content)
+        left.append(path.read_bytes())
+        journal = Journal(path, resume=False, rotate=True)
+        assert journal.rows == {}
+        journal.begin(HEADER)
+        journal.close()
+        kept = [path.with_stem(f"mine-{each}") for each in range(1, number + 1)] if content != b"" else []
+        assert [each.read_bytes() for each in kept] == left[: len(kept)]
+        path.unlink()
+
+
+@pytest.mark.fault
+def test_rows_that_are_gone_on_with_are_not_moved(path):
+    journal_of(path).close()
+    journal = Journal(path, resume=True, rotate=True)
+    assert list(journal.rows) == ["one", "two", "three"]
+    journal.close()
+    assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -219,7 +418,7 @@ def test_no_number_that_json_does_not_have(path, value):
     journal.begin(HEADER)
     with pytest.raises(ValueError, match="not JSON compliant"):
         journal.append(row("one", latency={"median_ms": value}))
-    journal.close(finished=False)
+    journal.close()
     assert len(path.read_text().splitlines()) == 1
 
 

@@ -1,8 +1,6 @@
 """Batch normalisation in one operator: in Triton's interpreter on the CPU, on a GPU, and in a compiled network."""
 
 import copy
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,26 +15,16 @@ from halobench.models.halonet import Bottleneck
 from halobench.models.norm import module as norm_module
 from halobench.models.norm.module import NormActivation
 from halobench.models.norm.operator import empty_fields, norm_activation
-from tests.norm_interpreted import CASES, PROPERTIES, check, reference, sequence
+from tests.norm_interpreted import CASES, CHECKS, PROPERTIES, check, reference, sequence
 
 without_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def interpreted() -> dict[str, str | None]:
-    """What is wrong with each case, from a process whose Triton interprets."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.norm_interpreted"]
-    process = subprocess.run(
-        command, check=True, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, timeout=600
-    )
-    return {line["name"]: line["fault"] for line in map(json.loads, process.stdout.splitlines())}
-
-
-@pytest.mark.parametrize("case", [*CASES, *PROPERTIES])
-def test_in_the_interpreter(interpreted, case):
-    assert interpreted[case] is None, interpreted[case]
+@pytest.mark.parametrize("name", CHECKS)
+def test_in_the_interpreter(interpreter, name):
+    fault = interpreter.fault("norm_interpreted", name)
+    assert fault is None, fault
 
 
 @pytest.mark.gpu

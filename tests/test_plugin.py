@@ -1,5 +1,6 @@
 """Real runs of the suites from the command line: what they write, what they refuse, and what survives a kill."""
 
+import importlib.util
 import json
 import os
 import re
@@ -10,11 +11,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from halobench.cases.options import Options
-from halobench.measure.pytest_plugin import check_results_path
+from halobench.measure import refusal
+from halobench.measure.refusal import check_results_path
 from halobench.records import table as results
 from tests import third_party
 
@@ -61,9 +64,10 @@ def command(*arguments):
 def run(environment):
     """Run pytest in the root of the repository."""
 
-    def run(*arguments):
+    def run(*arguments, optimize=False):
+        whole = command(*arguments)
         done = subprocess.run(
-            command(*arguments),
+            [whole[0], "-O", *whole[1:]] if optimize else whole,
             cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
         )  # fmt: skip
         assert "ResourceWarning" not in done.stderr
@@ -184,6 +188,8 @@ def test_pytest_benchmark_compares_saved_runs(measured):
         ({"tier": "huge"}, "--tier must be one of smoke, default, full, got 'huge'"),
         ({"dtype": "float64"}, "--dtype must be bfloat16, float16 or float32, got 'float64'"),
         ({"batch": 0}, "--batch must be at least 1, got 0"),
+        ({"names": ""}, "--backends must name at least one backend, got ''"),
+        ({"names": " , "}, "--backends must name at least one backend, got ' , '"),
         ({"names": "conv, nonsense"}, "--backends: no backend is called 'nonsense'; there are compiled, conv, "),
     ],
 )
@@ -207,6 +213,8 @@ REFUSED = {
     "--backends conv,nonsense": "--backends: no backend is called 'nonsense'; there are broken, compiled, conv, ",
     "--tier huge": "--tier: invalid choice: 'huge'",
     "--benchmark-json=mine.jsonl": "--benchmark-json must not end in .jsonl, as its journal does, got 'mine.jsonl'",
+    "--backends=": "--backends must name at least one backend, got ''",
+    "-p no:benchmark": "halobench needs the pytest plugin pytest-benchmark: drop -p no:benchmark",
 }
 
 
@@ -243,7 +251,87 @@ def test_without_times_every_case_is_checked(run, tmp_path):
     assert f"conv/training/{POINT}-c64: correct" in done.stderr
     assert "wrong/forward" in done.stdout
     assert "INCORRECT: output is off by 0.5" in done.stdout
+    assert f"nothing was timed: {file} was not written" in done.stdout
+    assert "halobench.plot" not in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--dist=load", "-n1"])
+@pytest.mark.fault
+def test_cases_are_not_measured_under_xdist(run, tmp_path, option):
+    """It switches pytest-benchmark off: what was measured would stand nowhere, and yesterday's file be overwritten."""
+    file = tmp_path / "mine.json"
+    file.write_text("what was measured yesterday")
+    done = run(OPERATOR, *TINY, "--backends=conv", f"--benchmark-json={file}", option)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    said = "cases are measured one at a time, never by pytest-xdist: leave out -n and --dist"
+    assert (done.stdout + done.stderr).count(said) == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "INTERNALERROR" not in done.stdout + done.stderr
+    assert file.read_text() == "what was measured yesterday"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.fault
+def test_cases_are_not_measured_where_xdist_has_left_its_variable(run, environment, monkeypatch, tmp_path):
+    monkeypatch.setitem(environment, "PYTEST_XDIST_WORKER", "gw0")
+    file = tmp_path / "mine.json"
+    done = run(OPERATOR, *TINY, "--backends=conv", f"--benchmark-json={file}")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "never by pytest-xdist: unset PYTEST_XDIST_WORKER, which is 'gw0'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    listed = run(OPERATOR, *TINY, "--backends=conv", "--collect-only", "-q")
+    assert listed.returncode == 0
+
+
+@pytest.mark.parametrize("missing", ["pygal", "pygaljs"])
+def test_a_histogram_that_cannot_be_drawn_is_refused_first(monkeypatch, missing):
+    """pytest-benchmark would say so after everything was measured, and take the summary along."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else found("json"))
+    chosen = {"benchmark_json": None, "benchmark_histogram": [None]}
+    with pytest.raises(pytest.UsageError, match=r"needs pygal: pip install 'pytest-benchmark\[histogram\]'"):
+        refusal.check_options(SimpleNamespace(getoption=chosen.get))
+    chosen["benchmark_histogram"] = []
+    refusal.check_options(SimpleNamespace(getoption=chosen.get))
+
+
+OVERWRITE = """
+import pytest
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(output_json):
+    del output_json["benchmarks"][1:]
+"""
+
+
+@pytest.mark.fault
+def test_rows_that_another_plugin_keeps_from_the_file_stay_in_the_journal(run, environment, tmp_path):
+    """Under ``python -O``, too, which runs no assertion."""
+    (Path(environment["WAITING_PLACE"]) / "takes_rows_away.py").write_text(OVERWRITE)
+    file, journal = tmp_path / "mine.json", tmp_path / "mine.jsonl"
+    done = run(OPERATOR, *TINY, "--backends=conv", f"--benchmark-json={file}", "-p", "takes_rows_away")
+    assert done.returncode == 0
+    assert f"{file} lacks 1 row, which {journal} holds" in done.stdout
+    assert len(rows(journal)) == 2
+    again = run(OPERATOR, *TINY, "--backends=conv", f"--benchmark-json={file}", "--resume", optimize=True)
+    assert again.returncode == 0, again.stdout
+    assert len(cases(file)) == 2
+    assert not journal.exists()
+
+
+def test_a_run_that_names_no_file_keeps_its_rows_and_does_not_block_the_next(run, tmp_path):
+    left = ("-c", tmp_path / "pytest.ini", f"--rootdir={tmp_path}")
+    (tmp_path / "pytest.ini").write_text(
+        f"[pytest]\npython_files = bench_*.py\npython_functions = bench_*\npythonpath = {ROOT}/suites\n"
+        "addopts = -p halobench.measure.pytest_plugin\n"
+    )
+    for kept in (["halobench.jsonl"], ["halobench-1.jsonl", "halobench.jsonl"]):
+        done = run(ROOT / OPERATOR, *TINY, "--backends=conv", *left)
+        assert done.returncode == 0, done.stdout + done.stderr
+        folder = tmp_path / ".benchmarks"
+        assert f"without --benchmark-json all rows are in {folder / 'halobench.jsonl'}" in done.stdout
+        assert sorted(path.name for path in folder.glob("*.jsonl")) == kept
+        assert all(len(rows(path)) == 2 for path in folder.glob("*.jsonl"))
 
 
 def test_a_run_without_a_single_time_still_writes_its_file(run, tmp_path):

@@ -47,7 +47,11 @@ def test_a_label_beyond_the_classes_is_refused(tmp_path, capsys):
     assert f"{folder} holds a label 11, labels go from 0 to 9" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("spoilt", [b"", b"no gzip", gzip.compress(b"\0\0\x08\x03")[:-4], gzip.compress(b"")])
+@pytest.mark.parametrize(
+    "spoilt",
+    [b"", b"no gzip", gzip.compress(b"\0\0\x08\x03")[:-4], gzip.compress(b"")],
+    ids=["nothing", "no gzip", "cut short", "gzip of nothing"],
+)
 def test_fashion_files_that_cannot_be_read_are_named(spoilt, tmp_path):
     folder = training_data.fashion(tmp_path / "fashion")
     (folder / "train-images-idx3-ubyte.gz").write_bytes(spoilt)

@@ -12,8 +12,8 @@ from halobench.ab import protocol, worktrees
 from halobench.ab.protocol import BASE, CONTROL, HEAD, Stage
 from halobench.ab.runner import RunError, Suites, test_ids
 from halobench.ab.worktrees import Checkout, GitError
-from halobench.compare import render, settings, sides
-from halobench.compare.__main__ import add_report_options, write
+from halobench.compare import settings, sides
+from halobench.compare.__main__ import add_report_options, conclude
 from halobench.compare.outcome import Outcome
 from halobench.compare.settings import Settings
 from halobench.records.table import ResultsError
@@ -38,7 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with worktrees.checkouts(root, options.base, options.head) as (base, head):
             outcome = ab(base, head, Suites(suite_arguments(options)), output, chosen)
             note_instruments(outcome, worktrees.changed(root, base, head, *INSTRUMENTS))
-        write(outcome, options.json or output / "verdict.json", options.markdown or output / "verdict.md")
     except KeyboardInterrupt:
         print(f"{NAME}: interrupted; the worktrees are removed", file=sys.stderr)
         return INTERRUPTED
@@ -46,10 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return terminal.refuse(NAME, error)
     finally:
         signal.signal(signal.SIGTERM, previous)
-    console = terminal.console()
-    render.show(outcome, console)
-    console.print(f"results: {output}", markup=False, soft_wrap=True)
-    return int(outcome.status)
+    as_json, as_markdown = options.json or output / "verdict.json", options.markdown or output / "verdict.md"
+    return conclude(NAME, outcome, as_json, as_markdown, more=f"results: {output}")
 
 
 def ab(base: Checkout, head: Checkout, measure: protocol.Measure, output: Path, chosen: Settings) -> Outcome:
@@ -65,7 +62,9 @@ def ab(base: Checkout, head: Checkout, measure: protocol.Measure, output: Path, 
     found = protocol.suspects(screening, chosen)
     confirmation = None
     if found:
-        say(f"to be measured again: {counted(len(found), 'suspect')}")
+        processes = protocol.CONFIRMATION_ROUNDS * len(protocol.STREAMS)
+        suspects, cases = counted(len(found), "suspect"), counted(len(screening.base), "case")
+        say(f"{suspects} among {cases}, measured again in {counted(processes, 'process', 'processes')}")
         known = test_ids((output / "screening" / BASE).glob("*.json"))
         ids = [known[name] for name in found]
         confirmed = protocol.measure_stage(

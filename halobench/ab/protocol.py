@@ -5,6 +5,7 @@ rounds mirror one another (ABC CBA), so that a steady drift adds the same to all
 has stood in every place equally often.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,13 +65,22 @@ def measure_stage(
         folders: the checkout of each stream.
         output: where the results go.
         rounds: runs of each stream.
-        said: told of each run before it starts.
+        said: told of each run before it starts, and from the second on how long the rest will take.
         cases: test ids to narrow it to.
     """
+    total, started = rounds * len(STREAMS), time.monotonic()
     for count, (number, stream) in enumerate(order(rounds), 1):
-        said(f"{output.name} {count}/{rounds * len(STREAMS)}: {stream}")
+        said(f"{output.name} {count}/{total}: {stream}{left(count - 1, total, time.monotonic() - started)}")
         measure(folders[stream], output / stream / f"{number:02}.json", cases)
     return {stream: sides.load(output / stream) for stream in STREAMS}
+
+
+def left(done: int, total: int, elapsed_s: float) -> str:
+    """How long the rest of a stage will take, from what its processes took so far; nothing before the first is done."""
+    if not done:
+        return f", the first of {total} processes says how long they will take"
+    each_s = elapsed_s / done
+    return f", {total - done} processes of {each_s:.0f} s: {each_s * (total - done) / 60:.1f} min left"
 
 
 def suspects(stage: Stage, settings: Settings) -> list[str]:

@@ -56,7 +56,33 @@ def commit_of(root: Path, revision: str) -> str:
             return git(root, "merge-base", left or "HEAD", right or "HEAD")
         return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     except GitError:
-        raise GitError(f"{revision!r} names no commit of {root}") from None
+        raise GitError(f"{revision!r} names no commit of {root}{remedy(root, left, right)}") from None
+
+
+def remedy(root: Path, *names: str) -> str:
+    """What to fetch in a checkout that holds a part of the history only, as continuous integration makes them."""
+    if git(root, "rev-parse", "--is-shallow-repository") == "true":
+        return (
+            ", which is shallow: git fetch --unshallow origin '+refs/heads/*:refs/remotes/origin/*', then origin/NAME"
+        )
+    remotes = git(root, "remote").splitlines()
+    for name in filter(None, names):
+        for remote in remotes:
+            if not resolves(root, name) and resolves(root, f"refs/remotes/{remote}/{name}"):
+                return f", but {remote}/{name} does: give that"
+    if remotes:
+        fetched = " ".join(name for name in names if name and not resolves(root, name))
+        return f": git fetch {remotes[0]} {fetched}:{fetched}" if " " not in fetched and fetched else ""
+    return ""
+
+
+def resolves(root: Path, name: str) -> bool:
+    """Whether a name is that of a commit."""
+    try:
+        git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    except GitError:
+        return False
+    return True
 
 
 def snapshot(root: Path) -> str:

@@ -1,22 +1,25 @@
 """The registry of backends: the package ``halobench.implementations``, and the entry points of other packages.
 
 A backend is a module that defines ``attend`` (a halo attention operator) or, if it mixes pixels in another way,
-``build`` (a layer). Beside ``attend``, ``build`` gives a ``HaloAttention`` that suits it better. It may also define
-``execution`` (``layer_execution`` where there is no ``attend``), ``meaning``, ``borders``, ``compiles`` and
-``capturable``; see ``halobench.attention.problem.Backend``.
+``build`` (a layer). Beside ``attend``, ``attend_packed`` is the same on one map that holds queries, keys and values
+side by side; layers then project all three at once. It may also define ``execution`` (``layer_execution`` where there
+is no ``attend``), ``meaning``, ``borders``, ``compiles`` and ``capturable``; see ``attention.problem.Backend``.
 """
 
 import importlib
 import pkgutil
-from functools import partial, wraps
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from halobench.attention.geometry import Geometry
 from halobench.attention.layer import HaloAttention
-from halobench.attention.problem import Attend, Backend, RelativeTables, as_given, check_inputs
+from halobench.attention.problem import Attend, AttendPacked, Backend, RelativeTables, as_given, check_inputs
 
 PACKAGE = "halobench.implementations"
 ENTRY_POINTS = "halobench.backends"
@@ -41,7 +44,9 @@ def load(name: str) -> Backend:
         raise ValueError(f"no backend is called {name!r}; there are {', '.join(names())}")
     extra = others().get(name)
     module: ModuleType = extra.load() if extra else importlib.import_module(f"{PACKAGE}.{name}")
-    attend = checked(module.attend) if hasattr(module, "attend") else None
+    attend = None
+    if hasattr(module, "attend"):
+        attend = Operator(name, module.attend, getattr(module, "attend_packed", None))
     build = getattr(module, "build", None)
     if build is None:
         if attend is None:
@@ -66,14 +71,47 @@ def others() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
-def checked(attend: Attend) -> Attend:
-    """``attend`` with its arguments checked first, so that bad input reads the same from every backend."""
+@dataclass(frozen=True)
+class Operator:
+    """A backend's ``attend`` with its arguments checked first, so that bad input reads the same from every backend.
 
-    @wraps(attend)
-    def checked_attend(
-        query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry
+    ``packed`` is its ``attend_packed``, or ``None``. What is pickled, or traced by ``torch.fx``, is the backend's name:
+    where that is loaded, the backend must be there.
+    """
+
+    backend: str
+    attend: Attend
+    packed: AttendPacked | None = None
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry
     ) -> Tensor:
-        check_inputs(query, key, value, relative, geometry)
-        return attend(query, key, value, relative, geometry)
+        """As ``attend``.
 
-    return checked_attend
+        Raises:
+            ValueError: the arguments do not fit one another.
+            Unsupported: the backend refuses them.
+        """
+        if not torch.compiler.is_exporting():  # comparing sizes would fix those that are to stay symbols
+            check_inputs(query, key, value, relative, geometry)
+        return self.attend(query, key, value, relative, geometry)
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return operator, (self.backend,)
+
+    def __fx_create_arg__(self, tracer: torch.fx.Tracer) -> torch.fx.Node:
+        return tracer.create_node("call_function", operator, (self.backend,), {})
+
+
+@lru_cache
+def operator(name: str) -> Attend:
+    """The ``attend`` of the backend of this name.
+
+    Raises:
+        ValueError: there is no such backend, or it is no attention.
+        ModuleNotFoundError: as ``load``.
+    """
+    attend = load(name).attend
+    if attend is None:
+        raise ValueError(f"backend {name!r} is no attention")
+    return attend

@@ -31,7 +31,7 @@ def fold(
         queries: (b n R C i j d).
         keys: (b n R C y x d).
         vectors: the tables' vectors for each pair along an axis, (i y d) and (j x d), or ``None``.
-        visible: whether each row and column of a window is real, (R y) and (C x), or ``None`` for all.
+        visible: whether each row and column of a window is real, as (R 1 1 1 y) and (C 1 1 x), or ``None`` for all.
 
     Returns:
         (b n R C i j D) and (b n R C y x D), D a multiple of 8 and at least d. Their product is the unscaled logit.
@@ -47,8 +47,8 @@ def fold(
         if visible is not None:
             hidden = -torch.finfo(queries.dtype).max / 4  # two of them still sum to a finite number
             rows, columns = visible
-            row_bias = row_bias.masked_fill(~rows[:, None, None, None], hidden)
-            column_bias = column_bias.masked_fill(~columns[:, None, None], hidden)
+            row_bias = row_bias.masked_fill(~rows, hidden)
+            column_bias = column_bias.masked_fill(~columns, hidden)
         query_parts += [row_bias, column_bias]
         at_row = torch.eye(height, dtype=keys.dtype, device=keys.device)[:, None]  # [y 1 y]
         at_column = torch.eye(width, dtype=keys.dtype, device=keys.device)[None]  # [1 x x]
@@ -70,18 +70,21 @@ def fused_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float)
     """
     spare = max(keys.shape[-1] - values.shape[-1], 0) if values.device.type == "cpu" else 0
     query, key, value = (tokens.flatten(0, -3)[:, None] for tokens in (queries, keys, F.pad(values, (0, spare))))
-    with kernels_for(len(query)):
+    with kernels_for(query):
         output = F.scaled_dot_product_attention(query, key, value, scale=scale)
     return output[..., : values.shape[-1]].view(*queries.shape[:-1], values.shape[-1])
 
 
-def kernels_for(batch: int) -> AbstractContextManager[None]:
+def kernels_for(query: Tensor) -> AbstractContextManager[None]:
     """Leave the choice of the kernel to PyTorch, but for batches that its choice cannot take.
 
-    None of the fused kernels has a backward for an empty batch, and cuDNN's fails from 65536 entries on.
+    None of the fused kernels has a backward for an empty batch, and cuDNN's fails from 65536 entries on. An exported
+    program does not know its batch: there the choice is PyTorch's.
     """
-    if batch == 0:
+    if torch.compiler.is_exporting():
+        return nullcontext()
+    if query.shape[0] == 0:
         return sdpa_kernel(SDPBackend.MATH)
-    if batch >= CUDNN_BATCH:
+    if query.shape[0] >= CUDNN_BATCH:
         return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
     return nullcontext()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from halobench.attention.geometry import Geometry
 from halobench.attention.problem import Execution, Problem, RelativeTables, Unsupported
+from halobench.attention.tokens import Tokens
 
 Windows = Callable[[Tensor, Geometry], Tensor]
 
@@ -35,6 +36,8 @@ def attend(
     Raises:
         Unsupported: block and stride do not divide one another, so that blocks hold different numbers of queries.
     """
+    if torch.compiler.is_exporting():
+        return attend_tokens(query, key, value, relative, geometry)
     windows = windows or strided_windows
     height, width = key.shape[2:4]
     queries = blocks(query, geometry)  # [b n R C i j d]
@@ -58,6 +61,32 @@ def scores(queries: Tensor, keys: Tensor, relative: RelativeTables | None, geome
         products = products + torch.einsum("bnRCijd,iyd->bnRCijy", queries, rows).unsqueeze(-1)
         products = products + torch.einsum("bnRCijd,jxd->bnRCijx", queries, columns).unsqueeze(-2)
     return products
+
+
+def attend_tokens(
+    query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry
+) -> Tensor:
+    """The same of maps whose sizes are symbols (``halobench.attention.tokens``), for ``torch.export``."""
+    check_tiles(geometry)
+    tokens = Tokens.of(query, geometry)
+    queries, keys, values = (
+        tokens.queries(query),
+        tokens.windows(key),
+        tokens.windows(value),
+    )  # [B q d], [B k d], [B k e]
+
+    logits = queries @ keys.transpose(1, 2)
+    if relative is not None:
+        window = geometry.window
+        rows, columns = offset_tables(relative, geometry)  # [i y d], [j x d]
+        by_row = rows.repeat_interleave(geometry.side, 0).repeat_interleave(window, 1)  # [q k d]
+        by_column = columns.repeat(geometry.side, window, 1)
+        bias = queries.transpose(0, 1) @ (by_row + by_column).transpose(1, 2)  # [q B k]
+        logits = logits + bias.transpose(0, 1)
+    logits = logits * query.shape[-1] ** -0.5
+    if geometry.border == "masked":
+        logits = logits.masked_fill(~tokens.visible(key)[:, None], -torch.inf)
+    return tokens.join(logits.softmax(-1) @ values)
 
 
 def check_tiles(geometry: Geometry) -> None:

@@ -1,9 +1,13 @@
 """The attention layer: 1x1 projections, relative tables, one ``attend``."""
 
+from typing import Any
+
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from halobench.attention.geometry import Geometry
 from halobench.attention.problem import Attend, LayerSpec, RelativeTables
 
 
@@ -32,12 +36,59 @@ class RelativePositions(nn.Module):
         return RelativeTables(rows.to(dtype), columns.to(dtype))
 
 
-class HaloAttention(nn.Module):
+class AttentionLayer(nn.Module):
     """(batch, channels, H, W) -> (batch, value_channels, H / stride, W / stride), through any backend's ``attend``.
 
-    Projections have no bias and there is no output projection, as in HaloNet's bottleneck. The state dict does not
-    depend on the backend, so weights move between backends. Sizes that are no multiple of the stride are rounded up:
-    every stride-th pixel asks, from the first on. The result is laid out channels-last.
+    What a layer has to say is how it projects pixels, and where its relative tables come from. Sizes that are no
+    multiple of the stride are rounded up: every stride-th pixel asks, from the first on. The result is laid out
+    channels-last.
+    """
+
+    spec: LayerSpec
+    attend: Attend
+
+    def tables(self, dtype: torch.dtype) -> RelativeTables | None:
+        """The relative tables in ``dtype``, if the layer has any."""
+        raise NotImplementedError
+
+    def projections(self) -> tuple[nn.Module, ...]:
+        """The modules that project pixels."""
+        raise NotImplementedError
+
+    def project(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of a map, (batch, heads, H, W, dim) each."""
+        raise NotImplementedError
+
+    def packed(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the 1x1 convolution that projects queries, keys and values at once, in this order."""
+        raise NotImplementedError
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Mix the pixels of a map; sizes as in the class docstring."""
+        spec = self.spec
+        # A projection that is more than a convolution, by hooks or by its class, is called.
+        if getattr(self.attend, "packed", None) and spec.geometry.stride == 1 and all(map(plain, self.projections())):
+            packed = F.conv2d(pixels, *self.packed())
+            relative = self.tables(packed.dtype)
+            return channels(attended_packed(self.attend, packed, relative, spec.heads, spec.key_dim, spec.geometry))
+        query, key, value = self.project(pixels)
+        return channels(attended(self.attend, query, key, value, self.tables(query.dtype), spec.geometry))
+
+    def heads(self, channels: Tensor) -> Tensor:
+        """(batch, heads * dim, H, W) -> (batch, heads, H, W, dim), a view."""
+        heads: Tensor = channels.unflatten(1, (self.spec.heads, -1))
+        return heads.movedim(2, -1)
+
+    def extra_repr(self) -> str:
+        """The layer's specification and backend, for ``print``."""
+        backend = getattr(self.attend, "backend", None)
+        return repr(self.spec) if backend is None else f"{self.spec!r}, backend={backend!r}"
+
+
+class HaloAttention(AttentionLayer):
+    """The attention layer of HaloNet's bottleneck: projections have no bias and there is no output projection.
+
+    The state dict does not depend on the backend, so weights move between backends.
     """
 
     def __init__(self, spec: LayerSpec, attend: Attend) -> None:
@@ -51,25 +102,59 @@ class HaloAttention(nn.Module):
         self.value = nn.Conv2d(spec.channels, spec.value_channels, 1, bias=False)
         self.relative = RelativePositions(spec) if spec.positions else None
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Mix the pixels of a map; sizes as in the class docstring."""
-        query, key, value = (self.heads(project(pixels)) for project in (self.query, self.key, self.value))
-        relative = None if self.relative is None else self.relative(query.dtype)
-        output = self.attend(query, key, value, relative, self.spec.geometry)
-        return self.channels(output)
+    def tables(self, dtype: torch.dtype) -> RelativeTables | None:
+        """The relative tables in ``dtype``, or ``None`` where the specification has none."""
+        return None if self.relative is None else self.relative(dtype)
 
-    def channels(self, heads: Tensor) -> Tensor:
-        """(batch, heads, H, W, dim) -> (batch, heads * dim, H, W), a view where the memory is channels-last."""
-        return heads.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
+    def projections(self) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
+        """Of queries, keys and values."""
+        return self.query, self.key, self.value
 
-    def heads(self, channels: Tensor) -> Tensor:
-        """(batch, heads * dim, H, W) -> (batch, heads, H, W, dim), a view."""
-        heads: Tensor = channels.unflatten(1, (self.spec.heads, -1))
-        return heads.movedim(2, -1)
+    def project(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of a map, (batch, heads, H, W, dim) each."""
+        return self.heads(self.query(pixels)), self.heads(self.key(pixels)), self.heads(self.value(pixels))
 
-    def extra_repr(self) -> str:
-        """The layer's specification, for ``print``."""
-        return repr(self.spec)
+    def packed(self) -> tuple[Tensor, None]:
+        """The weights of all three, side by side."""
+        return torch.cat([projection.weight for projection in self.projections()]), None
+
+
+def plain(projection: nn.Module) -> bool:
+    """Whether calling this module is a convolution by its weight and bias, and nothing else."""
+    own = "forward" in projection.__dict__ or type(projection).forward is not nn.Conv2d.forward
+    return not own and not hooked(projection)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether calling the module calls hooks."""
+    return bool(
+        module._forward_pre_hooks  # noqa: SLF001 - no public name tells it
+        or module._forward_hooks  # noqa: SLF001
+        or module._backward_pre_hooks  # noqa: SLF001
+        or module._backward_hooks  # noqa: SLF001
+    )
+
+
+@torch.fx.wrap  # a leaf of symbolic traces, which know no shapes
+def attended(
+    attend: Attend, query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry
+) -> Tensor:
+    """``attend``'s output; shapes as there."""
+    return attend(query, key, value, relative, geometry)
+
+
+@torch.fx.wrap
+def attended_packed(
+    attend: Any, packed: Tensor, relative: RelativeTables | None, heads: int, key_dim: int, geometry: Geometry
+) -> Tensor:
+    """The same of a map (batch, channels, H, W) that holds queries, keys and values side by side."""
+    output: Tensor = attend.packed(packed, relative, heads, key_dim, geometry)
+    return output
+
+
+def channels(heads: Tensor) -> Tensor:
+    """(batch, heads, H, W, dim) -> (batch, heads * dim, H, W), a view where the memory is channels-last."""
+    return heads.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
 
 
 class Given(nn.Module):

@@ -207,6 +207,7 @@ class Execution:
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, RelativeTables | None, Geometry], Tensor]
+AttendPacked = Callable[[Tensor, RelativeTables | None, int, int, Geometry], Tensor]
 
 
 def as_given(
@@ -221,6 +222,7 @@ def as_given(
 class Backend:
     """One way to mix pixels, under its name. ``attend`` is ``None`` where a backend is no attention (``conv``).
 
+    ``build`` makes its layer: a ``HaloAttention`` unless it is no attention.
     ``meaning`` maps (relative, geometry, height, width) to the tables and geometry whose truth the backend computes:
     itself, except for a backend that ignores the geometry. ``borders`` lists the border rules it knows.
     ``execution`` gives its cost in closed form, or ``layer_execution`` that of a whole layer where it is no
@@ -238,6 +240,12 @@ class Backend:
     borders: tuple[Border, ...] = ("masked", "zero")
     compiles: bool = False
     capturable: bool = True
+
+
+def refuse_transforms(backend: str) -> None:
+    """Raise ``Unsupported`` where a transform of ``torch.func`` is active: jvp, vmap, jacrev and their like."""
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():  # noqa: SLF001 - no public name
+        raise Unsupported(f"{backend} knows no transforms of torch.func")
 
 
 def check_inputs(

@@ -45,7 +45,9 @@ class Options:
         if batch is not None and batch < 1:
             raise ValueError(f"--batch must be at least 1, got {batch}")
         known = backends.names()
-        chosen = tuple(name.strip() for name in names.split(",")) if names else tuple(known)
+        chosen = tuple(known) if names is None else tuple(name.strip() for name in names.split(","))
+        if not any(chosen):
+            raise ValueError(f"--backends must name at least one backend, got {names!r}")
         for name in chosen:
             if name not in known:
                 raise ValueError(f"--backends: no backend is called {name!r}; there are {', '.join(known)}")

@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from halobench import terminal
-from halobench.compare import render, settings, sides
+from halobench.compare import foreign, render, settings, sides
 from halobench.compare.evidence import ENOUGH_RUNS
 from halobench.compare.outcome import Outcome
 from halobench.compare.settings import Settings
@@ -27,11 +29,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         base, head = sides.load(options.base), sides.load(options.head)
         sides.refuse_itself(base, head)
         outcome = compare(base, head, chosen, across=options.across)
-        write(outcome, options.json, options.markdown)
     except (ResultsError, OSError) as error:
         return terminal.refuse(NAME, error)
-    render.show(outcome, terminal.console())
-    return int(outcome.status)
+    return conclude(NAME, outcome, options.json, options.markdown)
+
+
+def conclude(name: str, outcome: Outcome, as_json: Path | None, as_markdown: Path | None, more: str = "") -> int:
+    """Show an outcome, then write the files that were asked for; the exit status.
+
+    What cannot be shown or written makes it ``UNUSABLE``: a full disk or a reader that is gone is no regression.
+    """
+    unusable = 0
+    try:
+        console = terminal.console()
+        render.show(outcome, console)
+        if more:
+            console.print(more, markup=False, soft_wrap=True)
+        sys.stdout.flush()
+    except (
+        OSError,
+        SystemExit,
+    ) as error:  # rich makes an exit status 1 of a closed pipe, which means a regression here
+        # Python would try once more at exit, fail again, and change the exit status to 120.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        why = error.strerror if isinstance(error, OSError) else "nobody reads it"
+        unusable = terminal.refuse(name, f"the verdict cannot be shown: {why}: {outcome.headline}")
+    try:
+        write(outcome, as_json, as_markdown)
+    except OSError as error:
+        unusable = terminal.refuse(name, error)
+    return unusable or int(outcome.status)
 
 
 def compare(base: Side, head: Side, chosen: Settings, *, across: bool = False) -> Outcome:
@@ -46,6 +74,10 @@ def compare(base: Side, head: Side, chosen: Settings, *, across: bool = False) -
     notes = [f"differs, base | head: {each}" for each in apart]
     for side in (base, head):
         notes += [f"{header.file} is of a run that did not finish" for header in side.headers if not header.complete]
+    for side in (base, head):
+        sampled = all(len(samples) > 1 for case in side.cases.values() for samples in case.samples_ms)
+        if (tool := side.headers[0].tier) in foreign.LACKS:
+            notes.append(foreign.lacking(side.name, tool, sampled=sampled))
     if min(base.runs, head.runs) < ENOUGH_RUNS:
         notes.append(
             f"{base.runs} against {counted(head.runs, 'run')}: with fewer than {ENOUGH_RUNS} a side, changes below "

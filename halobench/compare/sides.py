@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from halobench.compare import foreign
 from halobench.records.table import OK, SUFFIXES, Header, Results, ResultsError, read
 
 NOT_THE_MACHINE = ("commit", "halobench")  # what two sides of a comparison differ in on purpose
@@ -49,7 +50,9 @@ class Repeated:
             self.failures.append((row["status"], row["reason"] or ""))
             return
         if samples is None:
-            raise ResultsError(f"{row['file']}: case {row['case']!r} is OK and has no samples")
+            raise ResultsError(
+                f"{row['file']}: case {row['case']!r} is OK and has no samples; save with --benchmark-save-data"
+            )
         batch = None if pd.isna(row["batch"]) else row["batch"]
         if not self.at_batch(batch):
             self.failures.append(("OOM", f"fits at batch {self.batch:g} in one run and at {batch:g} in another"))
@@ -86,7 +89,7 @@ def load(path: Path) -> Side:
     files = sorted(each for each in path.iterdir() if each.suffix in SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise ResultsError(f"{path}: holds no results files (*.json, *.jsonl)")
-    runs = [read(file) for file in files]
+    runs = [read_any(file) for file in files]
     headers = tuple(header for run in runs for header in run.headers.values())
     for header in headers[1:]:
         apart = [*differences(headers[0], header), *commits(headers[0], header)]
@@ -99,6 +102,21 @@ def load(path: Path) -> Side:
             key = (str(row["file"]), str(row["case"]))
             cases.setdefault(key[1], Repeated()).add({str(k): v for k, v in row.items()}, run.samples_ms.get(key))
     return Side(str(path), headers, cases)
+
+
+def read_any(file: Path) -> Results:
+    """A results file of ours, or of another benchmark.
+
+    Raises:
+        ResultsError: it is neither.
+    """
+    try:
+        return read(file)
+    except ResultsError:
+        found = foreign.read(file) if file.is_file() and file.suffix == ".json" else None
+        if found is None:
+            raise
+        return found
 
 
 def refuse_copies(path: Path, runs: list[Results]) -> None:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from statistics import median
 
-from halobench.compare.evidence import Evidence, weigh
+from halobench.compare.evidence import ENOUGH_RUNS, Evidence, enough, weigh
 from halobench.compare.settings import Settings
 from halobench.compare.sides import EXACT, Repeated
 from halobench.compare.statistics import SIGNIFICANCE, Estimate, adjusted, least_p
@@ -97,7 +98,16 @@ def without_time(name: str, base: Repeated | None, head: Repeated | None) -> Jud
         return Judged(name, Verdict.FAILED, reason)
     if not head.samples_ms:
         return Judged(name, Verdict.AMBIGUOUS, f"fails in some runs of the base too; {reason}")
-    return refitted(name, base.batch, head.batch)
+    return refitted(name, base.batch, head.batch) or unsampled(name, base, head)
+
+
+def unsampled(name: str, base: Repeated, head: Repeated) -> Judged | None:
+    """The verdict where runs gave their medians alone and are too few to be compared; else ``None``."""
+    if enough(base, head) or all(len(samples) > 1 for samples in (*base.samples_ms, *head.samples_ms)):
+        return None
+    before, after = (median(side.medians_ms) for side in (base, head))
+    reason = f"{after / before - 1:+.1%} of one median a run: no raw samples, and fewer than {ENOUGH_RUNS} runs a side"
+    return Judged(name, Verdict.AMBIGUOUS, reason, base_ms=before, head_ms=after)
 
 
 def refitted(name: str, before: float | None, after: float | None) -> Judged | None:

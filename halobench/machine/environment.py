@@ -51,12 +51,38 @@ def gpu() -> Mapping[str, object]:
 
 
 def cpu_model() -> str | None:
-    """The processor's name as the kernel gives it."""
+    """The processor's name as the kernel gives it; on 64-bit ARM, which gives none, by its numbers."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor() or None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+    return cpu_named(text) or cpu_numbered(text)
+
+
+def cpu_named(text: str) -> str | None:
+    """The name in ``/proc/cpuinfo``: ``model name`` on x86, ``cpu`` on POWER, ``Hardware`` or ``Model`` on old ARM."""
+    fields = cpu_fields(text)
+    found = (fields.get(name) for name in ("model name", "cpu", "Model", "Hardware"))
+    return next((values[0] for values in found if values), None)
+
+
+def cpu_numbered(text: str) -> str | None:
+    """An ARM processor by who designed it and which part it is, each kind of core once: a big.LITTLE has several."""
+    fields = cpu_fields(text)
+    names = ("CPU implementer", "CPU part", "CPU variant", "CPU revision")
+    cores = sorted(set(zip(*(fields.get(name, ()) for name in names), strict=False)))
+    said = [f"implementer {one} part {two} r{int(three, 0)}p{four}" for one, two, three, four in cores]
+    return f"ARM {', '.join(said)}" if said else None
+
+
+def cpu_fields(text: str) -> dict[str, list[str]]:
+    """The values of each field of ``/proc/cpuinfo``, a processor after the other; empty ones are left out."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        name, _, value = (part.strip() for part in line.partition(":"))
+        if value:
+            found.setdefault(name, []).append(value)
+    return found
 
 
 def installed(package: str) -> str | None:

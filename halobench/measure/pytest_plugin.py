@@ -16,12 +16,14 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from halobench.cases.network import AnyCase
 from halobench.cases.options import TIERS, Options
+from halobench.measure import refusal
 from halobench.measure.engine import Settings
 from halobench.measure.journal import Journal, JournalError
 from halobench.measure.latency import effort_for
 from halobench.measure.progress import Progress, standing
 from halobench.measure.run import Run
 from halobench.records.doubt import doubted
+from halobench.wording import counted
 
 OPTIONS = pytest.StashKey[Options]()
 RUN = pytest.StashKey[Run]()
@@ -68,6 +70,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--resume", action="store_true", help="go on with a run that was killed: skip what it measured")
 
 
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Refuse to go on without pytest-benchmark before its options look unknown."""
+    refusal.check_plugins(early_config)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options before anything is collected."""
     try:
@@ -76,16 +83,9 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
-    check_results_path(config.getoption("benchmark_json", None))
+    refusal.check_options(config)
     config.pluginmanager.register(Display(config), "halobench-display")
-
-
-def check_results_path(results: Path | None) -> None:
-    """Refuse, before hours are spent, a results file that cannot be written or that the journal would overwrite."""
-    if results is not None and results.is_dir():
-        raise pytest.UsageError(f"--benchmark-json must name a file, got the folder {str(results)!r}")
-    if results is not None and results.suffix == ".jsonl":
-        raise pytest.UsageError(f"--benchmark-json must not end in .jsonl, as its journal does, got {str(results)!r}")
+    config.pluginmanager.register(refusal.Workers(), "halobench-workers")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -97,13 +97,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give every measured item the replaying clock, beside what its own benchmark marker says."""
-    for item in items:
-        if measured(item):
-            marker = item.get_closest_marker("benchmark")
-            chosen = dict(marker.kwargs) if marker else {}
-            item.add_marker(pytest.mark.benchmark(**{**chosen, "timer": CLOCK}), append=False)
+    cases = [item for item in items if measured(item)]
+    if cases and timed(config):
+        refusal.check_distribution(config)
+    for item in cases:
+        marker = item.get_closest_marker("benchmark")
+        chosen = dict(marker.kwargs) if marker else {}
+        item.add_marker(pytest.mark.benchmark(**{**chosen, "timer": CLOCK}), append=False)
 
 
 @pytest.fixture
@@ -147,8 +149,7 @@ def the_run(config: pytest.Config) -> Run:
             options.device, effort_for(options.device), hot=config.getoption("hot"), timed=timed(config)
         )
         try:
-            journal = Journal(journal_path(config), resume=config.getoption("resume")) if settings.timed else None
-            config.stash[RUN] = Run(settings, options, journal)
+            config.stash[RUN] = Run(settings, options, journal_of(config) if settings.timed else None)
         except (JournalError, RuntimeError) as error:
             pytest.exit(str(error), returncode=2)
     return config.stash[RUN]
@@ -166,6 +167,16 @@ def restore(results: Path, before: bytes | None) -> None:
 def timed(config: pytest.Config) -> bool:
     """Whether times are taken; with ``--benchmark-disable`` every case is only checked."""
     return not config.getoption("benchmark_disable") or config.getoption("benchmark_enable")
+
+
+def journal_of(config: pytest.Config) -> Journal:
+    """The run's journal. One without a results file is named by nobody, and a new run need not ask what to do with it.
+
+    Raises:
+        JournalError: it cannot be used.
+    """
+    anonymous = config.getoption("benchmark_json") is None
+    return Journal(journal_path(config), resume=config.getoption("resume"), rotate=anonymous)
 
 
 def journal_path(config: pytest.Config) -> Path:
@@ -186,6 +197,7 @@ class Display:
         self.config = config
         self.verbose = config.get_verbosity() > 0
         self.finished = True
+        self.unwritten = 0  # rows that no results file holds, and the journal keeps
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Show progress once it is known how much there is to do."""
@@ -223,7 +235,7 @@ class Display:
         except OSError as error:
             if results is None or RUN not in self.config.stash:
                 raise
-            self.config.stash[RUN].close(finished=False)
+            self.config.stash[RUN].close()
             restore(results, before)
             pytest.exit(
                 f"{results} cannot be written: {error.strerror}; all rows are in {journal_path(self.config)}: "
@@ -242,11 +254,14 @@ class Display:
             return
         run = self.config.stash[RUN]
         results: Path | None = self.config.getoption("benchmark_json")
+        without_times = run.settings.timed and all(row["status"] != "OK" for row in run.rows)
+        written = False
         try:
-            if results is not None and run.settings.timed and WRITTEN not in self.config.stash:
+            if results is not None and without_times and WRITTEN not in self.config.stash:
                 results.write_text(json.dumps({"benchmarks": [], "halobench": run.section()}, indent=1))
+            written = True
         finally:
-            run.close(finished=self.finished)
+            self.unwritten = run.close(results if written and self.finished else None)
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -266,11 +281,18 @@ class Display:
             terminalreporter.write_line(doubt, yellow=True)
         if not self.finished:
             terminalreporter.write_line("not all cases were measured: the same command with --resume goes on")
-        results = self.config.getoption("benchmark_json")
-        if results is not None:
-            terminalreporter.write_line(
-                f"results: {results}   draw them: python -m halobench.plot {shlex.quote(str(results))}"
-            )
+        terminalreporter.write_line(self.whereabouts(run))
+
+    def whereabouts(self, run: Run) -> str:
+        """Where the rows of the run are, in a line."""
+        results, journal = self.config.getoption("benchmark_json"), journal_path(self.config)
+        if not run.settings.timed:
+            return "nothing was timed" + (f": {results} was not written" if results else "")
+        if results is None:
+            return f"without --benchmark-json all rows are in {journal}"
+        if self.unwritten and self.finished:
+            return f"{results} lacks {counted(self.unwritten, 'row')}, which {journal} holds"
+        return f"results: {results}   draw them: python -m halobench.plot {shlex.quote(str(results))}"
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:

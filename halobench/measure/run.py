@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from halobench.cases.network import AnyCase
@@ -42,7 +43,7 @@ class Run:
             if journal is not None:
                 journal.begin(self.header)
         except BaseException:
-            self.close(finished=False)
+            self.close()
             raise
 
     def row(self, case: AnyCase) -> Fields:
@@ -74,8 +75,7 @@ class Run:
         failures = [row for row in self.rows if row["status"] != "OK"]
         return {**self.header, "failures": failures, "harness": harness}
 
-    def close(self, *, finished: bool) -> None:
-        """End the worker; ``finished`` says that a results file holds all rows, so that the journal may go."""
+    def close(self, results: Path | None = None) -> int:
+        """End the worker; the journal goes if the results file holds all its rows, else says how many it lacks."""
         self.session.close()
-        if self.journal is not None:
-            self.journal.close(finished=finished)
+        return 0 if self.journal is None else self.journal.close(results)

@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from halobench.attention import formula
-from halobench.attention.layer import HaloAttention
+from halobench.attention.layer import AttentionLayer
 from halobench.attention.problem import LayerSpec
 from halobench.cases import cost
 
@@ -53,11 +53,11 @@ def attention_layers(network: nn.Module, height: int, width: int) -> list[tuple[
     found: list[tuple[LayerSpec, int, int]] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-        assert isinstance(layer, HaloAttention)
+        assert isinstance(layer, AttentionLayer)
         found.append((layer.spec, inputs[0].shape[2], inputs[0].shape[3]))
 
     for module in shapes.modules():
-        if isinstance(module, HaloAttention):
+        if isinstance(module, AttentionLayer):
             module.register_forward_pre_hook(note)
     with torch.no_grad():
         shapes(image(height, width))

@@ -172,7 +172,8 @@ class Run:
             say(line)
         if self.history:
             epoch = len(self.history)
-            say("all epochs are done" if epoch == settings.epochs else f"goes on after epoch {epoch} of {settings.epochs}")
+            done = epoch == settings.epochs
+            say("all epochs are done" if done else f"goes on after epoch {epoch} of {settings.epochs}")
         for line in self.changes:
             say(line)
         if settings.check_data:

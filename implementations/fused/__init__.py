@@ -17,7 +17,7 @@ from halobench.implementations.fused.operator import fused_attend
 from torch import Tensor
 
 from halobench.attention.geometry import Geometry
-from halobench.attention.problem import RelativeTables, Unsupported
+from halobench.attention.problem import RelativeTables, refuse_transforms
 
 __all__ = ["attend", "compiles", "execution"]
 
@@ -33,10 +33,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
         Unsupported: no CUDA device of compute capability 8.0 or more, another dtype, heads above 256, strides in
             the hundreds, images of 2^31 elements or more, or a transform of ``torch.func``.
     """
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():  # noqa: SLF001 - no public name
-        raise Unsupported("fused knows no transforms of torch.func")
+    refuse_transforms("fused")
     device = query.device.type
-    if torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):  # which asks about real devices only
         dtype = torch.get_autocast_dtype(device)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         relative = None if relative is None else RelativeTables(relative.rows.to(dtype), relative.columns.to(dtype))

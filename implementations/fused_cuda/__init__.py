@@ -8,12 +8,14 @@ deterministic, always. ``docs/kernels.md`` tells why they look as they do.
 
 import torch
 from halobench.implementations.fused_cuda.operator import TABLE_ROWS, forward
-from halobench.implementations.fused_cuda.packed import PackedHaloAttention
+from halobench.implementations.fused_cuda.packed import attend_packed
 from halobench.implementations.fused_cuda.shapes import scored_pairs, summed_channels, value_slices
 from torch import Tensor
 
 from halobench.attention.geometry import Geometry
-from halobench.attention.problem import Execution, LayerSpec, Problem, RelativeTables
+from halobench.attention.problem import Execution, Problem, RelativeTables, refuse_transforms
+
+__all__ = ["attend", "attend_packed", "execution"]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
@@ -21,8 +23,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
 
     Raises:
         Unsupported: no GPU of compute capability 8.0, or a call outside the class that ``shapes.shape_of`` describes,
-            or one that ``layouts.served`` finds no room for.
+            or one that ``layouts.served`` finds no room for, or a transform of ``torch.func``.
     """
+    refuse_transforms("fused_cuda")
     if torch.is_autocast_enabled("cuda"):
         dtype = torch.get_autocast_dtype("cuda")
         query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
@@ -32,11 +35,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
         query, key, value, rows, columns, geometry.block, geometry.halo, geometry.stride, geometry.border
     )[0]
     return output
-
-
-def build(spec: LayerSpec) -> PackedHaloAttention:
-    """The layer that projects queries, keys and values at once."""
-    return PackedHaloAttention(spec, attend)
 
 
 def execution(problem: Problem) -> Execution:

@@ -33,11 +33,14 @@ def channels_last(like: Tensor, height: int, width: int, dim: int) -> Tensor:
 
 
 def log_sum_exps(query: Tensor, geometry: Geometry) -> Tensor:
-    """An empty log-sum-exp for each query: (batch, heads, blocks, blocks, queries of a block up to whole tiles)."""
+    """An empty log-sum-exp for each query, in a row: of image, head, block and query, a block's up to whole tiles.
+
+    No axis counts blocks, so that an exported program may have any number of them.
+    """
     batch, heads, height, width = query.shape[:4]
     side = geometry.side
-    blocks = -(-height // side), -(-width // side)
-    return query.new_empty(batch, heads, *blocks, padded_queries(geometry), dtype=torch.float32)
+    blocks = -(-height // side) * -(-width // side)
+    return query.new_empty(batch * heads * blocks * padded_queries(geometry), dtype=torch.float32)
 
 
 @torch.library.custom_op("halobench::fused_cuda", mutates_args=())

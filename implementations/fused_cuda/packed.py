@@ -1,4 +1,4 @@
-"""One projection for queries, keys and values: the layer of this backend, and the operators that read and fill one map.
+"""Queries, keys and values in one map: the operators that read and fill it, for layers that project all three at once.
 
 Three projections read the same pixels three times, and three times again backward, where three gradients of the pixels
 are then added up. Here the weights are laid side by side, so that each of these happens once. The kernels read their
@@ -9,7 +9,6 @@ gradient of the projection wants: nothing is joined or split in memory.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from halobench.implementations.fused_cuda.operator import (
     Call,
     attended,
@@ -24,31 +23,24 @@ from halobench.implementations.fused_cuda.operator import (
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from halobench.attention.layer import HaloAttention
+from halobench.attention.geometry import Geometry
+from halobench.attention.problem import RelativeTables, refuse_transforms
 
 
-class PackedHaloAttention(HaloAttention):
-    """``HaloAttention`` with the same parameters, projected at once; strided queries are projected apart, as there."""
+def attend_packed(
+    packed: Tensor, relative: RelativeTables | None, heads: int, key_dim: int, geometry: Geometry
+) -> Tensor:
+    """Halo attention of stride 1 on a map (b c H W) of queries, keys and values side by side: (b n H W value_dim).
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Mix the pixels of a map; sizes as in ``HaloAttention``.
-
-        Raises:
-            Unsupported: as ``attend``.
-        """
-        spec = self.spec
-        if spec.geometry.stride > 1:
-            return super().forward(pixels)
-        projections = (self.query, self.key, self.value)
-        biases = [projection.bias for projection in projections if projection.bias is not None]
-        weight = torch.cat([projection.weight for projection in projections])
-        packed = F.conv2d(pixels, weight, torch.cat(biases) if biases else None)
-        rows, columns = (None, None) if self.relative is None else self.relative(packed.dtype)
-        geometry = spec.geometry
-        output: Tensor = packed_forward(
-            packed, rows, columns, spec.heads, spec.key_dim, geometry.block, geometry.halo, geometry.border
-        )[0]
-        return self.channels(output)
+    Raises:
+        Unsupported: as ``attend``.
+    """
+    refuse_transforms("fused_cuda")
+    rows, columns = (None, None) if relative is None else relative
+    output: Tensor = packed_forward(
+        packed, rows, columns, heads, key_dim, geometry.block, geometry.halo, geometry.border
+    )[0]
+    return output
 
 
 def heads_of(packed: Tensor, heads: int, key_dim: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,23 +13,16 @@ void enter() {
 extern "C" void emulate(const Args* args, int count) {
   using namespace machine;
   argument = args, cta_count = count, limit = SHARED;
+  stacks.resize(THREADS, std::vector<char>(STACK));
   for (cta_index = 0; cta_index < count; cta_index++) {
     memset(memory, 0xff, sizeof memory);
     fibers.assign(THREADS, {});
     warps.assign(THREADS / LANES, {});
     waiting_in_block = 0;
-    for (Fiber& fiber : fibers) {
-      fiber.stack.resize(STACK);
-      fiber.done = false;
-      getcontext(&fiber.context);
-      fiber.context.uc_stack = {fiber.stack.data(), 0, fiber.stack.size()};
-      fiber.context.uc_link = nullptr;
-      makecontext(&fiber.context, enter, 0);
-    }
     for (bool left = true; left;) {
       left = progress = false;
       for (current = 0; current < (int)fibers.size(); current++)
-        if (!fibers[current].done) left = true, swapcontext(&scheduler, &fibers[current].context);
+        if (!fibers[current].done) left = true, go_on(enter);
       if (left && !progress) {
         bool done = true;
         for (const Fiber& fiber : fibers) done = done && fiber.done;

@@ -1,6 +1,7 @@
 // The vocabulary of fused_cuda's warp.cuh on a CPU: every thread of a CTA is a fiber, and what needs a whole warp waits for
 // it. Shared memory starts as NaN, and is NaN from the request of an asynchronous copy until its thread waits for it. This
 // stands in front of the kernels' source, which is compiled as C++ unchanged.
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -53,14 +54,14 @@ struct Copy {
 struct Fiber {
   std::vector<Copy> copies;  // on their way
   int group;                 // of copies, not committed yet
-  ucontext_t context;
-  std::vector<char> stack;
-  bool done;
+  jmp_buf place;             // where it goes on
+  bool begun, done;
 };
 alignas(128) unsigned char memory[232448];
 std::vector<Fiber> fibers;
+std::vector<std::vector<char>> stacks;  // of the fibers, kept from CTA to CTA
 std::vector<Warp> warps;
-ucontext_t scheduler;
+jmp_buf scheduler;
 int current, cta_index, cta_count, waiting_in_block;
 long block_generation;
 u32 limit;  // of a CTA's shared memory, in bytes
@@ -70,7 +71,22 @@ inline void fail(const char* what) { fprintf(stderr, "emulator: %s\n", what), ab
 inline void demand(u32 address, size_t size, const char* what) {  // in one piece, within the CTA's memory
   if (address % size || address + size > limit) fail(what);
 }
-inline void yield() { swapcontext(&fibers[current].context, &scheduler); }
+// Unlike swapcontext, this does not call the system. What calls setjmp is not inlined, or its caller's variables were lost.
+__attribute__((noinline)) void yield() {
+  if (!_setjmp(fibers[current].place)) _longjmp(scheduler, 1);
+}
+__attribute__((noinline)) void go_on(void (*enter)()) {
+  Fiber& fiber = fibers[current];
+  if (_setjmp(scheduler)) return;
+  if (fiber.begun) _longjmp(fiber.place, 1);
+  fiber.begun = true;
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack = {stacks[current].data(), 0, STACK};
+  context.uc_link = nullptr;
+  makecontext(&context, enter, 0);
+  setcontext(&context);
+}
 
 inline float widen(u16 bits) {
   if (!FP16) {

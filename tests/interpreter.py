@@ -1,0 +1,83 @@
+"""Checks of kernels in Triton's interpreter, which TRITON_INTERPRET=1 asks for before Triton is imported.
+
+``python -m tests.interpreter`` reads a line of JSON for each check, the module of ``tests`` that has it and its name in
+``CHECKS`` there, and answers with what is wrong, or ``null``. Memory that a kernel does not fill holds NaN there.
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import traceback
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from halobench.models.norm import launch
+
+ROOT = Path(__file__).resolve().parents[1]
+LONGEST_S = 600
+
+
+class Interpreter:
+    """The process, as the tests see it; it starts with the first check."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.process is not None:
+            assert self.process.stdin is not None
+            assert self.process.stdout is not None
+            self.process.stdin.close()  # the end of its input is the end of it
+            self.process.wait(timeout=60)
+            self.process.stdout.close()
+
+    def fault(self, module: str, check: str) -> str | None:
+        """What is wrong with a check of a module of ``tests``."""
+        if self.process is None or self.process.poll() is not None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.interpreter"],
+                cwd=ROOT,
+                env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        watch = threading.Timer(LONGEST_S, self.process.kill)
+        watch.start()
+        try:
+            print(json.dumps([module, check]), file=self.process.stdin, flush=True)
+            answer = self.process.stdout.readline()
+        finally:
+            watch.cancel()
+        assert answer, f"the interpreter ended with {self.process.wait()}"
+        return json.loads(answer)
+
+
+def main() -> None:
+    torch.use_deterministic_algorithms(True)  # fills empty tensors with NaN
+    launch.wrap_triton = lambda kernel: kernel  # PyTorch 2.11 does not wrap what is interpreted
+    for line in sys.stdin:
+        module, check = json.loads(line)
+        fault = None
+        try:
+            with redirect_stdout(sys.stderr):
+                importlib.import_module(f"tests.{module}").CHECKS[check]()
+        except Exception:  # noqa: BLE001 - the test that asked shows it
+            fault = traceback.format_exc()
+        print(json.dumps(fault), flush=True)  # noqa: T201 - what the test reads
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""What was there before ``models.accelerate`` is there after it: parameters, training, hooks, ties; and ``restore``."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from timm.layers.halo_attn import HaloAttn
+from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm
+
+from halobench import backends, formula
+from halobench.models import accelerate, restore
+from halobench.models.accelerate import AcceleratedHaloAttn
+
+HALO_MODELS = sorted(timm.list_models("*halo*", module="byoanet"))
+
+
+def layer(**arguments):
+    """A HaloAttn layer of two heads."""
+    torch.manual_seed(0)
+    return HaloAttn(**{"dim": 16, "num_heads": 2, "block_size": 4, "halo_size": 1, **arguments}).double()
+
+
+def network():
+    """A small network of timm's: a stem and two of its bottlenecks with halo attention, one that pools."""
+    torch.manual_seed(0)
+    blocks = [
+        ByoBlockCfg(
+            type="self_attn", d=1, c=32, s=stride, gs=0, br=0.5, self_attn_layer="halo",
+            self_attn_kwargs={"block_size": 4, "halo_size": 2, "num_heads": 2, "avg_down": True},
+        )
+        for stride in (1, 2)
+    ]  # fmt: skip
+    cfg = ByoModelCfg(blocks=tuple(blocks), stem_chs=16, stem_type="3x3", stem_pool="")
+    return ByobNet(cfg, num_classes=5).double()
+
+
+def packing(monkeypatch):
+    """Let ``strided_gather`` take queries, keys and values in one map, as a backend with ``attend_packed`` does."""
+
+    def attend_packed(packed, relative, heads, key_dim, geometry):
+        parts = packed.split([heads * key_dim, heads * key_dim, packed.shape[1] - 2 * heads * key_dim], 1)
+        query, key, value = (part.unflatten(1, (heads, -1)).movedim(2, -1) for part in parts)
+        calls.append(packed.shape)
+        return formula.attend(query, key, value, relative, geometry)
+
+    calls = []
+    plain = backends.load("strided_gather")
+    packed = replace(plain, attend=replace(plain.attend, packed=attend_packed))
+    monkeypatch.setattr(backends, "load", lambda name: packed if name == "strided_gather" else plain)
+    return calls
+
+
+@pytest.mark.parametrize("name", HALO_MODELS)
+def test_restore_gives_back_what_timm_made(name):
+    """For every halo model of timm: the same objects under the same names, of the same classes, in the same state."""
+    with torch.device("meta"):
+        model = timm.create_model(name).bfloat16()
+    model.eval().requires_grad_(False)
+    model.head.requires_grad_(True).train()
+    ran = next(module for module in model.modules() if isinstance(module, HaloAttn)).register_forward_hook(print)
+
+    def state():
+        return [
+            (path, type(module), module, set(vars(module)), module.training, str(module), list(module._forward_hooks))
+            for path, module in model.named_modules()
+        ]
+
+    before, tensors = state(), dict(model.state_dict(keep_vars=True))
+    replaced = accelerate(model, "sdpa").replaced
+    assert replaced
+    between = dict(model.state_dict(keep_vars=True))
+    assert list(between) == list(tensors)
+    assert all(between[key] is tensors[key] for key in tensors)
+    assert restore(model) == replaced
+    assert state() == before
+    assert ran.id in next(module for module in model.modules() if isinstance(module, HaloAttn))._forward_hooks
+
+
+def test_a_lone_layer_and_a_second_call():
+    """A layer by itself; another backend on the second call; timm's code after ``restore``."""
+    attention, pixels = layer(), torch.randn(2, 16, 8, 12, dtype=torch.float64)
+    wanted = attention(pixels)
+    for backend in ("sdpa", "naive_unfold"):
+        assert accelerate(attention, backend).replaced == [""]
+        assert attention.attend.backend == backend
+        assert f"backend='{backend}'" in str(attention)
+        torch.testing.assert_close(attention(pixels), wanted)
+    assert restore(attention) == [""]
+    assert type(attention) is HaloAttn
+    assert torch.equal(attention(pixels), wanted)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "optimiser",
+    [
+        lambda parameters: torch.optim.SGD(parameters, 0.1, momentum=0.9, weight_decay=0.05),
+        lambda parameters: torch.optim.AdamW(parameters, 0.01, weight_decay=0.05),
+    ],
+    ids=["SGD", "AdamW"],
+)
+@pytest.mark.parametrize("make", [network, lambda: nn.Sequential(nn.Conv2d(3, 16, 3), layer(qkv_bias=True)).double()])
+def test_ten_steps_are_those_of_timm(make, optimiser, packed, monkeypatch):
+    """The optimiser was made before, and trains timm's model in the same steps."""
+    theirs = make()
+    ours = copy.deepcopy(theirs)
+    optimisers = [optimiser(model.parameters()) for model in (theirs, ours)]
+    calls = packing(monkeypatch) if packed else []
+    assert not accelerate(ours, "strided_gather").kept
+    side = 18 if isinstance(ours, nn.Sequential) else 32  # a convolution without padding leaves 16
+    for step in range(10):
+        pixels = torch.randn(2, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+        for model, one in zip((theirs, ours), optimisers, strict=True):
+            one.zero_grad()
+            model(pixels).square().mean().backward()
+            one.step()
+    assert bool(calls) == packed
+    before = make().state_dict()
+    for name, tensor in ours.state_dict().items():
+        torch.testing.assert_close(tensor, theirs.state_dict()[name], rtol=1e-9, atol=1e-11)
+        assert not torch.equal(tensor, before[name])
+
+
+def test_a_layer_in_two_places_stays_one():
+    attention = layer()
+    model, pixels = nn.Sequential(attention, nn.ReLU(), attention), torch.randn(1, 16, 8, 8, dtype=torch.float64)
+    wanted = model(pixels)
+    assert accelerate(model, "sdpa").replaced == ["0", "2"]
+    assert model[0] is model[2] is attention
+    torch.testing.assert_close(model(pixels), wanted)
+    assert restore(model) == ["0", "2"]
+
+
+def test_chance_is_left_as_it_was():
+    model = nn.Sequential(layer(), layer(qkv_bias=True))
+    before = torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())
+    accelerate(model)
+    restore(model)
+    after = torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())
+    assert all(map(torch.equal, before, after))
+
+
+class Doubled(HaloAttn):
+    """A layer of somebody else's."""
+
+    def forward(self, x):
+        """Twice timm's."""
+        return 2 * super().forward(x)
+
+
+def derived(attention):
+    attention.__class__ = Doubled
+
+
+def replaced_forward(attention):
+    attention.forward = lambda pixels: 3 * HaloAttn.forward(attention, pixels)
+
+
+def parametrized_itself(attention):
+    attention.gain = nn.Parameter(torch.ones(1))
+    parametrize.register_parametrization(attention, "gain", nn.Identity())
+
+
+def other_projection(attention):
+    attention.kv = nn.Sequential(attention.kv, nn.Tanh())
+
+
+def other_positions(attention):
+    attention.pos_embed = nn.Softsign()
+    attention.pos_embed.forward = lambda query: query.new_zeros(*query.shape[:3], attention.win_size**2)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (derived, "Doubled"),
+        (replaced_forward, "forward"),
+        (parametrized_itself, "ParametrizedHaloAttn"),
+        (other_projection, "Sequential"),
+        (other_positions, "Softsign"),
+        (lambda attention: prune.random_unstructured(attention.pos_embed, "height_rel", 0.5), "pruning"),
+        (lambda attention: attention.pos_embed.register_forward_hook(lambda *_: None), "hooks"),
+        (lambda attention: attention.pos_embed.register_full_backward_hook(lambda *_: None), "hooks"),
+    ],
+    ids=["derived", "forward", "parametrized", "projection", "positions", "pruned", "hook", "backward hook"],
+)
+def test_what_would_be_lost_is_kept_and_named(change, reason):
+    attention, pixels = layer(), torch.randn(1, 16, 8, 8, dtype=torch.float64)
+    change(attention)
+    kind, wanted = type(attention), attention(pixels)
+    found = accelerate(nn.Sequential(attention))
+    assert found.replaced == []
+    assert reason in found.kept["0"]
+    assert type(attention) is kind
+    assert torch.equal(attention(pixels), wanted)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda attention: prune.l1_unstructured(attention.kv, "weight", 0.4),
+        lambda attention: parametrizations.weight_norm(attention.q),
+        lambda attention: parametrizations.orthogonal(attention.pos_embed, "width_rel"),
+        lambda attention: spectral_norm(attention.q),
+        lambda attention: attention.kv.register_forward_hook(lambda _, __, output: output.tanh()),
+        lambda attention: attention.q.register_forward_pre_hook(lambda _, inputs: (inputs[0] - 1,)),
+        lambda attention: attention.register_forward_hook(lambda _, __, output: -output),
+    ],
+    ids=["pruned", "weight norm", "orthogonal", "spectral norm", "hook", "pre-hook", "layer's hook"],
+)
+def test_what_can_be_carried_over_is(change, packed, monkeypatch):
+    """Before or after acceleration, by one projection or by two: outputs and gradients are those of timm's layer."""
+    pixels = torch.randn(1, 16, 8, 8, dtype=torch.float64)
+    if packed:
+        packing(monkeypatch)
+
+    def results(*steps):
+        attention = layer()
+        for step in steps:
+            torch.manual_seed(1)
+            step(attention)
+        outputs = []
+        for _ in range(2):  # the second pass shows what the first one left
+            outputs.append(attention(pixels))
+            outputs[-1].square().sum().backward()
+        gradients = {name: parameter.grad for name, parameter in attention.named_parameters()}
+        return isinstance(attention, AcceleratedHaloAttn), outputs, gradients
+
+    _, *wanted = results(change)
+    for steps in ((change, accelerate), (accelerate, change)):
+        ours, *found = results(*steps)
+        assert ours
+        torch.testing.assert_close(found, wanted)
+
+
+def test_hooks_that_come_later_are_not_lost_silently():
+    """Pruning an accelerated layer's tables is an error, until accelerate gives the layer back."""
+    attention, pixels = layer(), torch.randn(1, 16, 8, 8, dtype=torch.float64)
+    accelerate(attention)
+    prune.random_unstructured(attention.pos_embed, "height_rel", 0.5)
+    with pytest.raises(RuntimeError, match=r"hooks \(pruning is one\)"):
+        attention(pixels)
+    assert "pruning" in accelerate(attention).kept[""]
+    assert type(attention) is HaloAttn
+    attention(pixels)
+
+
+def test_restore_names_what_others_changed():
+    model = nn.Sequential(layer())
+    accelerate(model)
+    model[0].__class__ = type("Sharded", (AcceleratedHaloAttn,), {})
+    with pytest.raises(TypeError, match="0 has become a Sharded"):
+        restore(model)
+
+
+def test_a_model_that_was_compiled_before():
+    """torch.compile notices the exchange, both ways."""
+    model, pixels = nn.Sequential(layer()), torch.randn(1, 16, 8, 12, dtype=torch.float64)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    wanted = compiled(pixels)
+    assert accelerate(compiled).replaced == ["_orig_mod.0"]
+    torch.testing.assert_close(compiled(pixels), wanted)
+    assert compiled(pixels[..., :7]).shape == (1, 16, 8, 7)  # which timm refuses
+    restore(compiled)
+    torch.testing.assert_close(compiled(pixels), wanted)
