@@ -19,14 +19,15 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
-from halobench.attention import formula, oracle
+from halobench.attention import oracle
 from halobench.attention.geometry import Geometry
 from halobench.attention.layer import HaloAttention
 from halobench.attention.problem import Attend, Backend, Direction, Problem, RelativeTables
 from halobench.cases import conditioning
+from halobench.cases.operator_call import OUTPUT, Call, yardstick
 from halobench.cases.workload import Slot, Task, Workload, bind
 
-OUTPUT = "output"
+RESCALINGS = tuple(2 ** (step / 6) for step in range(1, 6))  # a power of two rounds alike
 
 
 @dataclass(frozen=True)
@@ -79,56 +80,54 @@ def judge(answer: Answer, backend: Backend, task: Task, workload: Workload, devi
     found = select(answer.found, workload.shared)
     cotangent = workload.cotangent[ends(len(workload.cotangent))]
     if isinstance(task, Problem) and backend.attend is not None:
-        return compare_attention(found, truth, plain, backend, compared(workload), cotangent, task.geometry)
+        call = Call(compared(workload), cotangent, task.geometry)
+        return compare_attention(found, truth, plain, backend, call)
     least = {name: unavoidable(name, backend, workload) for name in found}
     return compare(found, truth, plain, least, float(cotangent.norm(dtype=torch.float64)))
 
 
 def compare_attention(
-    found: dict[str, Tensor],
-    truth: dict[str, Tensor],
-    plain: dict[str, Tensor],
-    backend: Backend,
-    tensors: dict[str, Tensor],
-    cotangent: Tensor,
-    geometry: Geometry,
+    found: dict[str, Tensor], truth: dict[str, Tensor], plain: dict[str, Tensor], backend: Backend, call: Call
 ) -> Check:
-    """The rule for an operator's output and gradients, by name; ``tensors`` are its inputs, on the images compared.
+    """The rule for an operator's output and gradients, by name; ``call`` has its inputs, on the images compared.
 
-    Where something is off, a second look asks how much the problem magnifies roundings (``conditioning``).
+    Where something is off, a second look asks how much the problem magnifies roundings (``conditioning``), and whether
+    the formula was lucky.
     """
-    scale = float(cotangent.norm(dtype=torch.float64))
-    least = {name: roundings(cotangent.dtype, gradient=name != OUTPUT) for name in found}
+    scale = float(call.cotangent.norm(dtype=torch.float64))
+    least = {name: roundings(call.cotangent.dtype, gradient=name != OUTPUT) for name in found}
     check = compare(found, truth, plain, least, scale)
     if check.fault is None:
         return check
-    least = magnified(truth, backend, tensors, cotangent, geometry, scale)
-    return compare(found, truth, plain, {name: least[name] for name in found}, scale)
+    grown, unlucky = magnified(truth, backend, call), rescaled(backend, call)
+    return compare(found, truth, plain, {name: max(grown[name], unlucky[name]) for name in found}, scale)
 
 
-def magnified(
-    truth: dict[str, Tensor],
-    backend: Backend,
-    tensors: dict[str, Tensor],
-    cotangent: Tensor,
-    geometry: Geometry,
-    scale: float,
-) -> dict[str, float]:
+def magnified(truth: dict[str, Tensor], backend: Backend, call: Call) -> dict[str, float]:
     """What no backend can avoid where logits are larger than usual, and where gradients cancel; by tensor."""
-    exact = {name: tensor.detach().double() for name, tensor in tensors.items()}
-    key = exact["key"]
-    relative = RelativeTables(exact.pop("rows"), exact.pop("columns")) if "rows" in exact else None
-    relative, geometry = backend.meaning(relative, geometry, key.shape[2], key.shape[3])
-    every, tiled = on_every_pixel(exact["query"], key, geometry)
-    gradient, _ = on_every_pixel(cotangent.double(), key, geometry)
-    tables = {} if relative is None else relative._asdict()
-    logit, sums = conditioning.logits_and_sums({**exact, "query": every, **tables}, gradient, tiled)
+    logit, sums = conditioning.logits_and_sums(call.meant(backend.meaning))
     growth = max(1.0, logit / conditioning.USUAL_LOGIT)
+    scale = float(call.cotangent.norm(dtype=torch.float64))
     return {
-        name: roundings(cotangent.dtype, gradient=name != OUTPUT, growth=growth)
+        name: roundings(call.cotangent.dtype, gradient=name != OUTPUT, growth=growth)
         * max(1.0, sums.get(name, 0.0) / extent(exactly, scale) / conditioning.USUAL_SUM)
         for name, exactly in truth.items()
     }
+
+
+def rescaled(backend: Backend, call: Call) -> dict[str, float]:
+    """The formula's largest error when values and cotangent are scaled, which changes nothing but the roundings."""
+    reference, dtype = Reference(backend), call.cotangent.dtype
+    worst = dict.fromkeys((OUTPUT, *call.tensors), 0.0)
+    for factor in RESCALINGS:
+        scaled = call.scaled(factor)
+        truth = scaled.to(torch.float64).results(reference.through(oracle.attend).attend)
+        plain = scaled.to(dtype).results(reference.through(yardstick).attend)
+        scale = float(scaled.cotangent.norm(dtype=torch.float64))
+        for name, exactly in truth.items():
+            if plain[name].isfinite().all():
+                worst[name] = max(worst[name], error(plain[name], exactly, scale))
+    return worst
 
 
 def compare(
@@ -143,27 +142,6 @@ def compare(
         if not errors[name] <= budgets[name]  # written so that NaN is a fault
     ]
     return Check(errors, budgets, "; ".join(faults) or None)
-
-
-def yardstick(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
-    """The readable formula, for every geometry."""
-    stride = geometry.stride
-    every, geometry = on_every_pixel(query, key, geometry)
-    output = formula.attend(every, key, value, relative, geometry)
-    return output if geometry.stride == stride else output[:, :, ::stride, ::stride]
-
-
-def on_every_pixel(queries: Tensor, key: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
-    """What belongs to queries, and the geometry, as the formula knows them.
-
-    Where block and stride do not divide one another, blocks hold different numbers of queries, and the formula refuses;
-    then there is a query on every pixel, and those that nobody asked for are zero.
-    """
-    if geometry.tiles:
-        return queries, geometry
-    every = queries.new_zeros(*key.shape[:4], queries.shape[-1])
-    every[:, :, :: geometry.stride, :: geometry.stride] = queries
-    return every, replace(geometry, stride=1)
 
 
 def run(workload: Workload, direction: Direction) -> dict[str, Tensor]:

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from halobench.attention import oracle
-from halobench.attention.problem import Attend, Backend, RelativeTables
+from halobench.attention.problem import Backend
 from halobench.cases import accuracy
+from halobench.cases.operator_call import OUTPUT, Call, yardstick
 from halobench.fuzz.draw import Trial
 from halobench.fuzz.tensors import Laid, lay
-
-OUTPUT = accuracy.OUTPUT
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,10 @@ def judge(backend: Backend, trial: Trial, device: torch.device | str) -> Judgeme
     if backend.attend is None:
         raise ValueError(f"{backend.name} is no attention operator")
     laid = lay(trial, device)
+    call = Call(laid.inputs.tensors, laid.cotangent, trial.problem.geometry)
     before = [memory.clone() for memory in laid.memory]
     with poisoned():
-        found = differentiated(backend.attend, laid, trial)
+        found = call.results(backend.attend)
     for memory, copy in zip(laid.memory, before, strict=True):
         if not same_bits(memory, copy):
             return Judgement("INCORRECT", "the call changed its inputs, or memory beside them", wrong=("inputs",))
@@ -52,48 +52,28 @@ def judge(backend: Backend, trial: Trial, device: torch.device | str) -> Judgeme
     if bad is not None:
         name, form = bad
         return Judgement("INCORRECT", f"{name} is {form}", wrong=(name,))
-    return compared(found, backend, trial, laid)
+    return compared(found, backend, call)
 
 
-def compared(found: dict[str, Tensor], backend: Backend, trial: Trial, laid: Laid) -> Judgement:
+def compared(found: dict[str, Tensor], backend: Backend, call: Call) -> Judgement:
     """Hold what was found against the truth of the same numbers."""
-    reference = accuracy.Reference(backend)
-    truth, plain = (
-        differentiated(reference.through(attend).attend, laid, trial, dtype)
-        for attend, dtype in ((oracle.attend, torch.float64), (accuracy.yardstick, trial.problem.torch_dtype))
-    )
-    held = {name: tensor.to(trial.problem.torch_dtype) for name, tensor in truth.items()}
-    for what, tensors in ((f"{trial.problem.dtype} cannot hold", held), ("the formula overflows in", plain)):
+    reference, dtype = accuracy.Reference(backend), call.cotangent.dtype
+    truth = call.to(torch.float64).results(reference.through(oracle.attend).attend)
+    plain = call.results(reference.through(yardstick).attend)
+    held = {name: tensor.to(dtype) for name, tensor in truth.items()}
+    for what, tensors in (
+        (f"{str(dtype).removeprefix('torch.')} cannot hold", held),
+        ("the formula overflows in", plain),
+    ):
         unfit = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
         if unfit:
             return Judgement("UNJUDGED", f"{what} {', '.join(unfit)}")
     for name, tensor in found.items():
         if not tensor.isfinite().all():
             return Judgement("INCORRECT", f"{name} is not finite", wrong=(name,))
-    inputs = laid.inputs.tensors
-    geometry = trial.problem.geometry
-    check = accuracy.compare_attention(found, truth, plain, backend, inputs, laid.cotangent, geometry)
+    check = accuracy.compare_attention(found, truth, plain, backend, call)
     wrong = tuple(name for name in found if not check.errors[name] <= check.budgets[name])
     return Judgement("INCORRECT" if wrong else "OK", check.fault, check.errors, check.budgets, wrong)
-
-
-def differentiated(
-    attend: Attend | None, laid: Laid, trial: Trial, dtype: torch.dtype | None = None
-) -> dict[str, Tensor]:
-    """The output and the gradients of all inputs by name; in another dtype if one is given."""
-    assert attend is not None
-    leaves = {name: tensor.detach() for name, tensor in laid.inputs.tensors.items()}
-    cotangent = laid.cotangent
-    if dtype is not None:
-        leaves, cotangent = {name: leaf.to(dtype) for name, leaf in leaves.items()}, cotangent.to(dtype)
-    for leaf in leaves.values():
-        leaf.requires_grad_()
-    relative = RelativeTables(leaves["rows"], leaves["columns"]) if trial.problem.relative else None
-    output = attend(leaves["query"], leaves["key"], leaves["value"], relative, trial.problem.geometry)
-    if output.shape != cotangent.shape or output.dtype != cotangent.dtype:
-        return {OUTPUT: output.detach()}
-    gradients = torch.autograd.grad(output, list(leaves.values()), cotangent)
-    return {OUTPUT: output.detach(), **dict(zip(leaves, gradients, strict=True))}
 
 
 def malformed(found: dict[str, Tensor], laid: Laid) -> tuple[str, str] | None:
