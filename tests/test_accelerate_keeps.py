@@ -1,6 +1,7 @@
 """What was there before ``models.accelerate`` is there after it: parameters, training, hooks, ties; and ``restore``."""
 
 import copy
+import functools
 from dataclasses import replace
 
 import pytest
@@ -244,6 +245,21 @@ def test_restore_names_what_others_changed():
     model[0].__class__ = type("Sharded", (AcceleratedHaloAttn,), {})
     with pytest.raises(TypeError, match="0 has become a Sharded"):
         restore(model)
+
+
+def test_a_forward_that_others_wrapped_is_theirs_to_unwrap():
+    """As Hugging Face's accelerate wraps it: the backend changes below, and restore says what is in the way."""
+    attention, pixels = layer(), torch.randn(1, 16, 8, 8, dtype=torch.float64)
+    wanted = attention(pixels)
+    accelerate(attention)
+    attention.forward = functools.partial(lambda forward, x: 2 * forward(x), attention.forward)
+    assert accelerate(attention, "sdpa").replaced == [""]
+    torch.testing.assert_close(attention(pixels), 2 * wanted)
+    with pytest.raises(TypeError, match="forward was put"):
+        restore(attention)
+    del attention.forward
+    restore(attention)
+    torch.testing.assert_close(attention(pixels), wanted)
 
 
 def test_a_model_that_was_compiled_before():

@@ -133,6 +133,8 @@ def restore(model: nn.Module) -> list[str]:
     for name, module in found:
         if type(module) is not AcceleratedHaloAttn:
             raise TypeError(f"{name} has become a {type(module).__name__} after it was accelerated: undo that first")
+        if "forward" in vars(module):
+            raise TypeError(f"a forward was put in the place of {name}'s after it was accelerated: undo that first")
     for _, module in found:
         give_back(module)
     return [name for name, _ in found]
@@ -143,7 +145,7 @@ def obstacle(attention: HaloAttn) -> str | None:
     positions = attention.pos_embed
     if type(attention) not in (HaloAttn, AcceleratedHaloAttn):
         return f"it is a {type(attention).__name__}, derived from HaloAttn, which may compute something else"
-    if "forward" in vars(attention):
+    if "forward" in vars(attention) and type(attention) is HaloAttn:
         return "a forward of its own was put in the place of HaloAttn's"
     if attention.block_stride > 1:
         return "its strided queries index positions by query number: no table of true offsets does the same"
@@ -174,10 +176,10 @@ def exchange(attention: HaloAttn, attend: Attend) -> None:
 
 
 def give_back(attention: HaloAttn) -> None:
-    """Make the layer timm's again, if it is an accelerated one."""
-    if type(attention) is AcceleratedHaloAttn:
+    """Make the layer timm's again, if it is an accelerated one, and nobody holds on to its ``forward``."""
+    if type(attention) is AcceleratedHaloAttn and "forward" not in vars(attention):
         del attention.spec, attention.attend
-        attention.__class__ = HaloAttn  # type: ignore[assignment]  # the class it was derived from
+        attention.__class__ = HaloAttn  # type: ignore[assignment]  # narrowed to the class that it leaves
         round_pool(attention, up=False)
 
 
