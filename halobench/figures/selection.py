@@ -24,6 +24,7 @@ FAMILIES = {
     "timm_halo": "timm's HaloNet",
 }
 
+HASH = re.compile(r"[0-9a-f]{8,64}")
 Drawn = Iterator[tuple[str, Figure | str]]  # the name of a figure, and the figure or why there is none
 
 
@@ -186,9 +187,14 @@ def held(rows: pd.DataFrame, but: tuple[str, ...] = ()) -> str:
 
 
 def commit_of(header: Header) -> str:
-    """The commit of a file, short."""
+    """The commit of a file, short, with what is not known of it; the version where there is no commit."""
     commit = header.commit
-    return f"commit {commit['id'][:7]}{'+dirty' if commit.get('dirty') else ''}" if commit.get("id") else "no commit"
+    if not commit.get("id"):
+        version = header.fingerprint.get("halobench")
+        return f"halobench {version}, commit unknown" if version else "commit unknown"
+    name = commit["id"][: 7 if HASH.fullmatch(commit["id"]) else 40]
+    doubts = ["declared"] * bool(commit.get("declared")) + ["dirty unknown"] * (commit.get("dirty") is None)
+    return f"commit {name}{'+dirty' if commit.get('dirty') else ''}" + (f" ({', '.join(doubts)})" if doubts else "")
 
 
 def several_as_one(parts: list[str]) -> list[str]:

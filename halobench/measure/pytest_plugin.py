@@ -277,6 +277,15 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
         config.stash[WRITTEN] = True
 
 
+def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict[str, Any]) -> None:
+    """Name the commit of the code that was measured, where pytest-benchmark looks at the current folder."""
+    if RUN in config.stash:
+        unknown = {"id": None, "dirty": None, "declared": None}
+        measured_code = config.stash[RUN].header["fingerprint"]["commit"] or unknown
+        commit_info.clear()
+        commit_info.update(measured_code, project="halobench")
+
+
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     """Leave out what names the machine's owner and what changes from second to second."""
     machine_info.pop("node", None)

@@ -111,7 +111,7 @@ NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {
     "ratio_high": Field("paired.ratio_high", "positive"),
 }
 # The columns of the tables: those of the whole file, those of a row, and two that sum up a list of the row.
-OF_THE_FILE = ("file", "machine", "torch", "commit", "dirty", "tier")
+OF_THE_FILE = ("file", "machine", "torch", "commit", "dirty", "declared", "tier")
 COLUMNS = (*OF_THE_FILE, *FIELDS, "groups", "samples")
 NETWORK_COLUMNS = (*OF_THE_FILE, *NETWORK_FIELDS, "groups", "samples")
 EXPECTED = {

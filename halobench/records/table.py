@@ -81,7 +81,7 @@ class Header:
 
     @property
     def commit(self) -> Json:
-        """The commit measured, ``{"id", "dirty"}``; empty where unknown."""
+        """The commit of the measured code, ``{"id", "dirty", "declared"}``; empty where unknown."""
         return self.fingerprint.get("commit") or {}
 
 
@@ -256,7 +256,12 @@ def checked_header(file: str, document: Document) -> Header:
     names = (("gpu", "name"), ("cpu", "model"), ("commit", "id"))
     for name, leaf in names:
         text(section(parts["fingerprint"].get(name), f"halobench.fingerprint.{name}").get(leaf), f"{name}.{leaf}")
-    text(parts["fingerprint"].get("torch"), "halobench.fingerprint.torch")
+    for name in ("torch", "halobench"):
+        text(parts["fingerprint"].get(name), f"halobench.fingerprint.{name}")
+    for name in ("dirty", "declared"):
+        flag = section(parts["fingerprint"].get("commit"), "halobench.fingerprint.commit").get(name)
+        if flag is not None and not fits(flag, "flag"):
+            raise ResultsError(f"commit.{name} must be {EXPECTED['flag']}, got {shown(flag)}")
     text(document.datetime, "datetime")
     for name in ("copy_bytes_per_s", "matmul_flops_per_s", "exponentials_per_s"):
         value = parts["ceilings"].get(name)
@@ -309,6 +314,7 @@ def described(header: Header, device: str) -> Json:
         "torch": header.torch,
         "commit": commit.get("id"),
         "dirty": commit.get("dirty"),
+        "declared": commit.get("declared"),
         "tier": header.tier,
     }
 
@@ -320,4 +326,4 @@ def typed(table: pd.DataFrame, fields: dict[str, Field]) -> pd.DataFrame:
         name: ("int64" if field.required else "float64") if field.kind == "count" else kinds[field.kind]
         for name, field in fields.items()
     }
-    return table.astype({**types, "dirty": "boolean", "samples": "float64"})
+    return table.astype({**types, "dirty": "boolean", "declared": "boolean", "samples": "float64"})

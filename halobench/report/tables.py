@@ -57,7 +57,7 @@ class Plain:
 def cases(rows: pd.DataFrame) -> str:
     """All rows as a table that sorts, searches and filters by column. The text in it is escaped by itables."""
     shown = rows[[name for name in CASES if rows[name].notna().any()]].rename(columns=CASES)
-    shown["commit"] = shown["commit"].str.slice(0, 7)
+    shown["commit"] = shown["commit"].str.removeprefix("commit ")
     for name in shown.columns:
         if shown[name].dtype == float:
             shown[name] = shown[name].map(lambda value: float(f"{value:.{DIGITS}g}"))

@@ -12,8 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 CURVES = (
-    "model", "backend", "parameters", "seed", "machine", "torch", "commit", "processes", "batch", "image_size", "epoch",
-    "step", "seconds", "learning_rate", "train_loss", "test_loss", "test_accuracy", "images_per_s",
+    "model", "backend", "parameters", "seed", "machine", "torch", "halobench", "commit", "dirty", "processes", "batch",
+    "image_size", "epoch", "step", "seconds", "learning_rate", "train_loss", "test_loss", "test_accuracy",
+    "images_per_s",
 )  # fmt: skip
 Row = dict[str, Any]
 

@@ -23,7 +23,7 @@ MODELS = ("halonet_mini", "convnet_mini", "efficientnet_mini", "resnet_mini")
 TABLE = "time-to-accuracy.csv"
 COLUMNS = (
     "model", "backend", "parameters", "seed", "target", "reached", "seconds", "epochs", "best_accuracy", "machine",
-    "torch", "commit",
+    "torch", "halobench", "commit", "dirty",
 )  # fmt: skip
 
 
