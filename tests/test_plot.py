@@ -304,7 +304,7 @@ def test_the_summary_doubts_times_below_their_floor(tmp_path, share):
     row["floor"]["share"] = share
     files.write(tmp_path / "mine.json", [row])
     assert plot.main([str(tmp_path / "mine.json"), "--output", str(tmp_path / "out")]) == 0
-    said = "1 times are shorter than their floors" in (tmp_path / "out" / "summary.md").read_text()
+    said = "1 time is shorter than its floor" in (tmp_path / "out" / "summary.md").read_text()
     assert said == (share > 1)
 
 

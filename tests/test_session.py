@@ -11,6 +11,7 @@ from halobench.cases.case import Case
 from halobench.measure.engine import Settings
 from halobench.measure.latency import LEAST, Effort
 from halobench.measure.session import Session
+from halobench.records import floors
 from halobench.records.schema import checked_row
 from tests import third_party
 
@@ -178,9 +179,10 @@ def test_environment(session):
     found = session.environment("float32")
     assert set(found) == {"fingerprint", "ceilings", "measured_s"}
     assert found["measured_s"] > 0
-    row = measure(session, "good")
+    ceilings, (row,) = floors.settled(found["ceilings"], [measure(session, "good")])
     assert row["floor"]["share"] == pytest.approx(row["floor"]["ms"] / row["latency"]["median_ms"])
     assert row["floor"]["bound"] in {"bytes", "flops", "exponentials"}
+    assert all(ceilings["routes"][bound] for bound in ("bytes", "flops", "exponentials"))
 
 
 def test_without_times_every_case_is_only_checked():

@@ -21,8 +21,8 @@ from halobench.records.table import ResultsError
 NAME = "halobench.ab"
 INTERRUPTED = 130
 INSTRUMENTS = (
-    "halobench/measure", "halobench/machine/roofline.py", "halobench/cases/workload.py", "halobench/train/step.py",
-    "halobench/train/workload.py", "suites",
+    "halobench/measure", "halobench/machine/ceilings.py", "halobench/machine/roofline.py", "halobench/cases/workload.py",
+    "halobench/train/step.py", "halobench/train/workload.py", "suites",
 )  # fmt: skip
 
 

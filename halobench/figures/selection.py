@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from halobench.figures.style import Style, styles
+from halobench.records import doubt, floors
 from halobench.records.table import OK, Header, Results
 
 AXES = ("side", "block", "halo")
@@ -48,8 +49,8 @@ class Selection:
         plain = re.sub(r"\((R|TM)\)", "", self.machine)
         return "-".join(re.findall(r"[a-z0-9]+", f"{plain} {self.dtype}".lower()))
 
-    def footer(self, rows: pd.DataFrame) -> str:
-        """What these rows were measured on, in a line."""
+    def footer(self, rows: pd.DataFrame, *, shares: bool = False) -> str:
+        """What these rows were measured on, in a line; where ``shares`` are shown, also what speaks against them."""
         used = set(rows["file"])
         headers = [header for header in self.headers if header.file in used]
         parts = (
@@ -58,8 +59,26 @@ class Selection:
             [commit_of(one) for one in headers],
             [f"tier {one.tier}" for one in headers],
             [f"{one.file}: the run did not finish" for one in headers if not one.complete],
+            [doubt.brief(self.shares) or ""] if shares else [],
         )
-        return "  ·  ".join(part for several in parts for part in several_as_one(several))
+        return "  ·  ".join(part for several in parts for part in several_as_one(several) if part)
+
+    @property
+    def shares(self) -> list[float]:
+        """The shares of the floor that are known; networks have none."""
+        return list(self.table["floor_share"].dropna()) if "floor_share" in self.table else []
+
+    @property
+    def doubts(self) -> list[str]:
+        """What a reader of the shares must know, a sentence each: times below their floors, and raised ceilings."""
+        beyond = doubt.doubted(self.shares)
+        raised = [note for header in self.headers if self.under(header) for note in floors.notes(header.ceilings)]
+        return [*([beyond] if beyond else []), *(dict.fromkeys(raised) if self.shares else [])]
+
+    def under(self, header: Header) -> bool:
+        """Whether the ceilings of a file are those of this machine and dtype."""
+        ceilings = header.ceilings
+        return header.machine(ceilings.get("device", "")) == self.machine and ceilings.get("dtype") == self.dtype
 
     def rows(self, suite: str, group: str | None = None, direction: str | None = None) -> pd.DataFrame:
         """The rows of a suite, of a group of it, in one direction."""
@@ -79,10 +98,8 @@ class Selection:
     def ceiling(self, name: str) -> float | None:
         """A measured ceiling of this machine at this dtype, from the newest file that has it."""
         for header in reversed(self.headers):
-            ceilings = header.ceilings
-            fitting = header.machine(ceilings.get("device", "")) == self.machine and ceilings.get("dtype") == self.dtype
-            if fitting and ceilings.get(name) is not None:
-                return float(ceilings[name])
+            if self.under(header) and header.ceilings.get(name) is not None:
+                return float(header.ceilings[name])
         return None
 
 

@@ -9,7 +9,6 @@ from halobench.figures.bars import with_speedup
 from halobench.figures.heat import latency
 from halobench.figures.scaling import in_order
 from halobench.figures.selection import Selection, held
-from halobench.records.doubt import doubted
 from halobench.records.table import DIRECTIONS, OK, Results
 
 
@@ -21,8 +20,7 @@ def write(results: Results, chosen: list[Selection], of_networks: list[Selection
     parts = ["# Summary"]
     for selection in chosen:
         parts += [f"## {selection.machine}, {selection.dtype}", selection.footer(selection.table)]
-        shares = selection.table["floor_share"].dropna()
-        parts += [doubt] if (doubt := doubted(shares)) else []
+        parts += [f"{doubt}." for doubt in selection.doubts]
         parts += [*reference(selection), *failures(selection)]
     for selection in of_networks:
         parts += [f"## Networks: {selection.machine}, {selection.dtype}", selection.footer(selection.table)]

@@ -1,28 +1,55 @@
-"""This machine's ceilings, measured in the run, and the floor of a problem under them.
+"""The floor of a call under a machine's ceilings, and ceilings that a measured call has raised. Pure arithmetic.
 
 The floor is the least time that a pass could take if it did nothing but its useful work at the best rates seen here:
 the longest of bytes / copy rate, FLOPs / matmul rate, exponentials / exponential rate.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from statistics import median
-from typing import Literal, get_args
-
-import torch
-
-from halobench.cases.cost import Cost
-from halobench.machine.clock import Clock, clock_for
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, get_args
 
 Bound = Literal["bytes", "flops", "exponentials"]
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
+RATES: Mapping[Bound, str] = {
+    "bytes": "copy_bytes_per_s",
+    "flops": "matmul_flops_per_s",
+    "exponentials": "exponentials_per_s",
+}
+ROUNDING = 1e-9  # what a floor may exceed a time by and still be that time
+
+
+class Work(Protocol):
+    """What a pass must do at least: a ``cost.Cost``, or ``Amounts`` from a file."""
+
+    @property
+    def bytes(self) -> float:
+        """Bytes to be read and written."""
+
+    @property
+    def flops(self) -> float:
+        """FLOPs, a multiply-add two."""
+
+    @property
+    def exponentials(self) -> float:
+        """Exponentials."""
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """The useful work of a pass, as a results file holds it."""
+
+    bytes: float
+    flops: float
+    exponentials: float
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The best rates measured on a device, per second: copied bytes (read + written), FLOPs, exponentials.
+    """The best rates seen on a device, per second: copied bytes (read + written), FLOPs, exponentials.
 
-    ``None`` where a rate could not be measured.
+    ``None`` where a rate could not be measured. ``routes`` says by which call, of which size, each was reached.
+    ``raised`` names, for a rate that a measured case beat, what had been measured before (``"measured"``) and the
+    case (``"by"``).
     """
 
     device: str
@@ -30,6 +57,13 @@ class Ceilings:
     copy_bytes_per_s: float | None
     matmul_flops_per_s: float | None
     exponentials_per_s: float | None
+    routes: Mapping[str, str] = field(default_factory=dict)
+    raised: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def rate(self, bound: Bound) -> float | None:
+        """The ceiling of one kind of work."""
+        rate: float | None = getattr(self, RATES[bound])
+        return rate
 
 
 @dataclass(frozen=True)
@@ -40,72 +74,63 @@ class Floor:
     bound: Bound
 
 
-def floor(passes: list[Cost], ceilings: Ceilings) -> Floor | None:
-    """The floor of passes that run one after the other; ``None`` where a ceiling is unknown."""
-    total, longest, bound = 0.0, -1.0, BOUNDS[0]
-    for cost in passes:
-        amounts = zip(
-            BOUNDS,
-            (cost.bytes, cost.flops, cost.exponentials),
-            (ceilings.copy_bytes_per_s, ceilings.matmul_flops_per_s, ceilings.exponentials_per_s),
-            strict=True,
-        )
+def limits(passes: Sequence[Work], ceilings: Ceilings) -> list[tuple[float, Bound]] | None:
+    """The least seconds of each pass, and what bounds it; ``None`` where a ceiling is unknown."""
+    found: list[tuple[float, Bound]] = []
+    for work in passes:
         seconds: dict[Bound, float] = {}
-        for name, amount, rate in amounts:
+        for bound in BOUNDS:
+            rate = ceilings.rate(bound)
             if rate is None:
                 return None
-            seconds[name] = amount / rate
-        limit = max(BOUNDS, key=lambda name: seconds[name])
-        total += seconds[limit]
-        if seconds[limit] > longest:
-            longest, bound = seconds[limit], limit
-    return Floor(total * 1e3, bound)
+            seconds[bound] = getattr(work, bound) / rate
+        longest = max(BOUNDS, key=lambda bound: seconds[bound])
+        found.append((seconds[longest], longest))
+    return found
 
 
-def measure(device: str, dtype: str) -> Ceilings:
-    """Measure the ceilings of a device for tensors of ``dtype``: a second on a GPU, two on a CPU."""
-    cuda = torch.device(device).type == "cuda"
-    clock = clock_for(device)
-    return Ceilings(
-        device,
-        dtype,
-        copy_rate(clock, device, bytes_=2**30 if cuda else 2**27),
-        matmul_rate(clock, device, getattr(torch, dtype), side=8192 if cuda else 1024),
-        cuda_exponential_rate(clock) if cuda else cpu_exponential_rate(clock),
-    )
-
-
-def best(clock: Clock, call: Callable[[], object], count: int = 10) -> float:
-    """The median duration of a call in seconds, after a warm-up."""
-    clock.burst(call, 3)
-    return median(clock.burst(call, count).device_ms) / 1e3
-
-
-def copy_rate(clock: Clock, device: str, bytes_: int) -> float:
-    """Bytes per second of a large copy, read and written bytes both counted."""
-    source = torch.zeros(bytes_, dtype=torch.uint8, device=device)
-    target = torch.ones_like(source)
-    return 2 * bytes_ / best(clock, lambda: target.copy_(source))
-
-
-def matmul_rate(clock: Clock, device: str, dtype: torch.dtype, side: int) -> float:
-    """FLOPs per second of a large matrix product of random numbers (zeros draw less power and clock higher)."""
-    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / best(clock, lambda: left @ right)
-
-
-def cpu_exponential_rate(clock: Clock) -> float:
-    """Exponentials per second on all cores, on float32 numbers that stay in their caches."""
-    numbers = torch.rand(2**16 * torch.get_num_threads())
-    result = torch.empty_like(numbers)
-    return numbers.numel() / best(clock, lambda: torch.exp(numbers, out=result), count=50)
-
-
-def cuda_exponential_rate(clock: Clock) -> float | None:
-    """Exponentials per second of the special function units; ``None`` without Triton."""
-    try:
-        from halobench.machine.exponentials import ROUNDS, repeat_exp2  # noqa: PLC0415 - Triton is not on every platform
-    except ImportError:
+def floor(passes: Sequence[Work], ceilings: Ceilings) -> Floor | None:
+    """The floor of passes that run one after the other; ``None`` where a ceiling is unknown."""
+    found = limits(passes, ceilings)
+    if not found:
         return None
-    numbers = torch.rand(2**24, device="cuda")
-    return numbers.numel() * ROUNDS / best(clock, lambda: repeat_exp2(numbers))
+    return Floor(sum(seconds for seconds, _ in found) * 1e3, max(found, key=lambda each: each[0])[1])
+
+
+def raised(ceilings: Ceilings, passes: Sequence[Work], ms: float, case: str) -> Ceilings:
+    """The ceilings as high as they must be for a call of these passes to have taken ``ms``.
+
+    A call that is shorter than its floor did some work faster than the ceilings say. Which work, when it has several
+    passes, nobody can tell: whatever bounds a pass is raised by the factor by which the call was faster.
+    """
+    while found := limits(passes, ceilings):
+        factor = sum(seconds for seconds, _ in found) * 1e3 / ms
+        if factor <= 1 + ROUNDING:
+            break
+        for bound in {bound for _, bound in found}:
+            rate = ceilings.rate(bound)
+            assert rate is not None
+            before = ceilings.raised.get(bound, {}).get("measured", rate)
+            ceilings = replace(
+                ceilings,
+                **{RATES[bound]: rate * factor},  # type: ignore[arg-type]
+                raised={**ceilings.raised, bound: {"measured": before, "by": case}},
+            )
+    return ceilings
+
+
+def best_of(one: Ceilings, other: Ceilings) -> Ceilings:
+    """The higher of two measurements of the same ceilings, each with its route."""
+    best = one
+    for bound in BOUNDS:
+        mine, theirs = one.rate(bound), other.rate(bound)
+        if theirs is None or (mine is not None and mine >= theirs):
+            continue
+        best = replace(best, **{RATES[bound]: theirs})  # type: ignore[arg-type]
+        for name in ("routes", "raised"):
+            of = {**getattr(best, name)}
+            of.pop(bound, None)
+            if bound in getattr(other, name):
+                of[bound] = getattr(other, name)[bound]
+            best = replace(best, **{name: of})
+    return best

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
@@ -13,7 +13,6 @@ from halobench.cases import accuracy, cost, counters
 from halobench.cases.case import Case
 from halobench.cases.workload import Workload, bind
 from halobench.machine.clock import Burst, Clock
-from halobench.machine.roofline import Ceilings, floor
 from halobench.measure import energy, latency, memory
 from halobench.measure.placement import Placement
 from halobench.measure.statistics import summarize
@@ -57,7 +56,7 @@ class Stopwatch:
         return self.seconds | {"harness": time.monotonic() - self.started - claimed}
 
 
-def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Settings) -> Fields:
+def measure(case: Case, clock: Clock, settings: Settings) -> Fields:
     """The measured fields of a case's row.
 
     Raises:
@@ -93,7 +92,7 @@ def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Setti
         "memory": {"peak_bytes": peak, "closed_form_bytes": needed},
         "energy_joules": joules,
         "cost": cost_fields(backend, case, workload),
-        "floor": floor_fields(backend, case, ceilings, middle),
+        "floor": {"passes": passes_fields(backend, case)},
         "accuracy": checked,
         "seconds": stopwatch.total(),
     }
@@ -159,10 +158,7 @@ def cost_fields(backend: Backend, case: Case, workload: Workload) -> Fields:
     return fields
 
 
-def floor_fields(backend: Backend, case: Case, ceilings: Ceilings | None, median_ms: float) -> Fields:
-    """The floor of the case under the measured ceilings, and the measured time as a share of it."""
+def passes_fields(backend: Backend, case: Case) -> list[Fields] | None:
+    """The useful work of each pass, for the floor: which ceilings it stands under is known when the run has ended."""
     passes = cost.passes(backend, case.task, case.direction)
-    least = floor(passes, ceilings) if passes and ceilings else None
-    if least is None:
-        return {"ms": None, "share": None, "bound": None}
-    return {"ms": least.ms, "share": least.ms / median_ms, "bound": least.bound}
+    return None if passes is None else [asdict(each) for each in passes]

@@ -20,7 +20,7 @@ from halobench.measure.journal import Journal, JournalError
 from halobench.measure.latency import effort_for
 from halobench.measure.progress import Progress, standing
 from halobench.measure.run import Run
-from halobench.records.doubt import doubted
+from halobench.records import floors
 
 OPTIONS = pytest.StashKey[Options]()
 RUN = pytest.StashKey[Run]()
@@ -261,8 +261,8 @@ class Display:
         )
         for line in standing(run.rows):
             terminalreporter.write_line(line)
-        if doubt := doubted(row["floor"]["share"] for row in run.rows if row.get("floor")):
-            terminalreporter.write_line(doubt, yellow=True)
+        for note in floors.notes(run.header["ceilings"]):
+            terminalreporter.write_line(note, yellow=True)
         if not self.finished:
             terminalreporter.write_line("not all cases were measured: the same command with --resume goes on")
         results = self.config.getoption("benchmark_json")
@@ -273,7 +273,12 @@ class Display:
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Put what holds for the whole run, and the rows without a time, into the results file."""
     if RUN in config.stash:
-        output_json["halobench"] = config.stash[RUN].section()
+        run = config.stash[RUN]
+        output_json["halobench"] = run.section()
+        settled = {row["case"]: row for row in run.rows}
+        for one in output_json["benchmarks"]:
+            if (row := one["extra_info"].get("halobench")) is not None:
+                row["floor"] = settled[row["case"]].get("floor")
         config.stash[WRITTEN] = True
 
 

@@ -10,6 +10,7 @@ from halobench.measure import latency
 from halobench.measure.engine import Settings
 from halobench.measure.journal import Journal
 from halobench.measure.session import Session
+from halobench.records import floors
 from halobench.records.schema import SCHEMA_VERSION
 
 Fields = dict[str, Any]
@@ -40,7 +41,10 @@ class Run:
                 **environment,
             }
             if journal is not None:
+                earlier = journal.header
                 journal.begin(self.header)
+                if earlier is not None:  # the machine may have been busy when one part of the run began
+                    self.header["ceilings"] = floors.higher(self.header["ceilings"], earlier["ceilings"])
         except BaseException:
             self.close(finished=False)
             raise
@@ -48,12 +52,17 @@ class Run:
     def row(self, case: AnyCase) -> Fields:
         """The row of a case."""
         done = self.journal.rows.get(case.name) if self.journal else None
-        row = done or self._measure(case)
+        row = self.settled(done) if done else self._measure(case)
         self.rows.append(row)
         return row
 
+    def settled(self, row: Fields) -> Fields:
+        """The row under the ceilings as the run knows them now, which it may raise."""
+        self.header["ceilings"], (under,) = floors.settled(self.header["ceilings"], [row])
+        return under
+
     def _measure(self, case: AnyCase) -> Fields:
-        row = self.session.measure(case)
+        row = self.settled(self.session.measure(case))
         for phase in self.spent:
             self.spent[phase] += row.get("seconds", {}).get(phase, 0.0)
         if self.journal is not None:
@@ -61,7 +70,8 @@ class Run:
         return row
 
     def section(self) -> Fields:
-        """The results file's section about the run as a whole."""
+        """The results file's section about the run as a whole. Early rows get the floors that later ones left."""
+        self.header["ceilings"], self.rows = floors.settled(self.header["ceilings"], self.rows)
         wall = time.monotonic() - self.started
         overhead = wall - sum(self.spent.values())
         harness = {

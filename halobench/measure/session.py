@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from halobench.cases.network import AnyCase
-from halobench.machine.roofline import Ceilings
 from halobench.measure.engine import Settings
 from halobench.measure.worker import serve
 
@@ -25,7 +24,6 @@ class Session:
     def __init__(self, settings: Settings, timeout_s: float = TIMEOUT_S) -> None:
         self.settings = settings
         self.timeout_s = timeout_s
-        self.ceilings: Ceilings | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="halobench-")
         self._log = Path(self._folder.name) / "worker.log"
         self._log_start = 0  # bytes of the log that earlier requests wrote
@@ -52,13 +50,11 @@ class Session:
         reply = self._request("environment", dtype)
         if "status" in reply:
             raise RuntimeError(f"the device {self.settings.device!r} cannot be used: {reply['reason']}")
-        if reply["ceilings"] is not None:
-            self.ceilings = Ceilings(**reply["ceilings"])
         return reply
 
     def measure(self, case: AnyCase) -> Fields:
         """The row of a case: its own columns, and what the worker measured or why it could not."""
-        measured = self._request("case", case, self.ceilings, timeout_s=self.timeout_s * case.patience)
+        measured = self._request("case", case, timeout_s=self.timeout_s * case.patience)
         return {**case.row(), **measured}
 
     def stop(self) -> None:

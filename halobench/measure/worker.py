@@ -22,10 +22,9 @@ import torch
 from halobench.attention import backends
 from halobench.attention.problem import Unsupported
 from halobench.cases.network import AnyCase, NetworkCase
-from halobench.machine import roofline
+from halobench.machine import ceilings
 from halobench.machine.clock import Clock, clock_for
 from halobench.machine.environment import fingerprint
-from halobench.machine.roofline import Ceilings
 from halobench.measure import engine, graphs, networks
 from halobench.measure.engine import Incorrect, Settings
 from halobench.measure.graphs import Uncapturable
@@ -36,7 +35,7 @@ LEAK_BYTES = 2**30  # more than caches of compilers and of the oracle, less than
 
 
 def serve(pipe: Connection, settings: Settings, log: Path) -> None:
-    """Answer requests until the pipe closes: ``("environment", dtype)`` or ``("case", case, ceilings)``."""
+    """Answer requests until the pipe closes: ``("environment", dtype)`` or ``("case", case)``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the pipe
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     redirect_output(log)
@@ -56,12 +55,12 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
             return
         if request[0] == "environment":
             started = time.monotonic()
-            ceilings = asdict(roofline.measure(settings.device, request[1])) if settings.timed else None
+            best = asdict(ceilings.measure(settings.device, request[1])) if settings.timed else None
             measured_s = time.monotonic() - started
-            reply: Reply = {"fingerprint": fingerprint(settings.device), "ceilings": ceilings, "measured_s": measured_s}
+            reply: Reply = {"fingerprint": fingerprint(settings.device), "ceilings": best, "measured_s": measured_s}
             pipe.send((reply, False))
             continue
-        _, case, ceilings = request
+        _, case = request
         if case.scope != scope:
             scope = case.scope
             rivals.clear()
@@ -71,7 +70,7 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
             release()
         stuck = False
         try:
-            reply = answer(case, clock, ceilings, settings, rivals)
+            reply = answer(case, clock, settings, rivals)
         except Uncapturable as error:
             reply, stuck = {"status": "CRASHED", "reason": str(error)}, True
         compiled = compiled or case.compiles or compiles(case.backend)
@@ -100,9 +99,7 @@ def compiles(name: str) -> bool:
         return False
 
 
-def answer(
-    case: AnyCase, clock: Clock, ceilings: Ceilings | None, settings: Settings, rivals: networks.Rivals
-) -> Reply:
+def answer(case: AnyCase, clock: Clock, settings: Settings, rivals: networks.Rivals) -> Reply:
     """The measured fields of a case's row with its status and, where it failed, the reason.
 
     Raises:
@@ -115,7 +112,7 @@ def answer(
             **(
                 networks.measure(case, clock, settings, rivals)
                 if isinstance(case, NetworkCase)
-                else engine.measure(case, clock, ceilings, settings)
+                else engine.measure(case, clock, settings)
             ),
         }
     except Uncapturable:

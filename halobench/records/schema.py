@@ -110,9 +110,10 @@ NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {
     "ratio_low": Field("paired.ratio_low", "positive"),
     "ratio_high": Field("paired.ratio_high", "positive"),
 }
-# The columns of the tables: those of the whole file, those of a row, and two that sum up a list of the row.
+# The columns of the tables: those of the whole file, those of a row, whether a time of the same file is below its floor
+# (then all its shares are too high), and two that sum up a list of the row.
 OF_THE_FILE = ("file", "machine", "torch", "commit", "dirty", "declared", "tier")
-COLUMNS = (*OF_THE_FILE, *FIELDS, "groups", "samples")
+COLUMNS = (*OF_THE_FILE, *FIELDS, "floor_doubted", "groups", "samples")
 NETWORK_COLUMNS = (*OF_THE_FILE, *NETWORK_FIELDS, "groups", "samples")
 EXPECTED = {
     "text": "text",

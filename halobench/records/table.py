@@ -14,6 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from halobench.records import floors
+from halobench.records.doubt import doubted
 from halobench.records.schema import (
     COLUMNS,
     DIRECTIONS,
@@ -53,6 +55,7 @@ __all__ = [
 
 SUFFIXES = (".json", ".jsonl")
 # Control characters in names and reasons would reach terminals and fonts; JSON has them as escapes only.
+FLAG = Field("", "flag")
 CONTROL, REPLACED = re.compile(rb"\\u00(?:[01][0-9A-Fa-f]|7[Ff])"), rb"\\ufffd"
 
 
@@ -225,7 +228,9 @@ def journal(content: bytes) -> Document:
             raise ResultsError(f"line {index}: {error}") from None
         samples = row.get("samples_ms") if isinstance(row, dict) else None
         rows.append((row, None if samples is None else listed(samples, f"line {index}: samples_ms")))
-    return Document(first["halobench"], rows, first.get("datetime"))
+    ceilings, settled = floors.settled(first["halobench"].get("ceilings"), [row for row, _ in rows])
+    rows = [(row, samples) for row, (_, samples) in zip(settled, rows, strict=True)]
+    return Document({**first["halobench"], "ceilings": ceilings}, rows, first.get("datetime"))
 
 
 def parse(content: bytes) -> Any:
@@ -297,8 +302,11 @@ def tabulate(header: Header, rows: list[tuple[Any, list[Any] | None]]) -> Result
         records[about_network(row)].append(
             {**described(header, columns["device"]), **columns, "samples": len(samples) if samples else None}
         )
+    beaten = doubted(row["floor_share"] for row in records[False] if row["floor_share"] is not None) is not None
+    for row in records[False]:
+        row["floor_doubted"] = None if row["floor_share"] is None else beaten
     return Results(
-        typed(pd.DataFrame.from_records(records[False], columns=list(COLUMNS)), FIELDS),
+        typed(pd.DataFrame.from_records(records[False], columns=list(COLUMNS)), FIELDS | {"floor_doubted": FLAG}),
         typed(pd.DataFrame.from_records(records[True], columns=list(NETWORK_COLUMNS)), NETWORK_FIELDS),
         {header.file: header},
         samples_ms,

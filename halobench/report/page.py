@@ -4,6 +4,7 @@ import vl_convert
 from altair import SCHEMA_VERSION
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from halobench.figures.selection import selections
 from halobench.records.table import OK, Results
 from halobench.report import charts, headline, network_charts, runs, tables
 from halobench.report.points import every, points
@@ -12,13 +13,16 @@ from halobench.report.points import every, points
 def page(results: Results) -> str:
     """The HTML of the report. Names from results files stand in it as text or as JSON, escaped for where they stand."""
     rows, newest = every(results), points(results)
+    of_operators = list(charts.draw(results, newest))
     environment = Environment(loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("page.html.jinja").render(
         files=sorted(results.headers),
         measured=int((rows["status"] == OK).sum()),
         failed=int((rows["status"] != OK).sum()),
         headlines=headline.headlines(results),
-        figures=[*runs.draw(results, rows), *charts.draw(results, newest), *network_charts.draw(newest)],
+        figures=[*runs.draw(results, rows), *of_operators, *network_charts.draw(newest)],
+        doubts=[f"{one.machine}, {one.dtype}: {doubt}." for one in selections(results) for doubt in one.doubts],
+        with_shares=[figure.name for figure in of_operators],
         failures=tables.failures(newest),
         environments=tables.environments(results),
         cases=tables.cases(rows),

@@ -32,6 +32,7 @@ CASES = {
     "host_ms": "host ms",
     "peak_mib": "peak MiB",
     "floor_percent": "floor %",
+    "floor_doubted": "floor doubted",
     "energy_joules": "joules",
     "images_per_s": "images/s",
     "rival": "rival",
@@ -115,9 +116,15 @@ def environment(header: Header) -> dict[str, str]:
     found = header.fingerprint
     flat = {**leaves(found.get("gpu"), "gpu"), **leaves(found.get("cpu"), "cpu")}
     flat |= {name: str(found[name]) for name in ("system", "python", "torch", "cuda", "triton") if found.get(name)}
-    flat |= leaves(found.get("packages"), "") | leaves(header.ceilings, "")
+    flat |= leaves(found.get("packages"), "") | ceilings(header)
     flat |= {"the run": "finished" if header.complete else "did not finish"}
     return {"date": header.datetime or "unknown", "commit": commit_of(header), "tier": header.tier, **flat}
+
+
+def ceilings(header: Header) -> dict[str, str]:
+    """A file's ceilings by name, each with the call that reached it."""
+    plain = {name: value for name, value in header.ceilings.items() if not isinstance(value, dict)}
+    return leaves(plain, "") | leaves(header.ceilings.get("routes"), "ceiling of")
 
 
 def leaves(part: Any, prefix: str) -> dict[str, str]:
