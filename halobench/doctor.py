@@ -10,10 +10,13 @@ from typing import Literal
 import torch
 
 from halobench.attention import backends
+from halobench.machine.cgroup import Cgroup, affinity, whole
 from halobench.machine.environment import cpu_model
+from halobench.machine.load import watch
 from halobench.machine.nvml import Gpu
 from halobench.measure.memory import available_bytes
 
+SECONDS = 0.5  # for which the load is watched
 State = Literal["good", "limited", "bad"]
 TOOLS = {
     "triton": ("exponential ceiling, FlexAttention and torch.compile on a GPU", "pip install triton"),
@@ -36,15 +39,15 @@ class Finding:
 
 def examine() -> Iterator[Finding]:
     """Everything that bears on what can be measured here."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("processor", "good", f"{cpu_model() or 'unknown'}, {cores} cores, {torch.get_num_threads()} threads")
-    yield load(cores or 1)
-    free = available_bytes("cpu") / 2**30
+    yield processor()
+    yield load()
+    free, limit = available_bytes("cpu") / 2**30, Cgroup().memory_limit()
     yield Finding(
         "memory",
         "good" if free >= 4 else "limited",
-        f"{free:.1f} GiB are free",
-        "" if free >= 4 else "end other programs",
+        f"{free:.1f} GiB are free"
+        + ("" if limit is None else f", of {limit / 2**30:.1f} GiB that the container may use"),
+        "" if free >= 4 else "end other programs" if limit is None else "end other programs, or raise the limit",
     )
     yield Finding("PyTorch", "good", f"{torch.__version__}, built for CUDA {torch.version.cuda or 'none'}")
     yield from gpu()
@@ -52,14 +55,22 @@ def examine() -> Iterator[Finding]:
     yield compiler()
 
 
-def load(cores: int) -> Finding:
-    """Whether other programs keep the processor busy."""
-    average = os.getloadavg()[0]
-    if average < 0.5 * cores:
-        return Finding("load", "good", f"{average:.1f} on {cores} cores")
-    return Finding(
-        "load", "limited", f"{average:.1f} on {cores} cores: CPU times will be noisy", "end other programs, or wait"
-    )
+def processor() -> Finding:
+    """The processor, how much of it may be used, and with how many threads."""
+    model, cores, threads = cpu_model() or "unknown", affinity(), torch.get_num_threads()
+    allowed = Cgroup().processors()
+    if allowed >= cores:
+        return Finding("processor", "good", f"{model}, {cores} cores, {threads} threads")
+    said = f"{model}, {cores} cores, of which the container may use {allowed:g}, {min(threads, whole(allowed))} threads"
+    return Finding("processor", "good", said)
+
+
+def load() -> Finding:
+    """Whether others keep the processor from what is measured."""
+    found = watch("cpu", SECONDS)
+    if not found.disturbed:
+        return Finding("load", "good", found.said)
+    return Finding("load", "limited", f"{found.said}: CPU times will be noisy", "end other programs, or wait")
 
 
 def gpu() -> Iterator[Finding]:

@@ -15,6 +15,7 @@ ORDER = (
     Verdict.FAILED,
     Verdict.SLOWER,
     Verdict.LARGER,
+    Verdict.DISTURBED,
     Verdict.AMBIGUOUS,
     Verdict.FASTER,
     Verdict.MISSING,
@@ -61,13 +62,23 @@ class Outcome:
         return [case for case in self.control if case.verdict in changed and case.advisory is None]
 
     @property
+    def disturbed(self) -> list[Judged]:
+        """The gated cases of which the times say nothing, because something else was at work."""
+        return [case for case in self.cases if case.verdict is Verdict.DISTURBED and case.advisory is None]
+
+    @property
     def status(self) -> Exit:
-        """The exit status. What does not depend on time is a regression whatever the control says."""
+        """The exit status. What does not depend on time is a regression whatever the control or the load says.
+
+        Neither is a case slower that nothing disturbed any less so for others that were.
+        """
         if any(case.exactly_regressed for case in self.cases):
             return Exit.REGRESSION
         if self.fired:
             return Exit.INCONCLUSIVE
-        return Exit.REGRESSION if any(case.regressed for case in self.cases) else Exit.FINE
+        if any(case.regressed for case in self.cases):
+            return Exit.REGRESSION
+        return Exit.INCONCLUSIVE if self.disturbed else Exit.FINE
 
     @property
     def sorted(self) -> list[Judged]:
@@ -88,9 +99,16 @@ class Outcome:
         opening = {
             Exit.FINE: "no regression",
             Exit.REGRESSION: f"{regressed} regression{'s' if regressed != 1 else ''}",
-            Exit.INCONCLUSIVE: f"inconclusive: the base differs from itself in {len(self.fired)} cases",
+            Exit.INCONCLUSIVE: f"inconclusive: {self.unsettled}",
         }[self.status]
         return f"{opening} ({said})"
+
+    @property
+    def unsettled(self) -> str:
+        """Why times cannot be judged."""
+        if self.fired:
+            return f"the base differs from itself in {len(self.fired)} cases"
+        return self.disturbed[0].reason if self.disturbed else "nothing"
 
     def document(self) -> dict[str, Any]:
         """All of it, for JSON."""

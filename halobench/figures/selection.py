@@ -60,6 +60,7 @@ class Selection:
             [f"tier {one.tier}" for one in headers],
             [f"{one.file}: the run did not finish" for one in headers if not one.complete],
             [doubt.brief(self.shares) or ""] if shares else [],
+            [f"{count} measured under load"] if (count := int(rows["disturbed"].fillna(value=False).sum())) else [],
         )
         return "  ·  ".join(part for several in parts for part in several_as_one(several) if part)
 
@@ -70,10 +71,19 @@ class Selection:
 
     @property
     def doubts(self) -> list[str]:
-        """What a reader of the shares must know, a sentence each: times below their floors, and raised ceilings."""
+        """What a reader must know, a sentence each: times below their floors, raised ceilings, disturbed times."""
         beyond = doubt.doubted(self.shares)
         raised = [note for header in self.headers if self.under(header) for note in floors.notes(header.ceilings)]
-        return [*([beyond] if beyond else []), *(dict.fromkeys(raised) if self.shares else [])]
+        return [*([beyond] if beyond else []), *(dict.fromkeys(raised) if self.shares else []), *self.loads]
+
+    @property
+    def loads(self) -> list[str]:
+        """What else was at work, a sentence where anything was."""
+        count = int(self.table["disturbed"].fillna(value=False).sum())
+        if not count:
+            return []
+        of = int(self.table["median_ms"].notna().sum())
+        return [f"{count} of {of} times were measured while something else was at work: they are too long"]
 
     def under(self, header: Header) -> bool:
         """Whether the ceilings of a file are those of this machine and dtype."""

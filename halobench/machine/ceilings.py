@@ -7,6 +7,7 @@ reached, and whoever else runs meanwhile can only lower it.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +44,10 @@ def measure(device: str, dtype: str) -> Ceilings:
     # float32 means float32, also where convolutions would use TF32.
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         best = {bound: fastest(clock, routes[bound]) for bound in BOUNDS}
-    rates = (None if found is None else found[0] for found in best.values())
-    return Ceilings(device, dtype, *rates, routes={bound: found[1] for bound, found in best.items() if found})
+    found = {bound: one for bound, one in best.items() if one is not None}
+    copy, matmul, exponentials = (found[bound][0] if bound in found else None for bound in BOUNDS)
+    won: dict[str, str] = {bound: route for bound, (_, route) in found.items()}
+    return Ceilings(device, dtype, copy, matmul, exponentials, won)
 
 
 def fastest(clock: Clock, routes: Iterable[Route]) -> tuple[float, str] | None:
@@ -88,21 +91,21 @@ def copies(device: str, *, cuda: bool) -> Route:
     """A copy; read and written bytes both count."""
     for source, target in buffers(device, cuda=cuda):
         name = f"copy of {source.nbytes / 2**20:.0f} MiB"
-        yield Size(name, 2 * source.nbytes, lambda source=source, target=target: target.copy_(source))
+        yield Size(name, 2 * source.nbytes, partial(target.copy_, source))
 
 
 def scalings(device: str, *, cuda: bool) -> Route:
     """A vector times a number: the traffic of a copy, by another loop."""
     for source, target in buffers(device, cuda=cuda):
         name = f"scaling of {source.nbytes / 2**20:.0f} MiB"
-        yield Size(name, 2 * source.nbytes, lambda source=source, target=target: torch.mul(source, 2.0, out=target))
+        yield Size(name, 2 * source.nbytes, partial(torch.mul, source, 2.0, out=target))
 
 
 def products(device: str, dtype: torch.dtype, *, cuda: bool) -> Route:
     """A product of square matrices. Random numbers: zeros draw less power and clock higher."""
     for side in (4096, 8192) if cuda else (256, 512, 1024, 2048):
         left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        yield Size(f"product of {side} x {side}", 2 * side**3, lambda left=left, right=right: left @ right)
+        yield Size(f"product of {side} x {side}", 2 * side**3, partial(torch.matmul, left, right))
 
 
 def convolutions(device: str, dtype: torch.dtype, *, cuda: bool) -> Iterator[Route]:
@@ -121,7 +124,7 @@ def convolution(device: str, dtype: torch.dtype, kernel: int, sizes: tuple[tuple
         )
         amount = 2 * batch * channels**2 * kernel**2 * (side - kernel + 1) ** 2
         name = f"{kernel}x{kernel} convolution of {batch} x {channels} x {side} x {side}"
-        yield Size(name, amount, lambda pixels=pixels, weights=weights: F.conv2d(pixels, weights))
+        yield Size(name, amount, partial(F.conv2d, pixels, weights))
 
 
 def cpu_exponentials(function: Callable[..., Tensor]) -> Route:
@@ -130,7 +133,7 @@ def cpu_exponentials(function: Callable[..., Tensor]) -> Route:
         numbers = torch.rand(2**exponent * torch.get_num_threads())
         result = torch.empty_like(numbers)
         name = f"{function.__name__} of {numbers.numel()}"
-        yield Size(name, numbers.numel(), lambda numbers=numbers, result=result: function(numbers, out=result))
+        yield Size(name, numbers.numel(), partial(function, numbers, out=result))
 
 
 def cuda_exponentials() -> Route:
@@ -140,4 +143,4 @@ def cuda_exponentials() -> Route:
     except ImportError:
         return
     numbers = torch.rand(2**24, device="cuda")
-    yield Size(f"{ROUNDS} exp2 each of {numbers.numel()}", numbers.numel() * ROUNDS, lambda: repeat_exp2(numbers))
+    yield Size(f"{ROUNDS} exp2 each of {numbers.numel()}", numbers.numel() * ROUNDS, partial(repeat_exp2, numbers))

@@ -30,7 +30,7 @@ def fingerprint(device: str) -> Mapping[str, object]:
         "cuda": torch.version.cuda,
         "triton": installed("triton"),
         "halobench": halobench.__version__,
-        "packages": {name: installed(name) for name in PACKAGES} | third_party(),
+        "packages": {**{name: installed(name) for name in PACKAGES}, **third_party()},
         "commit": provenance.commit(),
     }
 

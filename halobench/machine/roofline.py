@@ -6,8 +6,9 @@ the longest of bytes / copy rate, FLOPs / matmul rate, exponentials / exponentia
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
+Item = TypeVar("Item")
 Bound = Literal["bytes", "flops", "exponentials"]
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
 RATES: Mapping[Bound, str] = {
@@ -127,10 +128,11 @@ def best_of(one: Ceilings, other: Ceilings) -> Ceilings:
         if theirs is None or (mine is not None and mine >= theirs):
             continue
         best = replace(best, **{RATES[bound]: theirs})  # type: ignore[arg-type]
-        for name in ("routes", "raised"):
-            of = {**getattr(best, name)}
-            of.pop(bound, None)
-            if bound in getattr(other, name):
-                of[bound] = getattr(other, name)[bound]
-            best = replace(best, **{name: of})
+        best = replace(best, routes=with_item(best.routes, other.routes, bound))
+        best = replace(best, raised=with_item(best.raised, other.raised, bound))
     return best
+
+
+def with_item(one: Mapping[str, Item], other: Mapping[str, Item], key: str) -> dict[str, Item]:
+    """One mapping with what the other says of a key, be it nothing."""
+    return {name: item for name, item in one.items() if name != key} | ({key: other[key]} if key in other else {})

@@ -13,6 +13,7 @@ from halobench.cases import accuracy, cost, counters
 from halobench.cases.case import Case
 from halobench.cases.workload import Workload, bind
 from halobench.machine.clock import Burst, Clock
+from halobench.machine.load import Watch
 from halobench.measure import energy, latency, memory
 from halobench.measure.placement import Placement
 from halobench.measure.statistics import summarize
@@ -79,7 +80,7 @@ def measure(case: Case, clock: Clock, settings: Settings) -> Fields:
     with stopwatch.phase("warmup"):
         call()
         clock.synchronize()
-    with stopwatch.phase("measured"):
+    with stopwatch.phase("measured"), Watch(case.device) as watch:
         peak = memory.peak_bytes(call, case.device)
         samples = latency.sample(call, clock, settings.effort, Placement(backend, workload, call).move)
         middle = median(samples.device_ms)
@@ -89,6 +90,7 @@ def measure(case: Case, clock: Clock, settings: Settings) -> Fields:
         # What was taken to several places was captured in each.
         "latency": latency_fields(samples, replayed=samples.places > 1 and backend.capturable),
         "clock": clock_fields(samples),
+        "load": asdict(watch.load),
         "memory": {"peak_bytes": peak, "closed_form_bytes": needed},
         "energy_joules": joules,
         "cost": cost_fields(backend, case, workload),

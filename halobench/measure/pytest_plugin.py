@@ -15,6 +15,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from halobench.cases.network import AnyCase
 from halobench.cases.options import TIERS, Options
+from halobench.machine.load import Load
 from halobench.measure.engine import Settings
 from halobench.measure.journal import Journal, JournalError
 from halobench.measure.latency import effort_for
@@ -148,9 +149,22 @@ def the_run(config: pytest.Config) -> Run:
         try:
             journal = Journal(journal_path(config), resume=config.getoption("resume")) if settings.timed else None
             config.stash[RUN] = Run(settings, options, journal)
+            warn(config, config.stash[RUN].before)
         except (JournalError, RuntimeError) as error:
             pytest.exit(str(error), returncode=2)
     return config.stash[RUN]
+
+
+def warn(config: pytest.Config, before: Load) -> None:
+    """Say at once, past pytest's capture, that the machine is busy before anything is measured."""
+    if not before.disturbed:
+        return
+    said = f"this machine is busy, times will be too long: {before.said}"
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        if PROGRESS in config.stash:
+            config.stash[PROGRESS].say(said)
+        else:
+            config.pluginmanager.getplugin("terminalreporter").write_line(said, yellow=True)
 
 
 def restore(results: Path, before: bytes | None) -> None:
@@ -261,7 +275,7 @@ class Display:
         )
         for line in standing(run.rows):
             terminalreporter.write_line(line)
-        for note in floors.notes(run.header["ceilings"]):
+        for note in [*floors.notes(run.header["ceilings"]), *run.disturbances]:
             terminalreporter.write_line(note, yellow=True)
         if not self.finished:
             terminalreporter.write_line("not all cases were measured: the same command with --resume goes on")

@@ -1,11 +1,13 @@
 """A run of the suites: rows from the journal or from the worker, and what the results file says about all of them."""
 
 import time
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
 from halobench.cases.network import AnyCase
 from halobench.cases.options import Options
+from halobench.machine.load import Load, average
 from halobench.measure import latency
 from halobench.measure.engine import Settings
 from halobench.measure.journal import Journal
@@ -39,6 +41,7 @@ class Run:
                 "tier": options.tier,
                 "options": {**asdict(options), "hot": settings.hot, **latency.described(settings.effort)},
                 **environment,
+                "load": {"before": environment["load"]},
             }
             if journal is not None:
                 earlier = journal.header
@@ -82,7 +85,30 @@ class Run:
             "overhead_share": overhead / wall,
         }
         failures = [row for row in self.rows if row["status"] != "OK"]
-        return {**self.header, "failures": failures, "harness": harness}
+        return {**self.header, "load": self.load(), "failures": failures, "harness": harness}
+
+    @property
+    def before(self) -> Load:
+        """The load before anything was measured."""
+        return Load(**self.header["load"]["before"])
+
+    @property
+    def disturbances(self) -> list[str]:
+        """What to say at the end of a run while which something else was at work."""
+        after = self.load()["after"]
+        if not after["disturbed_rows"]:
+            return []
+        reasons = Counter(row["load"]["by"] for row in self.rows if row.get("load") and row["load"]["disturbed"])
+        (most, _), *_ = reasons.most_common(1)
+        share = f"{after['disturbed_rows']} of {after['timed_rows']} rows"
+        return [f"{share} were measured while something else was at work ({most}); load {after['average']:.1f} now"]
+
+    def load(self) -> Fields:
+        """What else was at work: before the run, and while how many of its rows were measured."""
+        timed = [row for row in self.rows if row.get("load")]
+        disturbed = sum(bool(row["load"]["disturbed"]) for row in timed)
+        after = {"average": average(), "disturbed_rows": disturbed, "timed_rows": len(timed)}
+        return {**self.header["load"], "after": after}
 
     def close(self, *, finished: bool) -> None:
         """End the worker; ``finished`` says that a results file holds all rows, so that the journal may go."""

@@ -1,6 +1,7 @@
 """A run: cases go to a worker process, rows come back; a worker that hangs or dies becomes a row and is replaced."""
 
 import multiprocessing
+import signal
 import tempfile
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from halobench.cases.network import AnyCase
+from halobench.machine.cgroup import Cgroup
 from halobench.measure.engine import Settings
 from halobench.measure.worker import serve
 
@@ -75,6 +77,7 @@ class Session:
         assert self._pipe is not None
         assert self._process is not None
         self._log_start = self._log.stat().st_size
+        killed = Cgroup().killed()
         try:
             self._pipe.send(request)
             if self._pipe.poll(timeout_s):
@@ -85,8 +88,10 @@ class Session:
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._process.join()
             code = self._process.exitcode or 0
-            end = f"signal {-code}" if code < 0 else f"exit status {code}"
             self._process = self._pipe = None
+            if code == -signal.SIGKILL and (reason := out_of_memory(killed)):
+                return {"status": "OOM", "reason": reason}
+            end = f"signal {-code}" if code < 0 else f"exit status {code}"
             return {"status": "CRASHED", "reason": f"the worker ended with {end}{self._last_words()}"}
         self._process.kill()
         self._process.join()
@@ -106,3 +111,13 @@ class Session:
         said = self._log.read_bytes()[self._log_start :].decode(errors="replace")
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         return f": {lines[-1][:300]}" if lines else ""
+
+
+def out_of_memory(before: int | None) -> str | None:
+    """Why the kernel killed the worker, if it has killed more for want of memory than ``before``."""
+    group = Cgroup()
+    after, limit = group.killed(), group.memory_limit()
+    if before is None or after is None or after <= before:
+        return None
+    within = "" if limit is None else f" within the container's limit of {limit / 2**30:.1f} GiB"
+    return f"memory ran out{within}: the kernel killed the worker"

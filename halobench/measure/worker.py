@@ -22,7 +22,7 @@ import torch
 from halobench.attention import backends
 from halobench.attention.problem import Unsupported
 from halobench.cases.network import AnyCase, NetworkCase
-from halobench.machine import ceilings
+from halobench.machine import ceilings, cgroup, load
 from halobench.machine.clock import Clock, clock_for
 from halobench.machine.environment import fingerprint
 from halobench.measure import engine, graphs, networks
@@ -31,6 +31,7 @@ from halobench.measure.graphs import Uncapturable
 from halobench.measure.memory import out_of_memory, release
 
 Reply = dict[str, Any]
+BEFORE_S = 0.3  # for which the machine is watched before anything is measured
 LEAK_BYTES = 2**30  # more than caches of compilers and of the oracle, less than what the next case would miss
 
 
@@ -42,6 +43,7 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
     warnings.simplefilter("ignore")
     # float32 means float32: convolutions use TF32 by default, attention does not.
     torch.backends.cudnn.allow_tf32 = False
+    limit_threads()
     graphs.adopt(settings.device)
     clock = clock_for(settings.device, hot=settings.hot)
     rivals = networks.Rivals()
@@ -55,9 +57,11 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
             return
         if request[0] == "environment":
             started = time.monotonic()
+            before = asdict(load.watch(settings.device, BEFORE_S))
             best = asdict(ceilings.measure(settings.device, request[1])) if settings.timed else None
             measured_s = time.monotonic() - started
-            reply: Reply = {"fingerprint": fingerprint(settings.device), "ceilings": best, "measured_s": measured_s}
+            reply: Reply = {"fingerprint": fingerprint(settings.device), "ceilings": best, "load": before}
+            reply["measured_s"] = measured_s
             pipe.send((reply, False))
             continue
         _, case = request
@@ -82,6 +86,15 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
         pipe.send((reply, last))
         if last:
             return
+
+
+def limit_threads() -> None:
+    """Use no more threads than the container's quota has processors, unless the user has said how many.
+
+    PyTorch knows the processors that a process may be put on, and no quota; threads beyond it would be throttled.
+    """
+    if not any(name in os.environ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")):
+        torch.set_num_threads(min(torch.get_num_threads(), cgroup.workers()))
 
 
 def end_with(parent: int) -> None:

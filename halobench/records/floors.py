@@ -64,7 +64,7 @@ def parsed(ceilings: Any) -> Ceilings | None:
     """The ceilings of a results file, or ``None`` where there are none, or none that are possible."""
     if not isinstance(ceilings, dict) or not all(isinstance(ceilings.get(name), str) for name in ("device", "dtype")):
         return None
-    rates = [ceilings.get(name) for name in RATES.values()]
+    rates: list[float | None] = [ceilings.get(name) for name in RATES.values()]
     if not all(rate is None or fits(rate, "positive") for rate in rates):
         return None
     given = {name: items(ceilings.get(name)) for name in ("routes", "raised")}
@@ -74,7 +74,8 @@ def parsed(ceilings: Any) -> Ceilings | None:
         for bound, by in given["raised"]
         if isinstance(by, dict) and fits(by.get("measured"), "positive")
     }
-    return Ceilings(ceilings["device"], ceilings["dtype"], *rates, routes=routes, raised=lifted)
+    copy, matmul, exponentials = rates
+    return Ceilings(ceilings["device"], ceilings["dtype"], copy, matmul, exponentials, routes, lifted)
 
 
 def items(part: Any) -> Iterable[tuple[str, Any]]:

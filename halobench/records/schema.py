@@ -77,14 +77,26 @@ FIELDS = {
     "energy_joules": Field("energy_joules", "number"),
     "sm_mhz": Field("clock.sm_mhz", "number"),
     "throttled": Field("clock.throttled", "flag"),
+    # Who else was at work meanwhile; ``halobench.machine.load.Load`` says what each is.
+    "load_average": Field("load.average", "number"),
+    "load_cores": Field("load.cores", "number"),
+    "others_cores": Field("load.others_cores", "number"),
+    "stolen_cores": Field("load.stolen_cores", "number"),
+    "throttled_cores": Field("load.throttled_cores", "number"),
+    "cpu_mhz": Field("load.cpu_mhz", "number"),
+    "gpu_processes": Field("load.gpu_processes", "count"),
+    "gpu_share": Field("load.gpu_share", "number"),
+    "disturbed": Field("load.disturbed", "flag"),
+    "disturbed_by": Field("load.by", "text"),
     "warmup_s": Field("seconds.warmup", "number"),
     "measured_s": Field("seconds.measured", "number"),
     "harness_s": Field("seconds.harness", "number"),
 }
 SHARED = (
     "suite", "case", "backend", "direction", "label", "device", "status", "reason", "median_ms", "low_ms", "high_ms",
-    "host_ms", "noise", "outliers", "peak_bytes", "energy_joules", "sm_mhz", "throttled", "warmup_s", "measured_s",
-    "harness_s",
+    "host_ms", "noise", "outliers", "peak_bytes", "energy_joules", "sm_mhz", "throttled", "load_average", "load_cores",
+    "others_cores", "stolen_cores", "throttled_cores", "cpu_mhz", "gpu_processes", "gpu_share", "disturbed",
+    "disturbed_by", "warmup_s", "measured_s", "harness_s",
 )  # fmt: skip
 # The schema of a row about a whole network: it has ``network`` where others have ``problem``.
 NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {

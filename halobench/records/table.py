@@ -69,6 +69,7 @@ class Header:
     fingerprint: Json
     ceilings: Json
     harness: Json
+    load: Json
     datetime: str | None
     complete: bool
 
@@ -256,7 +257,7 @@ def checked_header(file: str, document: Document) -> Header:
         raise ResultsError(f"halobench.tier must be text, got {shown(tier)}")
     parts = {
         name: section(content.get(name), f"halobench.{name}")
-        for name in ("options", "fingerprint", "ceilings", "harness")
+        for name in ("options", "fingerprint", "ceilings", "harness", "load")
     }
     names = (("gpu", "name"), ("cpu", "model"), ("commit", "id"))
     for name, leaf in names:

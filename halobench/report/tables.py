@@ -117,8 +117,18 @@ def environment(header: Header) -> dict[str, str]:
     flat = {**leaves(found.get("gpu"), "gpu"), **leaves(found.get("cpu"), "cpu")}
     flat |= {name: str(found[name]) for name in ("system", "python", "torch", "cuda", "triton") if found.get(name)}
     flat |= leaves(found.get("packages"), "") | ceilings(header)
-    flat |= {"the run": "finished" if header.complete else "did not finish"}
+    flat |= {"load": loaded(header), "the run": "finished" if header.complete else "did not finish"}
     return {"date": header.datetime or "unknown", "commit": commit_of(header), "tier": header.tier, **flat}
+
+
+def loaded(header: Header) -> str:
+    """Under what load a file was begun, and how many of its rows something else disturbed."""
+    before, after = (header.load.get(name) or {} for name in ("before", "after"))
+    if not isinstance(before, dict) or not isinstance(after, dict) or not before:
+        return "unknown"
+    said = f"{before.get('average')} on {before.get('cores')} cores at the start"
+    said += f", {before['by']}" if before.get("by") else ""
+    return f"{said}; {after.get('disturbed_rows')} of {after.get('timed_rows')} rows disturbed" if after else said
 
 
 def ceilings(header: Header) -> dict[str, str]:

@@ -191,7 +191,7 @@ def described(settings: Settings, processes: Processes, model: nn.Module) -> Row
         "torch": str(torch.__version__),
         "halobench": machine["halobench"],
         "commit": f"{commit.get('id', 'unknown')}{' (declared)' if commit.get('declared') else ''}",
-        "dirty": {True: "true", False: "false"}.get(commit.get("dirty"), "unknown"),
+        "dirty": "unknown" if commit.get("dirty") is None else str(commit["dirty"]).lower(),
         "processes": processes.count,
         "batch": settings.batch * processes.count,
         "image_size": settings.image_size,
