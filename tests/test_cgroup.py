@@ -1,9 +1,17 @@
-"""What a container may use, by made-up control groups of both versions."""
+"""What a container may use, by made-up control groups of both versions, and by a real one where it may be."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from halobench.machine import cgroup
 from halobench.machine.cgroup import Cgroup, whole
+from halobench.measure import memory, worker
+from tests import third_party
 
 GIB = 2**30
 V1 = "30 25 0:26 {start} /sys/fs/cgroup/{name} rw,nosuid shared:10 - cgroup cgroup rw,{name}\n"
@@ -116,3 +124,81 @@ def test_nonsense_is_unknown(tmp_path):
 @pytest.mark.parametrize(("processors", "count"), [(0.5, 1), (1.0, 1), (1.5, 1), (1.999, 2), (2.0, 2), (63.9, 63)])
 def test_a_part_of_a_processor_runs_no_thread(processors, count):
     assert whole(processors) == count
+
+
+def test_the_memory_guard_keeps_to_the_limit(monkeypatch):
+    monkeypatch.setattr(Cgroup, "memory_free", lambda _: 5)
+    assert memory.available_bytes("cpu") == 5
+    monkeypatch.setattr(Cgroup, "memory_free", lambda _: 2**60)
+    assert memory.available_bytes("cpu") < 2**50
+
+
+@pytest.mark.parametrize(("named", "chosen"), [(None, 1), ("2", None)])
+def test_threads_keep_to_the_quota_unless_they_are_chosen(monkeypatch, named, chosen):
+    set_to = []
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    if named:
+        monkeypatch.setenv("OMP_NUM_THREADS", named)
+    monkeypatch.setattr(Cgroup, "processors", lambda _: 1.5)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    worker.limit_threads()
+    assert set_to == ([] if chosen is None else [chosen])
+
+
+GREEDY = """
+import torch
+def attend(query, key, value, relative, geometry):
+    torch.ones(3 * 2**30, dtype=torch.uint8)
+    return query
+"""
+INSIDE = """
+import os, sys
+from pathlib import Path
+from halobench import Geometry, Problem
+from halobench.cases.case import Case
+from halobench.measure.engine import Settings
+from halobench.measure.session import Session
+
+if __name__ == "__main__":
+    Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
+    with Session(Settings("cpu", timed=False)) as session:
+        for backend in ("greedy", "sdpa"):
+            row = session.measure(Case("operator", backend, Problem(Geometry(4, 1), 8, 8), "forward", "cpu"))
+            print(row["status"], row["reason"])
+"""
+
+
+@pytest.fixture
+def small_group():
+    """A real control group of 2 GiB, where this process may make one."""
+    v2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    folder = Path("/sys/fs/cgroup" if v2 else "/sys/fs/cgroup/memory") / f"halobench-test-{os.getpid()}"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error.strerror}")
+    try:
+        try:
+            (folder / ("memory.max" if v2 else "memory.limit_in_bytes")).write_text(str(2 * GIB))
+        except OSError as error:
+            pytest.skip(f"no limit of memory can be set here: {error.strerror}")
+        yield folder
+    finally:
+        folder.rmdir()
+
+
+@pytest.mark.fault
+def test_a_worker_that_the_kernel_kills_for_its_memory_is_oom(small_group, tmp_path):
+    """In a real container's limit; the next case is measured by another worker."""
+    third_party.install(tmp_path, {"greedy": GREEDY})
+    (tmp_path / "inside.py").write_text(INSIDE)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "inside.py"), str(small_group)],
+        env={**os.environ, "PYTHONPATH": third_party.python_path(tmp_path)},
+        capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [
+        "OOM memory ran out within the container's limit of 2.0 GiB: the kernel killed the worker", "OK None"
+    ]  # fmt: skip

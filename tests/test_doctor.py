@@ -13,6 +13,7 @@ from halobench.attention.geometry import Geometry
 from halobench.attention.problem import Problem
 from halobench.cases.case import Case
 from halobench.cases.options import Options
+from halobench.machine.load import Load, judged
 from halobench.machine.roofline import Ceilings
 from tests import third_party
 
@@ -77,10 +78,21 @@ def test_a_machine_without_a_gpu(monkeypatch):
     assert (finding.state, finding.remedy) == ("limited", "unset CUDA_VISIBLE_DEVICES, which is ''")
 
 
-@pytest.mark.parametrize(("average", "state"), [(0.3, "good"), (6.0, "limited")])
-def test_load(monkeypatch, average, state):
-    monkeypatch.setattr(doctor.os, "getloadavg", lambda: (average, 0, 0))
-    assert doctor.load(4).state == state
+@pytest.mark.parametrize(("others", "state"), [(0.0, "good"), (3.5, "limited")])
+def test_load(monkeypatch, others, state):
+    seen = Load(4.6, 4.0, others, 0.0, 0.0, None, None, None, None, None)
+    monkeypatch.setattr(doctor, "watch", lambda *_: judged(seen, 4, 4.0))
+    found = doctor.load()
+    assert found.state == state
+    assert found.said.startswith("load 4.6 on 4 cores")
+
+
+def test_a_container_is_named(monkeypatch):
+    monkeypatch.setattr(doctor.Cgroup, "processors", lambda _: 0.5)
+    monkeypatch.setattr(doctor.Cgroup, "memory_limit", lambda _: 6 * 2**30)
+    found = findings(doctor.examine())
+    assert "of which the container may use 0.5, 1 threads" in found["processor"].said
+    assert "of 6.0 GiB that the container may use" in found["memory"].said
 
 
 def test_a_missing_package_and_a_broken_backend(monkeypatch, tmp_path):
