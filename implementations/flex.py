@@ -2,8 +2,9 @@
 
 In block-major order the pixels of a block are neighbours in the sequence, so the keys of a window lie in few tiles
 and FlexAttention skips the rest. The bias of a query for every offset is one small product beforehand; the score
-modification looks it up, and its gradient flows back to the tables. On the GPU the kernel is compiled for each shape;
-on the CPU PyTorch's unfused reference of the same operator runs, forward only.
+modification looks it up, and its gradient flows back to the tables. The kernel is compiled for each shape; on the CPU
+too, where PyTorch has one for the forward pass only. Without ``torch.compile`` PyTorch runs an unfused reference of the
+same operator, which nobody should measure: ``torch.compiler.set_stance("force_eager")`` has it run here.
 """
 
 from collections.abc import Callable
@@ -38,8 +39,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
     if relative is not None:
         scale = query.shape[-1] ** -0.5
         score_mod = order.score_mod(tokens @ relative.rows.T * scale, tokens @ relative.columns.T * scale)
-    kernel = compiled_flex_attention if query.is_cuda else flex_attention
-    output = kernel(
+    output = compiled_flex_attention(
         tokens,
         order.key_tokens(key),
         order.key_tokens(value),
