@@ -17,6 +17,7 @@ from halobench.machine.clock import Clock, clock_for
 from halobench.machine.roofline import BOUNDS, Bound, Ceilings
 
 BUDGET_S = 0.05  # for the samples of one size
+SHORT_S = 0.02
 LONG_S = 0.1  # a route of which one call takes this long is no way to the ceiling, and larger sizes are not tried
 
 
@@ -67,12 +68,18 @@ def fastest(clock: Clock, routes: Iterable[Route]) -> tuple[float, str] | None:
 
 
 def least_s(clock: Clock, call: Callable[[], object]) -> float:
-    """The shortest duration of a call in seconds, after a warm-up, of as many samples as the budget allows."""
+    """The shortest duration of a call in seconds, after a warm-up, of as many samples as the budget allows.
+
+    A short call gets its samples whatever they take: on a busy machine most of them are long.
+    """
     first = min(clock.burst(call, 1).device_ms) / 1e3
-    if first > LONG_S:
+    if first > 10 * LONG_S:
         return first
     second = min(clock.burst(call, 2).device_ms) / 1e3
-    count = int(min(max(BUDGET_S / max(second, 1e-6), 3), 100))
+    if second > LONG_S:
+        return min(first, second)
+    fewest = 20 if second < SHORT_S else 3
+    count = int(min(max(BUDGET_S / max(second, 1e-6), fewest), 100))
     return min(second, *(ms / 1e3 for ms in clock.burst(call, count).device_ms))
 
 
