@@ -68,9 +68,10 @@ class Outcome:
 
     @property
     def status(self) -> Exit:
-        """The exit status. What does not depend on time is a regression whatever the control or the load says.
+        """The exit status.
 
-        Neither is a case slower that nothing disturbed any less so for others that were.
+        What does not depend on time is a regression whatever the control says, and so is a case that nothing disturbed
+        whatever disturbed others.
         """
         if any(case.exactly_regressed for case in self.cases):
             return Exit.REGRESSION

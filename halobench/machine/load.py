@@ -23,6 +23,7 @@ Two processes on a quiet machine differ by up to 5 % anyway (``between_runs_perc
 others cost beyond that would be taken for a change of the code.
 """
 SHORTEST_S = 0.1  # the kernel counts in ticks of 10 ms: in less time nobody can say who was at work
+TICK_S = 1 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
 SAMPLED = 8  # processors of which the frequency is read
 CPUS = Path("/sys/devices/system/cpu")
 
@@ -87,9 +88,9 @@ class Watch:
         """What was seen since the watch began."""
         now, cpus = moment(), processors()
         seconds = now.clock - self.start.clock
-        tick = len(cpus) / os.sysconf("SC_CLK_TCK")
+        ticks = len(cpus) * TICK_S  # each processor's count may be one too high
         own = now.own - self.start.own
-        busy = rate(self.start.busy, now.busy, seconds, own + tick)
+        busy = rate(self.start.busy, now.busy, seconds, own + ticks)
         stolen = rate(self.start.stolen, now.stolen, seconds)
         throttled = rate(self.start.throttled, now.throttled, seconds)
         count, share = self.on_the_gpu()
@@ -148,15 +149,14 @@ def rate(before: float | None, after: float | None, seconds: float, less: float 
 
 def moment() -> Moment:
     """The counts of now."""
-    tick = 1 / os.sysconf("SC_CLK_TCK")
     names = {f"cpu{number}" for number in processors()}
     fields = [line.split() for line in lines(Path("/proc/stat"))]
     counts = [[int(count) for count in words[1:]] for words in fields if words and words[0] in names]
     busy = stolen = None
     if counts:
         # user, nice, system, idle, iowait, irq, softirq, steal
-        busy = tick * sum(sum(one[:3]) + sum(one[5:7]) for one in counts)
-        stolen = tick * sum(one[7] for one in counts)
+        busy = TICK_S * sum(sum(one[:3]) + sum(one[5:7]) for one in counts)
+        stolen = TICK_S * sum(one[7] for one in counts)
     return Moment(time.monotonic(), time.process_time(), busy, stolen, Cgroup().throttled_s())
 
 

@@ -6,7 +6,7 @@ Measure, then replay: the engine takes its samples by its own rules; a clock tha
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,8 @@ def warn(config: pytest.Config, before: Load) -> None:
     if not before.disturbed:
         return
     said = f"this machine is busy, times will be too long: {before.said}"
-    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with nullcontext() if capture is None else capture.global_and_fixture_disabled():
         if PROGRESS in config.stash:
             config.stash[PROGRESS].say(said)
         else:

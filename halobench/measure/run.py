@@ -47,7 +47,7 @@ class Run:
                 earlier = journal.header
                 journal.begin(self.header)
                 if earlier is not None:  # the machine may have been busy when one part of the run began
-                    self.header["ceilings"] = floors.higher(self.header["ceilings"], earlier["ceilings"])
+                    self.header["ceilings"] = floors.higher(self.header["ceilings"], earlier.get("ceilings"))
         except BaseException:
             self.close(finished=False)
             raise
@@ -101,7 +101,8 @@ class Run:
         reasons = Counter(row["load"]["by"] for row in self.rows if row.get("load") and row["load"]["disturbed"])
         (most, _), *_ = reasons.most_common(1)
         share = f"{after['disturbed_rows']} of {after['timed_rows']} rows"
-        return [f"{share} were measured while something else was at work ({most}); load {after['average']:.1f} now"]
+        now = "" if after["average"] is None else f"; load {after['average']:.1f} now"
+        return [f"{share} were measured while something else was at work ({most}){now}"]
 
     def load(self) -> Fields:
         """What else was at work: before the run, and while how many of its rows were measured."""
