@@ -50,7 +50,7 @@ def test_the_least_limit_along_the_path_counts(tmp_path):
     found = of_v2(
         tmp_path,
         {
-            "outer/inner/memory.max": "max\n", "outer/inner/memory.current": str(GIB),
+            "outer/inner/memory.max": str(8 * GIB), "outer/inner/memory.current": str(GIB),
             "outer/memory.max": str(4 * GIB), "outer/memory.current": str(3 * GIB),
             "outer/memory.stat": f"anon 1\ninactive_file {GIB}\n",
             "outer/inner/cpu.max": "max 100000\n", "outer/cpu.max": "150000 100000\n",
