@@ -21,6 +21,7 @@ class Verdict(StrEnum):
     SLOWER = "SLOWER"
     LARGER = "LARGER"
     AMBIGUOUS = "AMBIGUOUS"
+    DISTURBED = "DISTURBED"
     NEW = "NEW"
     MISSING = "MISSING"
     FAILED = "FAILED"
@@ -77,7 +78,8 @@ def judge(base: Mapping[str, Repeated], head: Mapping[str, Repeated], settings: 
             timed.append(name)
         else:
             judged[name] = fate
-    judged |= {each.case: each for each in conclude(weigh(timed, base, head), settings)}
+    for each in conclude(weigh(timed, base, head), settings):
+        judged[each.case] = under_load(each, base[each.case], head[each.case])
     return [with_exact(judged[name], base.get(name), head.get(name), settings) for name in names]
 
 
@@ -98,6 +100,15 @@ def without_time(name: str, base: Repeated | None, head: Repeated | None) -> Jud
     if not head.samples_ms:
         return Judged(name, Verdict.AMBIGUOUS, f"fails in some runs of the base too; {reason}")
     return refitted(name, base.batch, head.batch)
+
+
+def under_load(judged: Judged, base: Repeated, head: Repeated) -> Judged:
+    """The verdict, unless something else was at work while a side was measured: its times say nothing of the code."""
+    for name, side in (("base", base), ("head", head)):
+        if side.under_load is not None:
+            reason = f"{name} was measured under {side.under_load}"
+            return replace(judged, verdict=Verdict.DISTURBED, reason=reason)
+    return judged
 
 
 def refitted(name: str, before: float | None, after: float | None) -> Judged | None:
