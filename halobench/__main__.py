@@ -9,7 +9,7 @@ from rich.text import Text
 
 from halobench import doctor, listing, models, terminal
 from halobench.cases.options import DTYPES, TIERS, Options
-from halobench.machine import roofline
+from halobench.machine import ceilings
 from halobench.wording import counted
 
 NAME = "halobench"
@@ -93,10 +93,10 @@ def show_suites(folder: Path, chosen: Options) -> None:
 def show_cases(folder: Path, chosen: Options) -> None:
     """The cases of a tier, with the least time that their executed work takes on this machine, and their memory."""
     found = listing.suites(folder)
-    ceilings = roofline.measure(chosen.device, chosen.dtype)
+    best = ceilings.measure(chosen.device, chosen.dtype)
     rows = []
     for case in listing.cases(found, chosen):
-        predicted = listing.predict(case, ceilings)
+        predicted = listing.predict(case, best)
         peak = predicted.peak_bytes
         rows.append((
             case.name, None if predicted.ms is None else f"{predicted.ms:.3g}",

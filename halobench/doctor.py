@@ -11,11 +11,14 @@ from typing import Literal
 import torch
 
 from halobench.attention import backends
+from halobench.machine.cgroup import Cgroup, affinity, whole
 from halobench.machine.environment import cpu_model
+from halobench.machine.load import watch
 from halobench.machine.memory import available_bytes
 from halobench.machine.nvml import Gpu
 from halobench.wording import counted
 
+SECONDS = 0.5  # for which the load is watched
 State = Literal["good", "limited", "bad"]
 TOOLS = {
     "triton": ("exponential ceiling, FlexAttention and torch.compile on a GPU", "pip install triton"),
@@ -38,16 +41,15 @@ class Finding:
 
 def examine() -> Iterator[Finding]:
     """Everything that bears on what can be measured here."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    said = f"{counted(cores or 1, 'core')}, {counted(torch.get_num_threads(), 'thread')}"
-    yield Finding("processor", "good", f"{cpu_model() or 'unknown'}, {said}")
-    yield load(cores or 1)
-    free = available_bytes("cpu") / 2**30
+    yield processor()
+    yield load()
+    free, limit = available_bytes("cpu") / 2**30, Cgroup().memory_limit()
     yield Finding(
         "memory",
         "good" if free >= 4 else "limited",
-        f"{free:.1f} GiB are free",
-        "" if free >= 4 else "end other programs",
+        f"{free:.1f} GiB are free"
+        + ("" if limit is None else f", of {limit / 2**30:.1f} GiB that the container may use"),
+        "" if free >= 4 else "end other programs" if limit is None else "end other programs, or raise the limit",
     )
     yield Finding("PyTorch", "good", f"{torch.__version__}, built for CUDA {torch.version.cuda or 'none'}")
     yield from gpu()
@@ -55,13 +57,21 @@ def examine() -> Iterator[Finding]:
     yield compiler()
 
 
-def load(cores: int) -> Finding:
-    """Whether other programs keep the processor busy."""
-    average = os.getloadavg()[0]
-    said = f"{average:.1f} on {counted(cores, 'core')}"
-    if average < 0.5 * cores:
-        return Finding("load", "good", said)
-    return Finding("load", "limited", f"{said}: CPU times will be noisy", "end other programs, or wait")
+def processor() -> Finding:
+    """The processor, how much of it may be used, and with how many threads."""
+    cores, threads, allowed = affinity(), torch.get_num_threads(), Cgroup().processors()
+    said = f"{cpu_model() or 'unknown'}, {counted(cores, 'core')}"
+    if allowed < cores:
+        said, threads = f"{said}, of which the container may use {allowed:g}", min(threads, whole(allowed))
+    return Finding("processor", "good", f"{said}, {counted(threads, 'thread')}")
+
+
+def load() -> Finding:
+    """Whether others keep the processor from what is measured."""
+    found = watch("cpu", SECONDS)
+    if not found.disturbed:
+        return Finding("load", "good", found.said)
+    return Finding("load", "limited", f"{found.said}: CPU times will be noisy", "end other programs, or wait")
 
 
 def gpu() -> Iterator[Finding]:

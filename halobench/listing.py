@@ -18,7 +18,7 @@ from halobench.cases.case import Case
 from halobench.cases.network import AnyCase
 from halobench.cases.options import TIERS, Options
 from halobench.doctor import backend
-from halobench.machine.roofline import Ceilings, floor
+from halobench.records.roofline import Ceilings, floor
 
 PATTERN = "bench_*.py"
 

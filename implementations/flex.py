@@ -2,8 +2,10 @@
 
 In block-major order the pixels of a block are neighbours in the sequence, so the keys of a window lie in few tiles
 and FlexAttention skips the rest. The bias of a query for every offset is one small product beforehand; the score
-modification looks it up, and its gradient flows back to the tables. On the GPU the kernel is compiled for each shape,
-whatever their number; on the CPU PyTorch's unfused reference of the same operator runs, forward only.
+modification looks it up, and its gradient flows back to the tables. The kernel is compiled for each shape, whatever
+their number; on the CPU too, where PyTorch has one for the forward pass only. Without ``torch.compile`` PyTorch runs an
+unfused reference of the same operator, which nobody should measure: ``torch.compiler.set_stance("force_eager")`` has it
+run here.
 """
 
 from collections.abc import Callable
@@ -45,7 +47,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
     if torch.compiler.is_compiling() or isinstance(query, FakeTensor):  # a mask made there is of no use elsewhere
         output = scored(*inputs, block_mask.__wrapped__(*mask_of))
     else:
-        compiled = compiled_on_gpu if query.is_cuda else reference
         output = compiled(kind(query, key, value, relative, geometry))(*inputs, block_mask(*mask_of))
     return formula.unblock(output.unflatten(2, queries.shape[2:6]), query.shape[2], query.shape[3])
 
@@ -58,7 +59,7 @@ def scored(
     return flex_attention(tokens, keys, values, score_mod, mask, kernel_options=options)
 
 
-compiled_on_gpu, reference = by_kind(scored, "inductor"), by_kind(scored, "eager")
+compiled = by_kind(scored, "inductor")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from halobench.attention.geometry import Geometry
 from halobench.attention.problem import Problem
 from halobench.cases.case import Case
 from halobench.cases.options import Options
-from halobench.machine.roofline import Ceilings
+from halobench.machine.load import Load, judged
+from halobench.records.roofline import Ceilings
 from tests import third_party
 
 CEILINGS = Ceilings("cpu", "float32", 1e10, 1e11, 1e9)
@@ -79,17 +80,28 @@ def test_a_machine_without_a_gpu(monkeypatch):
 
 @pytest.mark.parametrize(("cores", "threads", "said"), [(1, 1, "1 core, 1 thread"), (8, 4, "8 cores, 4 threads")])
 def test_cores_and_threads_are_counted(monkeypatch, cores, threads, said):
-    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(doctor, "affinity", lambda: cores)
+    monkeypatch.setattr(doctor.Cgroup, "processors", lambda _: float(cores))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert doctor.processor().said.endswith(f", {said}")
+
+
+@pytest.mark.parametrize(("others", "state"), [(0.0, "good"), (3.5, "limited")])
+def test_load(monkeypatch, others, state):
+    seen = Load(4.6, 4.0, others, 0.0, 0.0, None, None, None, None, None)
+    monkeypatch.setattr(doctor, "watch", lambda *_: judged(seen, 4, 4.0))
+    found = doctor.load()
+    assert found.state == state
+    assert found.said.startswith("load 4.6 on 4 cores")
+
+
+def test_a_container_is_named(monkeypatch):
+    monkeypatch.setattr(doctor, "affinity", lambda: 2)
+    monkeypatch.setattr(doctor.Cgroup, "processors", lambda _: 0.5)
+    monkeypatch.setattr(doctor.Cgroup, "memory_limit", lambda _: 6 * 2**30)
     found = findings(doctor.examine())
-    assert found["processor"].said.endswith(f", {said}")
-    assert f" on {said.partition(',')[0]}" in found["load"].said
-
-
-@pytest.mark.parametrize(("average", "state"), [(0.3, "good"), (6.0, "limited")])
-def test_load(monkeypatch, average, state):
-    monkeypatch.setattr(doctor.os, "getloadavg", lambda: (average, 0, 0))
-    assert doctor.load(4).state == state
+    assert "2 cores, of which the container may use 0.5, 1 thread" in found["processor"].said
+    assert "of 6.0 GiB that the container may use" in found["memory"].said
 
 
 def test_a_missing_package_and_a_broken_backend(monkeypatch, tmp_path):

@@ -4,30 +4,12 @@ import getpass
 import json
 import os
 import platform
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from halobench.machine import environment
-from halobench.machine.environment import commit, cpu_model, fingerprint, installed
-
-
-def git(folder, *arguments):
-    subprocess.run(
-        ["git", "-C", str(folder), "-c", "user.name=A", "-c", "user.email=a@b.c", *arguments],
-        check=True, capture_output=True, timeout=30,
-    )  # fmt: skip
-
-
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
-    monkeypatch.delenv("GIT_DIR", raising=False)
-    git(tmp_path, "init", "-q")
-    (tmp_path / "file").write_text("one")
-    git(tmp_path, "add", "file")
-    git(tmp_path, "commit", "-qm", "one")
-    return tmp_path
+from halobench.machine.environment import cpu_model, fingerprint, installed
 
 
 def test_it_is_json():
@@ -49,32 +31,6 @@ def test_it_names_nobody(monkeypatch):
         given.add(getpass.getuser())
     assert [word for word in given if word in text] == []
     assert "/" not in text.replace("\\/", "")
-
-
-def test_commit(repository):
-    found = commit(repository)
-    assert len(found["id"]) == 40
-    assert found["dirty"] is False
-    (repository / "untracked").write_text("results of a run")
-    assert commit(repository) == found
-    (repository / "file").write_text("two")
-    assert commit(repository) == {**found, "dirty": True}
-
-
-def test_commit_that_is_named(monkeypatch, repository):
-    """A copy of the files may carry another history than theirs: what is named is believed."""
-    monkeypatch.setenv("HALOBENCH_COMMIT", "abc123")
-    assert commit(repository) == {"id": "abc123", "dirty": None}
-
-
-def test_unknown_commit(tmp_path, monkeypatch, repository):
-    outside = tmp_path.parent / f"{tmp_path.name}-outside"
-    outside.mkdir()
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert commit(outside) is None
-    assert commit(tmp_path / "missing") is None
-    monkeypatch.setenv("PATH", str(outside))  # no git at all
-    assert commit(repository) is None
 
 
 def test_unknown_package():

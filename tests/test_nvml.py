@@ -56,6 +56,11 @@ class FakeNvml:
     def nvmlDeviceGetTotalEnergyConsumption(self, _handle):  # noqa: N802
         return 1500
 
+    def nvmlDeviceGetProcessUtilization(self, _handle, since_us):  # noqa: N802
+        assert since_us == 17
+        samples = [(1, 10, 40), (2, 10, 20), (3, 10, 5), (1, 11, 100), (2, 11, 3)]  # pid, moment, per cent of the SMs
+        return [SimpleNamespace(pid=pid, timeStamp=moment, smUtil=used) for pid, moment, used in samples]
+
     def nvmlDeviceGetPersistenceMode(self, _handle):  # noqa: N802
         return 1
 
@@ -145,3 +150,10 @@ def test_a_reading_that_is_not_supported_is_unknown_and_the_others_are_not(insta
     install(FakeNvml(query))
     gpu = Gpu()
     assert [name for name in READINGS if getattr(gpu, name) is None] == [reading]
+
+
+def test_what_others_use_is_the_most_of_any_moment(install):
+    install(FakeNvml())
+    assert Gpu().used_by_others(1, 17) == pytest.approx(0.25)
+    install(FakeNvml("nvmlDeviceGetProcessUtilization"))
+    assert Gpu().used_by_others(1, 17) is None

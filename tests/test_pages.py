@@ -10,7 +10,6 @@ import pytest
 
 from halobench.figures import bars
 from halobench.figures.selection import selections
-from halobench.machine.roofline import Ceilings
 from halobench.pages import operators
 from halobench.pages.__main__ import made, main
 from halobench.pages.dictionary import TABLES
@@ -20,6 +19,7 @@ from halobench.profile import show
 from halobench.profile.recording import Kernel, Recording
 from halobench.records import columns
 from halobench.records.fields import FIELDS, NETWORK_FIELDS, Field
+from halobench.records.roofline import Ceilings
 from halobench.records.table import read_all
 from halobench.report import headline, tables
 from halobench.report.points import points
@@ -211,7 +211,7 @@ def test_every_leaf_of_a_results_file_is_in_the_dictionary(file):
 @pytest.mark.parametrize(
     ("name", "explained"),
     [
-        ("summary.csv", {**columns.OF_THE_FILE, **FIELDS, **columns.SUMMED_UP}),
+        ("summary.csv", {**columns.OF_THE_FILE, **FIELDS, **columns.DOUBT, **columns.SUMMED_UP}),
         ("networks.csv", {**columns.OF_THE_FILE, **NETWORK_FIELDS, **columns.SUMMED_UP}),
         ("curves.csv", columns.CURVES),
         ("time-to-accuracy.csv", columns.TIMES),
@@ -221,7 +221,8 @@ def test_every_column_of_a_table_is_in_the_dictionary(name, explained):
     files = sorted(RESULTS.rglob(name))
     assert files
     for file in files:
-        assert list(pd.read_csv(file, nrows=0).columns) == list(explained)
+        found = list(pd.read_csv(file, nrows=0).columns)
+        assert found == [column for column in explained if column in found]  # older tables lack the columns of today
 
 
 def test_the_tables_of_a_profile_are_in_the_dictionary(tmp_path):

@@ -20,12 +20,12 @@ from halobench.attention.problem import Problem
 from halobench.cases import cost
 from halobench.cases.cost import Cost
 from halobench.cases.workload import bind
-from halobench.machine.roofline import Ceilings
 from halobench.measure.memory import peak_bytes
 from halobench.profile.__main__ import main
 from halobench.profile.recording import Kernel, Recording, of_gpu, record
 from halobench.profile.verdict import verdict
 from halobench.profile.work import Work, count, total
+from halobench.records.roofline import Ceilings
 
 PROBLEM = Problem(Geometry(4, 1), 16, 16, heads=2)
 SIZES = ("--block", "4", "--halo", "1", "--side", "16", "--heads", "2", "--device", "cpu")

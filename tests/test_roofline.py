@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from halobench.cases.cost import Cost
-from halobench.machine import roofline
-from halobench.machine.roofline import BOUNDS, Ceilings, Floor, floor
+from halobench.records import roofline
 from halobench.records.doubt import doubted
+from halobench.records.roofline import BOUNDS, Ceilings, Floor, floor
 
 CEILINGS = Ceilings("cuda", "bfloat16", copy_bytes_per_s=2e12, matmul_flops_per_s=5e14, exponentials_per_s=4e12)
 
@@ -48,28 +48,50 @@ def test_bounds_are_the_fields_of_a_cost():
     assert set(BOUNDS) == set(Cost.__dataclass_fields__)
 
 
-def test_ceilings_of_a_cpu():
-    ceilings = roofline.measure("cpu", "float32")
-    assert (ceilings.device, ceilings.dtype) == ("cpu", "float32")
-    rates = (ceilings.copy_bytes_per_s, ceilings.matmul_flops_per_s, ceilings.exponentials_per_s)
-    assert all(rate > 1e6 for rate in rates)
+def test_a_call_below_its_floor_raises_what_bound_it():
+    """Half the time of its FLOPs' floor: twice the rate. What did not bind it stays."""
+    work = cost(bytes=1e9, flops=5e11)  # 0.5 ms, 1 ms
+    lifted = roofline.raised(CEILINGS, [work], 0.75, "mine")
+    assert lifted.matmul_flops_per_s == pytest.approx(5e14 / 0.75)
+    assert lifted.copy_bytes_per_s == CEILINGS.copy_bytes_per_s
+    assert lifted.raised == {"flops": {"measured": 5e14, "by": "mine"}}
+    assert floor([work], lifted).ms == pytest.approx(0.75)
+    assert roofline.raised(lifted, [work], 0.75, "again") == lifted
+    assert roofline.raised(CEILINGS, [work], 1.0, "at its floor") == CEILINGS
 
 
-class Stopped:
-    """A clock for which every call takes 10 ms."""
+def test_what_binds_next_is_raised_too():
+    work = cost(bytes=1.9e9, flops=5e11)  # 0.95 ms, 1 ms
+    lifted = roofline.raised(CEILINGS, [work], 0.5, "mine")
+    assert floor([work], lifted).ms == pytest.approx(0.5)
+    assert set(lifted.raised) == {"flops", "bytes"}
 
-    def burst(self, call, count):
-        call()
-        return type("Burst", (), {"device_ms": [10.0] * count})
+
+def test_of_two_passes_both_are_raised():
+    passes = [cost(bytes=4e9), cost(flops=1e12)]  # 2 ms, 2 ms
+    lifted = roofline.raised(CEILINGS, passes, 1.0, "mine")
+    assert floor(passes, lifted).ms == pytest.approx(1.0)
+    assert (lifted.copy_bytes_per_s, lifted.matmul_flops_per_s) == pytest.approx((8e12, 2e15))
 
 
-def test_rates_count_what_is_done():
-    import torch  # noqa: PLC0415
+def test_raised_again_it_remembers_what_was_measured():
+    once = roofline.raised(CEILINGS, [cost(flops=5e11)], 0.5, "first")
+    twice = roofline.raised(once, [cost(flops=5e11)], 0.25, "second")
+    assert twice.raised["flops"] == {"measured": 5e14, "by": "second"}
 
-    assert roofline.copy_rate(Stopped(), "cpu", bytes_=1000) == pytest.approx(2000 / 0.01)
-    assert roofline.matmul_rate(Stopped(), "cpu", torch.float32, side=10) == pytest.approx(2000 / 0.01)
-    threads = torch.get_num_threads()
-    assert roofline.cpu_exponential_rate(Stopped()) == pytest.approx(2**16 * threads / 0.01)
+
+def test_what_is_unknown_is_not_raised():
+    unknown = replace(CEILINGS, exponentials_per_s=None)
+    assert roofline.raised(unknown, [cost(flops=1e15)], 1e-6, "mine") == unknown
+
+
+def test_the_best_of_two_measurements_keeps_its_route():
+    one = replace(CEILINGS, routes={"bytes": "copy", "flops": "product"})
+    other = replace(CEILINGS, copy_bytes_per_s=3e12, matmul_flops_per_s=1e14, routes={"bytes": "scaling"})
+    best = roofline.best_of(one, other)
+    assert (best.copy_bytes_per_s, best.matmul_flops_per_s) == (3e12, 5e14)
+    assert best.routes == {"bytes": "scaling", "flops": "product"}
+    assert roofline.best_of(replace(one, copy_bytes_per_s=None), other).copy_bytes_per_s == 3e12
 
 
 INTERPRETED = """
@@ -105,5 +127,6 @@ def test_the_kernel_computes_exponentials():
 def test_a_time_below_its_floor_casts_doubt_on_the_run():
     """Nothing is faster than the best rates, unless these were not measured at their best."""
     assert doubted([0.2, 1.0]) is None
+    assert doubted([1 + 1e-9]) is None  # the call that raised a ceiling, rounded
     said = doubted([0.2, 1.01, 13.0])
     assert str(said).startswith("2 cases took less time than the floor, by a factor of up to 13: ")

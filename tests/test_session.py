@@ -8,9 +8,11 @@ import pytest
 from halobench.attention.geometry import Geometry
 from halobench.attention.problem import Problem
 from halobench.cases.case import Case
+from halobench.machine.cgroup import Cgroup
 from halobench.measure.engine import Settings
 from halobench.measure.latency import LEAST, Effort
 from halobench.measure.session import Session
+from halobench.records import floors
 from halobench.records.schema import checked_row
 from tests import third_party
 
@@ -31,6 +33,7 @@ BACKENDS = {
     "segfaults": "    print('something\\nlow on ink')\n    ctypes.string_at(0)",
     "hangs": "    time.sleep(600)",
     "leaves": "    os._exit(3)",
+    "is_killed": "    os.kill(os.getpid(), 9)",
     "interrupts": "    raise KeyboardInterrupt",
     "wrong": f"    return {RIGHT} * 1.01",
     "nan": f"    output = {RIGHT}\n    output[0, 0, 0, 0, 0] = float('nan')\n    return output",
@@ -176,11 +179,12 @@ def test_a_hang_ends_at_the_timeout(session, monkeypatch):
 
 def test_environment(session):
     found = session.environment("float32")
-    assert set(found) == {"fingerprint", "ceilings", "measured_s"}
+    assert set(found) == {"fingerprint", "ceilings", "load", "measured_s"}
     assert found["measured_s"] > 0
-    row = measure(session, "good")
+    ceilings, (row,) = floors.settled(found["ceilings"], [measure(session, "good")])
     assert row["floor"]["share"] == pytest.approx(row["floor"]["ms"] / row["latency"]["median_ms"])
     assert row["floor"]["bound"] in {"bytes", "flops", "exponentials"}
+    assert all(ceilings["routes"][bound] for bound in ("bytes", "flops", "exponentials"))
 
 
 def test_without_times_every_case_is_only_checked():
@@ -204,3 +208,17 @@ def test_a_device_that_cannot_be_used():
         ),
     ):
         session.environment("float32")
+
+
+@pytest.mark.parametrize(("counts", "status"), [((4, 5), "OOM"), ((4, 4), "CRASHED"), ((None, None), "CRASHED")])
+def test_a_kill_is_out_of_memory_only_where_the_kernel_counts_one(session, monkeypatch, counts, status):
+    given = iter(counts)
+    monkeypatch.setattr(Cgroup, "killed", lambda _: next(given))
+    monkeypatch.setattr(Cgroup, "memory_limit", lambda _: 3 * 2**30)
+    row = session.measure(case("is_killed"))
+    said = {
+        "OOM": "memory ran out within the container's limit of 3.0 GiB",
+        "CRASHED": "the worker ended with signal 9",
+    }
+    assert row["status"] == status
+    assert row["reason"].startswith(said[status])

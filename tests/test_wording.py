@@ -7,11 +7,11 @@ import pytest
 
 import halobench
 from halobench import plot
-from halobench.machine.roofline import Ceilings
 from halobench.measure.journal import Journal, JournalError
 from halobench.profile.recording import Kernel, Recording
 from halobench.profile.show import compared
 from halobench.profile.verdict import verdict
+from halobench.records.roofline import Ceilings
 from halobench.report.__main__ import main as report
 from halobench.train import fashion
 from halobench.train.unusable import DataError

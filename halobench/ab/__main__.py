@@ -22,8 +22,8 @@ from halobench.wording import counted
 NAME = "halobench.ab"
 INTERRUPTED = 130
 INSTRUMENTS = (
-    "halobench/measure", "halobench/machine", "halobench/cases/workload.py", "halobench/train/step.py",
-    "halobench/train/workload.py", "suites",
+    "halobench/measure", "halobench/machine", "halobench/records/roofline.py", "halobench/cases/workload.py",
+    "halobench/train/step.py", "halobench/train/workload.py", "suites",
 )  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """All processes of a calibration, one after the other, planted and plain ones mixed; a killed one goes on."""
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any, Self
 
 from halobench.calibrate.planted import Delay
 from halobench.calibrate.process import READY, Plan
+from halobench.machine import cgroup
 
 LEVELS = (0.02, 0.05, 0.1)
 PLAIN = 0.0
@@ -82,7 +82,7 @@ def measure(path: Path, plan: Plan, order: list[float], said: Callable[[str], No
     if done.header["plan"] != json.loads(json.dumps(asdict(plan))) or done.header["order"] != order:
         raise CampaignError(f"{path} holds a calibration of another plan: give another file")
     path.write_text("".join(json.dumps(line) + "\n" for line in (done.header, *done.processes)), encoding="utf-8")
-    size = max(1, (os.cpu_count() or 1) // 2)
+    size = max(1, cgroup.workers() // 2)
     ahead: Batch | None = None
     with path.open("a", encoding="utf-8") as file, ExitStack() as stack:
         for start in range(len(done.processes), len(order), size):

@@ -22,7 +22,7 @@ NAME = "halobench.compare"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Exit status: 0 no regression, 1 regression, 2 unusable arguments or input."""
+    """Run the command. Exit status: 0 no regression, 1 regression, 2 unusable arguments or input, 3 inconclusive."""
     options = parser().parse_args(arguments)
     try:
         chosen = settings.load(Path("pyproject.toml")).with_threshold(options.threshold)
@@ -110,7 +110,8 @@ def parser() -> argparse.ArgumentParser:
     command = terminal.parser(
         NAME,
         "Compare two results files, or two folders of repeated runs, and say of every case whether it changed.\n"
-        "Exit status: 0 no regression, 1 regression, 2 unusable arguments or input.",
+        "Exit status: 0 no regression, 1 regression, 2 unusable arguments or input, 3 inconclusive:\n"
+        "a side was measured while something else was at work.",
         [
             "base.json head.json",
             "runs/base/ runs/head/ --threshold 2 --markdown comment.md",

@@ -113,7 +113,7 @@ def tabulated(path: Path, tool: str, cases: Iterator[Case], fingerprint: dict[st
         rows.append((path.name, name, status, reason, None, None))
         if samples:
             samples_ms[path.name, name] = samples
-    header = Header(path.name, tool, {}, fingerprint, {}, {}, when, complete=True)
+    header = Header(path.name, tool, {}, fingerprint, {}, {}, {}, when, complete=True)
     table = pd.DataFrame.from_records(rows, columns=list(COLUMNS))
     return Results(table, table.iloc[:0], {path.name: header}, samples_ms)
 

@@ -16,6 +16,7 @@ ORDER = (
     Verdict.FAILED,
     Verdict.SLOWER,
     Verdict.LARGER,
+    Verdict.DISTURBED,
     Verdict.AMBIGUOUS,
     Verdict.FASTER,
     Verdict.MISSING,
@@ -62,13 +63,24 @@ class Outcome:
         return [case for case in self.control if case.verdict in changed and case.advisory is None]
 
     @property
+    def disturbed(self) -> list[Judged]:
+        """The gated cases of which the times say nothing, because something else was at work."""
+        return [case for case in self.cases if case.verdict is Verdict.DISTURBED and case.advisory is None]
+
+    @property
     def status(self) -> Exit:
-        """The exit status. What does not depend on time is a regression whatever the control says."""
+        """The exit status.
+
+        What does not depend on time is a regression whatever the control says, and so is a case that nothing disturbed
+        whatever disturbed others.
+        """
         if any(case.exactly_regressed for case in self.cases):
             return Exit.REGRESSION
         if self.fired:
             return Exit.INCONCLUSIVE
-        return Exit.REGRESSION if any(case.regressed for case in self.cases) else Exit.FINE
+        if any(case.regressed for case in self.cases):
+            return Exit.REGRESSION
+        return Exit.INCONCLUSIVE if self.disturbed else Exit.FINE
 
     @property
     def sorted(self) -> list[Judged]:
@@ -89,9 +101,16 @@ class Outcome:
         opening = {
             Exit.FINE: "no regression",
             Exit.REGRESSION: counted(regressed, "regression"),
-            Exit.INCONCLUSIVE: f"inconclusive: the base differs from itself in {counted(len(self.fired), 'case')}",
+            Exit.INCONCLUSIVE: f"inconclusive: {self.unsettled}",
         }[self.status]
         return f"{opening} ({said})"
+
+    @property
+    def unsettled(self) -> str:
+        """Why times cannot be judged."""
+        if self.fired:
+            return f"the base differs from itself in {counted(len(self.fired), 'case')}"
+        return self.disturbed[0].reason if self.disturbed else "nothing"
 
     def document(self) -> dict[str, Any]:
         """All of it, for JSON."""

@@ -16,6 +16,7 @@ COLOURS = {
     Verdict.FAILED: "bold red",
     Verdict.SLOWER: "red",
     Verdict.LARGER: "red",
+    Verdict.DISTURBED: "bold yellow",
     Verdict.AMBIGUOUS: "yellow",
     Verdict.FASTER: "green",
     Verdict.MISSING: "magenta",

@@ -21,19 +21,26 @@ EXACT = ("peak_bytes", "executed_flops", "fvcore_flops", "torch_flops")
 class Repeated:
     """A case over the runs of one side, in their order. ``cycles`` is median time x SM clock, where it was read.
 
-    ``batch`` is the one that was measured: a network's may be smaller than what was asked for.
+    ``batch`` is the one that was measured: a network's may be smaller than what was asked for. ``disturbed`` has, for
+    each timed run that something else disturbed, what that was.
     """
 
     samples_ms: list[tuple[float, ...]] = field(default_factory=list)
     cycles: list[float] = field(default_factory=list)
     exact: dict[str, list[float]] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
+    disturbed: list[str] = field(default_factory=list)
     batch: float | None = None
 
     @property
     def medians_ms(self) -> list[float]:
         """The median of each run."""
         return [median(samples) for samples in self.samples_ms]
+
+    @property
+    def under_load(self) -> str | None:
+        """What disturbed it, if so many of its runs were disturbed that their median may be one of these."""
+        return self.disturbed[0] if self.disturbed and 2 * len(self.disturbed) >= len(self.samples_ms) else None
 
     def value(self, name: str) -> float | None:
         """An exact quantity: the median of the runs that know it."""
@@ -59,11 +66,21 @@ class Repeated:
             return
         self.batch = batch or self.batch
         self.samples_ms.append(samples)
+        if not pd.isna(row["disturbed"]) and row["disturbed"]:
+            self.disturbed.append(described_load(row))
         if not pd.isna(row["sm_mhz"]) and row["sm_mhz"] > 0:
             self.cycles.append(median(samples) * row["sm_mhz"] * 1e3)
         for name in EXACT:
             if not pd.isna(row.get(name)):  # networks have no FLOPs
                 self.exact.setdefault(name, []).append(row[name])
+
+
+def described_load(row: dict[str, Any]) -> str:
+    """Under what a row was measured, in words."""
+    average, cores = row["load_average"], row["load_cores"]
+    known = not pd.isna(average) and not pd.isna(cores)
+    load = f"load {average:.1f} on {cores:g} cores" if known else "an unknown load"
+    return load if pd.isna(row["disturbed_by"]) else f"{load} ({row['disturbed_by']})"
 
 
 @dataclass(frozen=True)

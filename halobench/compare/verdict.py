@@ -22,6 +22,7 @@ class Verdict(StrEnum):
     SLOWER = "SLOWER"
     LARGER = "LARGER"
     AMBIGUOUS = "AMBIGUOUS"
+    DISTURBED = "DISTURBED"
     NEW = "NEW"
     MISSING = "MISSING"
     FAILED = "FAILED"
@@ -78,7 +79,8 @@ def judge(base: Mapping[str, Repeated], head: Mapping[str, Repeated], settings: 
             timed.append(name)
         else:
             judged[name] = fate
-    judged |= {each.case: each for each in conclude(weigh(timed, base, head), settings)}
+    for each in conclude(weigh(timed, base, head), settings):
+        judged[each.case] = under_load(each, base[each.case], head[each.case])
     return [with_exact(judged[name], base.get(name), head.get(name), settings) for name in names]
 
 
@@ -108,6 +110,15 @@ def unsampled(name: str, base: Repeated, head: Repeated) -> Judged | None:
     before, after = (median(side.medians_ms) for side in (base, head))
     reason = f"{after / before - 1:+.1%} of one median a run: no raw samples, and fewer than {ENOUGH_RUNS} runs a side"
     return Judged(name, Verdict.AMBIGUOUS, reason, base_ms=before, head_ms=after)
+
+
+def under_load(judged: Judged, base: Repeated, head: Repeated) -> Judged:
+    """The verdict, unless something else was at work while a side was measured: its times say nothing of the code."""
+    for name, side in (("base", base), ("head", head)):
+        if side.under_load is not None:
+            reason = f"{name} was measured under {side.under_load}"
+            return replace(judged, verdict=Verdict.DISTURBED, reason=reason)
+    return judged
 
 
 def refitted(name: str, before: float | None, after: float | None) -> Judged | None:

@@ -98,7 +98,7 @@ def stage_shares(selection: Selection, rows: pd.DataFrame, what: str) -> Figure:
     width, height = max(6.5, 2.6 + 0.72 * len(names)), 2.2 + 0.27 * len(labels)
     title = f"HaloNet's stages, {what}: share of the floor"
     subtitle = "floor / median latency in %: 100 is what this machine's measured ceilings allow"
-    figure = canvas(width, height, title, subtitle, selection.footer(rows))
+    figure = canvas(width, height, title, subtitle, selection.footer(rows, shares=True))
     axes = figure.add_subplot()
     table = rows.pivot(index="label", columns="variant", values="percent")  # noqa: PD010 - as above
     table = table.reindex(index=labels, columns=names)

@@ -42,7 +42,7 @@ def roofline(selection: Selection, rows: pd.DataFrame, copy: float, matmul: floa
     subtitle = (
         "useful FLOPs over useful bytes: what the answer needs, not what a backend does. Large marks: reference point"
     )
-    figure = canvas(9, 5.8, title, subtitle, selection.footer(rows))
+    figure = canvas(9, 5.8, title, subtitle, selection.footer(rows, shares=True))
     axes = figure.add_subplot()
     ceilings(axes, rows, copy * 1e-12, matmul * 1e-12)
     reference = set(selection.reference["case"])

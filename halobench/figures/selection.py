@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from halobench.figures.style import Style, styles
+from halobench.records import doubt, floors
 from halobench.records.table import OK, Header, Results
 
 AXES = ("side", "block", "halo")
@@ -24,6 +25,7 @@ FAMILIES = {
     "timm_halo": "timm's HaloNet",
 }
 
+HASH = re.compile(r"[0-9a-f]{8,64}")
 Drawn = Iterator[tuple[str, Figure | str]]  # the name of a figure, and the figure or why there is none
 
 
@@ -47,8 +49,8 @@ class Selection:
         plain = re.sub(r"\((R|TM)\)", "", self.machine)
         return "-".join(re.findall(r"[a-z0-9]+", f"{plain} {self.dtype}".lower()))
 
-    def footer(self, rows: pd.DataFrame) -> str:
-        """What these rows were measured on, in a line."""
+    def footer(self, rows: pd.DataFrame, *, shares: bool = False) -> str:
+        """What these rows were measured on, in a line; where ``shares`` are shown, also what speaks against them."""
         used = set(rows["file"])
         headers = [header for header in self.headers if header.file in used]
         parts = (
@@ -57,8 +59,36 @@ class Selection:
             [commit_of(one) for one in headers],
             [f"tier {one.tier}" for one in headers],
             [f"{one.file}: the run did not finish" for one in headers if not one.complete],
+            [doubt.brief(self.shares) or ""] if shares else [],
+            [f"{count} measured under load"] if (count := int(rows["disturbed"].fillna(value=False).sum())) else [],
         )
-        return "  ·  ".join(part for several in parts for part in several_as_one(several))
+        return "  ·  ".join(part for several in parts for part in several_as_one(several) if part)
+
+    @property
+    def shares(self) -> list[float]:
+        """The shares of the floor that are known; networks have none."""
+        return list(self.table["floor_share"].dropna()) if "floor_share" in self.table else []
+
+    @property
+    def doubts(self) -> list[str]:
+        """What a reader must know, a sentence each: times below their floors, raised ceilings, disturbed times."""
+        beyond = doubt.doubted(self.shares)
+        raised = [note for header in self.headers if self.under(header) for note in floors.notes(header.ceilings)]
+        return [*([beyond] if beyond else []), *(dict.fromkeys(raised) if self.shares else []), *self.loads]
+
+    @property
+    def loads(self) -> list[str]:
+        """What else was at work, a sentence where anything was."""
+        count = int(self.table["disturbed"].fillna(value=False).sum())
+        if not count:
+            return []
+        of = int(self.table["median_ms"].notna().sum())
+        return [f"{count} of {of} times were measured while something else was at work: they are too long"]
+
+    def under(self, header: Header) -> bool:
+        """Whether the ceilings of a file are those of this machine and dtype."""
+        ceilings = header.ceilings
+        return header.machine(ceilings.get("device", "")) == self.machine and ceilings.get("dtype") == self.dtype
 
     def rows(self, suite: str, group: str | None = None, direction: str | None = None) -> pd.DataFrame:
         """The rows of a suite, of a group of it, in one direction."""
@@ -78,10 +108,8 @@ class Selection:
     def ceiling(self, name: str) -> float | None:
         """A measured ceiling of this machine at this dtype, from the newest file that has it."""
         for header in reversed(self.headers):
-            ceilings = header.ceilings
-            fitting = header.machine(ceilings.get("device", "")) == self.machine and ceilings.get("dtype") == self.dtype
-            if fitting and ceilings.get(name) is not None:
-                return float(ceilings[name])
+            if self.under(header) and header.ceilings.get(name) is not None:
+                return float(header.ceilings[name])
         return None
 
 
@@ -186,9 +214,14 @@ def held(rows: pd.DataFrame, but: tuple[str, ...] = ()) -> str:
 
 
 def commit_of(header: Header) -> str:
-    """The commit of a file, short."""
+    """The commit of a file, short, with what is not known of it; the version where there is no commit."""
     commit = header.commit
-    return f"commit {commit['id'][:7]}{'+dirty' if commit.get('dirty') else ''}" if commit.get("id") else "no commit"
+    if not commit.get("id"):
+        version = header.fingerprint.get("halobench")
+        return f"halobench {version}, commit unknown" if version else "commit unknown"
+    name = commit["id"][: 7 if HASH.fullmatch(commit["id"]) else 40]
+    doubts = ["declared"] * bool(commit.get("declared")) + ["dirty unknown"] * (commit.get("dirty") is None)
+    return f"commit {name}{'+dirty' if commit.get('dirty') else ''}" + (f" ({', '.join(doubts)})" if doubts else "")
 
 
 def several_as_one(parts: list[str]) -> list[str]:

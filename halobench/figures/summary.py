@@ -9,7 +9,6 @@ from halobench.figures.bars import with_speedup
 from halobench.figures.heat import latency
 from halobench.figures.scaling import in_order
 from halobench.figures.selection import Selection, held
-from halobench.records.doubt import doubted
 from halobench.records.table import DIRECTIONS, OK, Results
 
 
@@ -21,11 +20,11 @@ def write(results: Results, chosen: list[Selection], of_networks: list[Selection
     parts = ["# Summary"]
     for selection in chosen:
         parts += [f"## {selection.machine}, {selection.dtype}", selection.footer(selection.table)]
-        shares = selection.table["floor_share"].dropna()
-        parts += [doubt] if (doubt := doubted(shares)) else []
+        parts += [f"{doubt}." for doubt in selection.doubts]
         parts += [*reference(selection), *failures(selection)]
     for selection in of_networks:
         parts += [f"## Networks: {selection.machine}, {selection.dtype}", selection.footer(selection.table)]
+        parts += [f"{doubt}." for doubt in selection.doubts]
         rows = selection.table[selection.table["status"] == OK]
         parts += [*([markdown(*network_lines(rows))] if len(rows) else []), *failures(selection)]
     (output / "summary.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -44,9 +43,14 @@ def reference(selection: Selection) -> list[str]:
         found = [of[of["direction"] == direction] for direction in DIRECTIONS]
         both = [one.iloc[0] if len(one) else None for one in found]
         cells = [column(row) for column in (time, speedup, memory, share) for row in both]
-        notes = [f"{row['direction']}: {row['status']}" for row in both if row is not None and row["status"] != OK]
+        notes = [f"{row['direction']}: {standing(row)}" for row in both if row is not None and standing(row) != OK]
         lines.append([name, *cells, "; ".join(notes) or OK])
     return [f"### Reference point: {held(rows)}", markdown([*head, "status"], lines)]
+
+
+def standing(row: "pd.Series[Any]") -> str:
+    """A row's status, and what else was at work while it was measured."""
+    return f"{row['status']}, {row['disturbed_by']}" if pd.notna(row["disturbed_by"]) else str(row["status"])
 
 
 def network_lines(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:

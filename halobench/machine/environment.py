@@ -5,14 +5,15 @@ Results are published, so nothing in it names the owner of the machine.
 
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 
 import torch
 
 import halobench
+from halobench.attention import backends
+from halobench.machine import provenance
 from halobench.machine.nvml import Gpu
 
 PACKAGES = ("timm", "torchvision", "fvcore", "nvidia-ml-py", "pytest-benchmark", "halonet-pytorch")
@@ -29,8 +30,8 @@ def fingerprint(device: str) -> Mapping[str, object]:
         "cuda": torch.version.cuda,
         "triton": installed("triton"),
         "halobench": halobench.__version__,
-        "packages": {name: installed(name) for name in PACKAGES},
-        "commit": commit(Path.cwd()),
+        "packages": {**{name: installed(name) for name in PACKAGES}, **third_party()},
+        "commit": provenance.commit(),
     }
 
 
@@ -85,29 +86,15 @@ def cpu_fields(text: str) -> dict[str, list[str]]:
     return found
 
 
+def third_party() -> Mapping[str, str]:
+    """The versions of the packages that bring backends of other people."""
+    brought = [entry.dist for entry in entry_points(group=backends.ENTRY_POINTS)]
+    return {one.name: one.version for one in brought if one is not None}
+
+
 def installed(package: str) -> str | None:
     """The version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:
-        return None
-
-
-def commit(folder: Path) -> Mapping[str, object] | None:
-    """The git commit of a folder and whether its tracked files differ from it.
-
-    Where there is no history of the files, as in a container, the environment variable ``HALOBENCH_COMMIT`` names the
-    commit; it is believed, and whether files differ is unknown then.
-    """
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-
-    if named := os.environ.get("HALOBENCH_COMMIT"):
-        return {"id": named, "dirty": None}
-    try:
-        return {"id": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
         return None

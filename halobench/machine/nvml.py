@@ -77,6 +77,17 @@ class Gpu:
         found = self.read("nvmlDeviceGetComputeRunningProcesses")
         return None if found is None else [process.pid for process in found]
 
+    def used_by_others(self, own: int, since_us: int) -> float | None:
+        """The largest share of the SMs that one moment's other processes used since then (microseconds since 1970)."""
+        found = self.read("nvmlDeviceGetProcessUtilization", since_us)
+        if found is None:
+            return None
+        used: dict[int, int] = {}
+        for sample in found:
+            if sample.pid != own:
+                used[sample.timeStamp] = used.get(sample.timeStamp, 0) + sample.smUtil
+        return max(used.values(), default=0) / 100
+
     @property
     def power_limit_watts(self) -> float | None:
         """The enforced power limit."""

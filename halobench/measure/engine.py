@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
@@ -13,8 +13,8 @@ from halobench.cases import accuracy, cost, counters
 from halobench.cases.case import Case
 from halobench.cases.workload import Workload, bind
 from halobench.machine.clock import Burst, Clock
+from halobench.machine.load import Watch
 from halobench.machine.memory import available_bytes
-from halobench.machine.roofline import Ceilings, floor
 from halobench.measure import energy, latency, memory
 from halobench.measure.placement import Placement
 from halobench.measure.statistics import summarize
@@ -58,7 +58,7 @@ class Stopwatch:
         return self.seconds | {"harness": time.monotonic() - self.started - claimed}
 
 
-def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Settings) -> Fields:
+def measure(case: Case, clock: Clock, settings: Settings) -> Fields:
     """The measured fields of a case's row.
 
     Raises:
@@ -81,7 +81,7 @@ def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Setti
     with stopwatch.phase("warmup"):
         call()
         clock.synchronize()
-    with stopwatch.phase("measured"):
+    with stopwatch.phase("measured"), Watch(case.device) as watch:
         peak = memory.peak_bytes(call, case.device)
         samples = latency.sample(call, clock, settings.effort, Placement(backend, workload, call).move)
         middle = median(samples.device_ms)
@@ -91,10 +91,11 @@ def measure(case: Case, clock: Clock, ceilings: Ceilings | None, settings: Setti
         # What was taken to several places was captured in each.
         "latency": latency_fields(samples, replayed=samples.places > 1 and backend.capturable),
         "clock": clock_fields(samples),
+        "load": asdict(watch.load),
         "memory": {"peak_bytes": peak, "closed_form_bytes": needed},
         "energy_joules": joules,
         "cost": cost_fields(backend, case, workload),
-        "floor": floor_fields(backend, case, ceilings, middle),
+        "floor": {"passes": passes_fields(backend, case)},
         "accuracy": checked,
         "seconds": stopwatch.total(),
     }
@@ -160,10 +161,7 @@ def cost_fields(backend: Backend, case: Case, workload: Workload) -> Fields:
     return fields
 
 
-def floor_fields(backend: Backend, case: Case, ceilings: Ceilings | None, median_ms: float) -> Fields:
-    """The floor of the case under the measured ceilings, and the measured time as a share of it."""
+def passes_fields(backend: Backend, case: Case) -> list[Fields] | None:
+    """The useful work of each pass, for the floor: which ceilings it stands under is known when the run has ended."""
     passes = cost.passes(backend, case.task, case.direction)
-    least = floor(passes, ceilings) if passes and ceilings else None
-    if least is None:
-        return {"ms": None, "share": None, "bound": None}
-    return {"ms": least.ms, "share": least.ms / median_ms, "bound": least.bound}
+    return None if passes is None else [asdict(each) for each in passes]

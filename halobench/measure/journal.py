@@ -197,7 +197,7 @@ def rows_of(results: Path) -> dict[str, Fields]:
 
 
 def differences(old: Fields, new: Fields, prefix: str = "") -> set[str]:
-    """The dotted names of the fields in which two headers differ; ceilings are measured anew and may."""
+    """The dotted names of the fields in which two headers differ; ceilings and load are measured anew and may."""
     found: set[str] = set()
     for key in old.keys() | new.keys():
         name = f"{prefix}{key}"
@@ -206,4 +206,4 @@ def differences(old: Fields, new: Fields, prefix: str = "") -> set[str]:
             found |= differences(before, after, f"{name}.")
         elif before != after:
             found.add(name)
-    return {name for name in found if not name.startswith("ceilings")}
+    return {name for name in found if name.partition(".")[0] not in ("ceilings", "load")}

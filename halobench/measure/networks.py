@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from halobench.attention.problem import Direction, Unsupported
 from halobench.cases.network import Network, NetworkCase
 from halobench.machine.clock import Burst, Clock
+from halobench.machine.load import Watch
 from halobench.measure import conformance, energy, graphs, memory, steps
 from halobench.measure.engine import Incorrect, Settings, Stopwatch, clock_fields, latency_fields
 from halobench.measure.statistics import summarize
@@ -171,7 +172,7 @@ def at_batch(
             own = rivals.prepare(network, case.direction, case.device, clock)
         else:
             own = Contestant.prepare(network, case.direction, case.device, clock)
-    with stopwatch.phase("measured"):
+    with stopwatch.phase("measured"), Watch(case.device) as watch:
         calls = [own.call] if rival is None else [own.call, rival.call]
         single = case.direction == "forward" and batch == 1
         samples, *others = steps.alternate(calls, clock, settings.effort, single=single)
@@ -181,6 +182,7 @@ def at_batch(
         "samples_ms": samples.device_ms,
         "latency": latency_fields(samples, replayed=own.replayed),
         "clock": clock_fields(samples),
+        "load": asdict(watch.load),
         "memory": {
             "peak_bytes": None if own.peak_bytes is None else own.peak_bytes + own.resident_bytes,
             "resident_bytes": own.resident_bytes,

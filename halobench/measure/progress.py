@@ -47,6 +47,10 @@ class Progress:
             soft_wrap=True,
         )
 
+    def say(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def stop(self) -> None:
         """Leave the terminal as it was."""
         if self.bar is not None:

@@ -7,7 +7,7 @@ Measure, then replay: the engine takes its samples by its own rules; a clock tha
 import json
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from halobench.cases.network import AnyCase
 from halobench.cases.options import TIERS, Options
+from halobench.machine.load import Load
 from halobench.measure import refusal
 from halobench.measure.engine import Settings
 from halobench.measure.journal import Journal, JournalError
 from halobench.measure.latency import effort_for
 from halobench.measure.progress import Progress, standing
 from halobench.measure.run import Run
-from halobench.records.doubt import doubted
+from halobench.records import floors
 from halobench.wording import counted
 
 OPTIONS = pytest.StashKey[Options]()
@@ -150,9 +151,23 @@ def the_run(config: pytest.Config) -> Run:
         )
         try:
             config.stash[RUN] = Run(settings, options, journal_of(config) if settings.timed else None)
+            warn(config, config.stash[RUN].before)
         except (JournalError, RuntimeError) as error:
             pytest.exit(str(error), returncode=2)
     return config.stash[RUN]
+
+
+def warn(config: pytest.Config, before: Load) -> None:
+    """Say at once, past pytest's capture, that the machine is busy before anything is measured."""
+    if not before.disturbed:
+        return
+    said = f"this machine is busy, times will be too long: {before.said}"
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with nullcontext() if capture is None else capture.global_and_fixture_disabled():
+        if PROGRESS in config.stash:
+            config.stash[PROGRESS].say(said)
+        else:
+            config.pluginmanager.getplugin("terminalreporter").write_line(said, yellow=True)
 
 
 def restore(results: Path, before: bytes | None) -> None:
@@ -277,8 +292,8 @@ class Display:
         )
         for line in standing(run.rows):
             terminalreporter.write_line(line)
-        if doubt := doubted(row["floor"]["share"] for row in run.rows if row.get("floor")):
-            terminalreporter.write_line(doubt, yellow=True)
+        for note in [*floors.notes(run.header["ceilings"]), *run.disturbances]:
+            terminalreporter.write_line(note, yellow=True)
         if not self.finished:
             terminalreporter.write_line("not all cases were measured: the same command with --resume goes on")
         terminalreporter.write_line(self.whereabouts(run))
@@ -298,8 +313,22 @@ class Display:
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Put what holds for the whole run, and the rows without a time, into the results file."""
     if RUN in config.stash:
-        output_json["halobench"] = config.stash[RUN].section()
+        run = config.stash[RUN]
+        output_json["halobench"] = run.section()
+        settled = {row["case"]: row for row in run.rows}
+        for one in output_json["benchmarks"]:
+            if (row := one["extra_info"].get("halobench")) is not None:
+                row["floor"] = settled[row["case"]].get("floor")
         config.stash[WRITTEN] = True
+
+
+def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict[str, Any]) -> None:
+    """Name the commit of the code that was measured, where pytest-benchmark looks at the current folder."""
+    if RUN in config.stash:
+        unknown = {"id": None, "dirty": None, "declared": None}
+        measured_code = config.stash[RUN].header["fingerprint"]["commit"] or unknown
+        commit_info.clear()
+        commit_info.update(measured_code, project="halobench")
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:

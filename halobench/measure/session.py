@@ -1,6 +1,7 @@
 """A run: cases go to a worker process, rows come back; a worker that hangs or dies becomes a row and is replaced."""
 
 import multiprocessing
+import signal
 import tempfile
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from halobench.cases.network import AnyCase
-from halobench.machine.roofline import Ceilings
+from halobench.machine.cgroup import Cgroup
 from halobench.measure.engine import Settings
 from halobench.measure.worker import serve
 
@@ -29,7 +30,6 @@ class Session:
         self.settings = settings
         self.timeout_s = timeout_s
         self.target = target
-        self.ceilings: Ceilings | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="halobench-")
         self._log = Path(self._folder.name) / "worker.log"
         self._log_start = 0  # bytes of the log that earlier requests wrote
@@ -56,13 +56,11 @@ class Session:
         reply = self.request("environment", dtype)
         if "status" in reply:
             raise RuntimeError(f"the device {self.settings.device!r} cannot be used: {reply['reason']}")
-        if reply["ceilings"] is not None:
-            self.ceilings = Ceilings(**reply["ceilings"])
         return reply
 
     def measure(self, case: AnyCase) -> Fields:
         """The row of a case: its own columns, and what the worker measured or why it could not."""
-        measured = self.request("case", case, self.ceilings, timeout_s=self.timeout_s * case.patience)
+        measured = self.request("case", case, timeout_s=self.timeout_s * case.patience)
         return {**case.row(), **measured}
 
     @property
@@ -95,6 +93,7 @@ class Session:
         assert self._pipe is not None
         assert self._process is not None
         self._log_start = self._log.stat().st_size
+        killed = Cgroup().killed()
         try:
             self._pipe.send(request)
             if self._pipe.poll(timeout_s):
@@ -105,8 +104,10 @@ class Session:
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._process.join()
             code = self._process.exitcode or 0
-            end = f"signal {-code}" if code < 0 else f"exit status {code}"
             self._process = self._pipe = None
+            if code == -signal.SIGKILL and (reason := out_of_memory(killed)):
+                return {"status": "OOM", "reason": reason}
+            end = f"signal {-code}" if code < 0 else f"exit status {code}"
             return {"status": "CRASHED", "reason": f"the worker ended with {end}{self._last_words()}"}
         self._process.kill()
         self._process.join()
@@ -126,3 +127,13 @@ class Session:
         said = self._log.read_bytes()[self._log_start :].decode(errors="replace")
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         return f": {lines[-1][:300]}" if lines else ""
+
+
+def out_of_memory(before: int | None) -> str | None:
+    """Why the kernel killed the worker, if it has killed more for want of memory than ``before``."""
+    group = Cgroup()
+    after, limit = group.killed(), group.memory_limit()
+    if before is None or after is None or after <= before:
+        return None
+    within = "" if limit is None else f" within the container's limit of {limit / 2**30:.1f} GiB"
+    return f"memory ran out{within}: the kernel killed the worker"

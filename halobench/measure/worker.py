@@ -22,27 +22,28 @@ import torch
 from halobench.attention import backends
 from halobench.attention.problem import Unsupported
 from halobench.cases.network import AnyCase, NetworkCase
-from halobench.machine import roofline
+from halobench.machine import ceilings, cgroup, load
 from halobench.machine.clock import Clock, clock_for
 from halobench.machine.environment import fingerprint
-from halobench.machine.roofline import Ceilings
 from halobench.measure import engine, graphs, networks
 from halobench.measure.engine import Incorrect, Settings
 from halobench.measure.graphs import Uncapturable
 from halobench.measure.memory import out_of_memory, release
 
 Reply = dict[str, Any]
+BEFORE_S = 0.3  # for which the machine is watched before anything is measured
 LEAK_BYTES = 2**30  # more than caches of compilers and of the oracle, less than what the next case would miss
 
 
 def serve(pipe: Connection, settings: Settings, log: Path) -> None:
-    """Answer requests until the pipe closes: ``("environment", dtype)`` or ``("case", case, ceilings)``."""
+    """Answer requests until the pipe closes: ``("environment", dtype)`` or ``("case", case)``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the pipe
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     redirect_output(log)
     warnings.simplefilter("ignore")
     # float32 means float32: convolutions use TF32 by default, attention does not.
     torch.backends.cudnn.allow_tf32 = False
+    limit_threads()
     graphs.adopt(settings.device)
     clock = clock_for(settings.device, hot=settings.hot)
     rivals = networks.Rivals()
@@ -56,12 +57,14 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
             return
         if request[0] == "environment":
             started = time.monotonic()
-            ceilings = asdict(roofline.measure(settings.device, request[1])) if settings.timed else None
+            before = asdict(load.watch(settings.device, BEFORE_S))
+            best = asdict(ceilings.measure(settings.device, request[1])) if settings.timed else None
             measured_s = time.monotonic() - started
-            reply: Reply = {"fingerprint": fingerprint(settings.device), "ceilings": ceilings, "measured_s": measured_s}
+            reply: Reply = {"fingerprint": fingerprint(settings.device), "ceilings": best, "load": before}
+            reply["measured_s"] = measured_s
             pipe.send((reply, False))
             continue
-        _, case, ceilings = request
+        _, case = request
         if case.scope != scope:
             scope = case.scope
             rivals.clear()
@@ -71,7 +74,7 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
             release()
         stuck = False
         try:
-            reply = answer(case, clock, ceilings, settings, rivals)
+            reply = answer(case, clock, settings, rivals)
         except Uncapturable as error:
             reply, stuck = {"status": "CRASHED", "reason": str(error)}, True
         compiled = compiled or case.compiles or compiles(case.backend)
@@ -83,6 +86,15 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
         pipe.send((reply, last))
         if last:
             return
+
+
+def limit_threads() -> None:
+    """Use no more threads than the container's quota has processors, unless the user has said how many.
+
+    PyTorch knows the processors that a process may be put on, and no quota; threads beyond it would be throttled.
+    """
+    if not any(name in os.environ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")):
+        torch.set_num_threads(min(torch.get_num_threads(), cgroup.workers()))
 
 
 def end_with(parent: int) -> None:
@@ -100,9 +112,7 @@ def compiles(name: str) -> bool:
         return False
 
 
-def answer(
-    case: AnyCase, clock: Clock, ceilings: Ceilings | None, settings: Settings, rivals: networks.Rivals
-) -> Reply:
+def answer(case: AnyCase, clock: Clock, settings: Settings, rivals: networks.Rivals) -> Reply:
     """The measured fields of a case's row with its status and, where it failed, the reason.
 
     Raises:
@@ -115,7 +125,7 @@ def answer(
             **(
                 networks.measure(case, clock, settings, rivals)
                 if isinstance(case, NetworkCase)
-                else engine.measure(case, clock, ceilings, settings)
+                else engine.measure(case, clock, settings)
             ),
         }
     except Uncapturable:

@@ -13,7 +13,7 @@ TABLES: dict[str, Mapping[str, Field] | Mapping[str, Column]] = {
     "of-the-file": columns.OF_THE_FILE,
     "rows": FIELDS,
     "networks": OWN,
-    "summed-up": columns.SUMMED_UP,
+    "summed-up": columns.DOUBT | columns.SUMMED_UP,
     "beside": columns.BESIDE,
     "section": columns.SECTION,
     "curves": columns.CURVES,

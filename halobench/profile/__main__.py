@@ -15,12 +15,13 @@ from halobench import terminal
 from halobench.attention.geometry import Border, Geometry
 from halobench.attention.problem import Direction, Problem, Unsupported
 from halobench.cases.options import DTYPES
-from halobench.machine import roofline
-from halobench.machine.roofline import Ceilings
+from halobench.machine import ceilings
 from halobench.profile import show
 from halobench.profile.recording import Recording, record, synchronize
 from halobench.profile.subject import Subject, subject
 from halobench.profile.verdict import verdict
+from halobench.records import roofline
+from halobench.records.roofline import Ceilings
 
 NAME = "halobench.profile"
 CALLS = 5
@@ -38,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.nvtx:
                 ranges(subjects)
                 return 0
-            ceilings = roofline.measure(options.device, options.dtype)
-            recordings = [profiled(one, options, ceilings) for one in subjects]
+            best = ceilings.measure(options.device, options.dtype)
+            recordings = [profiled(one, options, best) for one in subjects]
     except ModuleNotFoundError as error:
         return terminal.refuse(NAME, f"needs the package {error.name}, which is not installed")
     except OSError as error:

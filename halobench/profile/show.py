@@ -9,8 +9,8 @@ from rich.console import Group
 from rich.text import Text
 
 from halobench import terminal
-from halobench.machine.roofline import Ceilings
 from halobench.profile.recording import Kernel, Recording
+from halobench.records.roofline import Ceilings
 from halobench.wording import counted, times_as
 
 ROWS = 25

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from halobench.cases.cost import Cost
-from halobench.machine.roofline import Ceilings
 from halobench.profile.recording import Recording
+from halobench.records.roofline import Ceilings
 from halobench.wording import counted, times_as
 
 IDLE = 0.5

@@ -23,7 +23,17 @@ OF_THE_FILE = {
     "torch": Column("version of PyTorch", null="the file does not say"),
     "commit": Column("commit of the code that was measured", null="it was measured outside of a repository"),
     "dirty": Column("whether tracked files differed from that commit", null="the commit is not known"),
+    "declared": Column(
+        "whether the commit is one that the measuring program was told, not one that a repository showed",
+        null="the file does not say",
+    ),
     "tier": Column("how much was measured: smoke, default, full"),
+}
+DOUBT = {  # of rows about operators and layers, which have floors
+    "floor_doubted": Column(
+        "whether a time of the same file is below its floor: then all its shares are too high",
+        null="the row has no share",
+    ),
 }
 SUMMED_UP = {
     "groups": Column("the axes and figures that the case belongs to, separated by spaces", null="it belongs to none"),
@@ -34,6 +44,9 @@ BESIDE = {  # what tables do not take up: paths in a row, beside those of fields
     "latency.places": Column("places of memory that the samples were taken in", null="the case has no time"),
     "latency.exposed": Column("as in the rows about operators; of a network, all its samples", null="as there"),
     "latency.replayed": Column("whether the samples are replays of a CUDA graph", null="the case has no time"),
+    "floor.passes": Column(
+        "useful bytes, FLOPs and exponentials of each pass, which the floor is made from", null="the case has no time"
+    ),
     "clock.reasons": Column("NVML's reasons for throttling, all that were seen", null="the case has no time"),
     "accuracy.errors": Column("error of each output and gradient against the oracle", null="it was not checked"),
     "accuracy.budgets": Column("the error that each may have", null="it was not checked"),
@@ -55,9 +68,13 @@ SECTION = {  # of the whole run: paths below `halobench`
     "fingerprint": Column("machine, software and commit", null="what could not be found out"),
     "ceilings.device": Column("where the ceilings were measured"),
     "ceilings.dtype": Column("of which matrix products"),
-    "ceilings.copy_bytes_per_s": Column("rate of a large copy, read and written bytes", "bytes/s", "only checked"),
-    "ceilings.matmul_flops_per_s": Column("rate of a large matrix product", "FLOP/s", "only checked"),
-    "ceilings.exponentials_per_s": Column("rate of exponentials", "1/s", "no Triton on a GPU, or only checked"),
+    "ceilings.copy_bytes_per_s": Column("best rate of bytes read and written", "bytes/s", "only checked"),
+    "ceilings.matmul_flops_per_s": Column("best rate of matrix products or convolutions", "FLOP/s", "only checked"),
+    "ceilings.exponentials_per_s": Column("best rate of exponentials", "1/s", "no Triton on a GPU, or only checked"),
+    "ceilings.routes": Column("by which call, of which size, each ceiling was reached", null="an older file"),
+    "ceilings.raised": Column(
+        "which case raised a ceiling (by), and what had been measured before", null="an older file"
+    ),
     "failures": Column("the rows without a time; those with one stand in `benchmarks`"),
     "harness.wall_s": Column("wall time of the run", "s"),
     "harness.measured_s": Column("in which ceilings and calls were measured", "s"),
@@ -76,7 +93,9 @@ WHAT_RAN = {
 WHERE_IT_RAN = {
     "machine": Column("name of the chip"),
     "torch": Column("version of PyTorch"),
-    "commit": Column("commit of the code", null="it ran outside of a repository"),
+    "halobench": Column("version of halobench"),
+    "commit": Column("commit of the code, and whether it was only declared; or unknown"),
+    "dirty": Column("whether tracked files differed from that commit: true, false, or unknown"),
 }
 CURVES = {
     **WHAT_RAN,

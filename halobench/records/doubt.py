@@ -4,10 +4,20 @@ from collections.abc import Iterable
 
 from halobench.wording import counted
 
+CERTAIN = 1 + 1e-6  # the call that raised a ceiling takes its floor, up to rounding
+
+
+def brief(shares: Iterable[float]) -> str | None:
+    """The same for the foot of a figure."""
+    beyond = [share for share in shares if share > CERTAIN]
+    if not beyond:
+        return None
+    return f"shares too high: {counted(len(beyond), 'case')} below the floor, by up to {max(beyond):.3g}"
+
 
 def doubted(shares: Iterable[float]) -> str | None:
     """What to say of a run in which some calls were faster than their floors, by the shares of all."""
-    beyond = [share for share in shares if share > 1]
+    beyond = [share for share in shares if share > CERTAIN]
     if not beyond:
         return None
     return (

@@ -8,6 +8,7 @@ from typing import Literal
 
 Kind = Literal["text", "flag", "count", "number", "positive"]
 UNTIMED = "the case has no time: its status says why, or the run only checked (--benchmark-disable)"
+NO_LOAD = "no time, an older file, or the system does not say"
 NO_NVML = "NVML gave nothing, or the case ran on a CPU"
 
 
@@ -44,6 +45,11 @@ def of_cost(name: str, meaning: str, unit: str, null: str, made: str = "halobenc
 def of_clock(name: str, kind: Kind, meaning: str, unit: str = "") -> Field:
     """A column of what NVML said while the call was sampled."""
     return Field(f"clock.{name}", kind, meaning, unit, "halobench.machine.nvml", NO_NVML)
+
+
+def of_load(name: str, kind: Kind, meaning: str, unit: str = "", null: str = "") -> Field:
+    """A column of who else was at work while the call was measured."""
+    return Field(f"load.{name}", kind, meaning, unit, "halobench.machine.load", null or NO_LOAD)
 
 
 def of_seconds(name: str, meaning: str) -> Field:
@@ -116,11 +122,11 @@ FIELDS = {
     "executed_exponentials": of_cost("executed_exponentials", "those of the backend", "", UNKNOWN_COST),
     "floor_ms": Field(
         "floor.ms", "number", "least time for the useful work at the best rates measured in the run", "ms",
-        "halobench.machine.roofline", NO_FLOOR,
+        "halobench.records.roofline", NO_FLOOR,
     ),
-    "floor_share": Field("floor.share", "number", "floor over median", "", "halobench.measure.engine", NO_FLOOR),
+    "floor_share": Field("floor.share", "number", "floor over median", "", "halobench.records.floors", NO_FLOOR),
     "bound": Field(
-        "floor.bound", "text", "what bounds the floor's longest pass", "", "halobench.machine.roofline", NO_FLOOR
+        "floor.bound", "text", "what bounds the floor's longest pass", "", "halobench.records.roofline", NO_FLOOR
     ),
     "energy_joules": Field(
         "energy_joules", "number", "energy of the whole GPU for a call", "J", "halobench.measure.energy",
@@ -128,14 +134,25 @@ FIELDS = {
     ),
     "sm_mhz": of_clock("sm_mhz", "number", "clock of the multiprocessors", "MHz"),
     "throttled": of_clock("throttled", "flag", "whether the GPU held its clock down, in a second attempt too"),
+    "load_average": of_load("average", "number", "load average of the last minute, the measurement included"),
+    "load_cores": of_load("cores", "number", "processors that the process may use", "cores"),
+    "others_cores": of_load("others_cores", "number", "what other processes used of them", "cores"),
+    "stolen_cores": of_load("stolen_cores", "number", "what the host gave to other guests", "cores"),
+    "throttled_cores": of_load("throttled_cores", "number", "what a container's quota held back", "cores"),
+    "cpu_mhz": of_load("cpu_mhz", "number", "clock of the processors", "MHz"),
+    "gpu_processes": of_load("gpu_processes", "count", "other processes on the GPU", "", NO_NVML),
+    "gpu_share": of_load("gpu_share", "number", "what others used of the GPU", "", NO_NVML),
+    "disturbed": of_load("disturbed", "flag", "whether others had so much that the time says little"),
+    "disturbed_by": of_load("by", "text", "who disturbed it", "", "nobody did, or as disturbed"),
     "warmup_s": of_seconds("warmup", "loading, compiling and first calls of the backend"),
     "measured_s": of_seconds("measured", "its calls while memory, time and energy were measured"),
     "harness_s": of_seconds("harness", "everything else: inputs, the check, statistics"),
 }  # fmt: skip
 SHARED = (
     "suite", "case", "backend", "direction", "label", "device", "status", "reason", "median_ms", "low_ms", "high_ms",
-    "host_ms", "noise", "outliers", "peak_bytes", "energy_joules", "sm_mhz", "throttled", "warmup_s", "measured_s",
-    "harness_s",
+    "host_ms", "noise", "outliers", "peak_bytes", "energy_joules", "sm_mhz", "throttled", "load_average", "load_cores",
+    "others_cores", "stolen_cores", "throttled_cores", "cpu_mhz", "gpu_processes", "gpu_share", "disturbed",
+    "disturbed_by", "warmup_s", "measured_s", "harness_s",
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ Any leaf may be null, which means unknown; what is there must be possible, in th
 
 from typing import Any
 
-from halobench.records.columns import OF_THE_FILE, SUMMED_UP
+from halobench.records.columns import DOUBT, OF_THE_FILE, SUMMED_UP
 from halobench.records.fields import FIELDS, NETWORK_FIELDS, Field, Kind
 
 SCHEMA_VERSION = 1
@@ -22,8 +22,8 @@ class ResultsError(ValueError):
     """A results file that cannot be used; the message is one line that names the file and what is wrong."""
 
 
-# The columns of the tables: those of the whole file, those of a row, and two that sum up a list of the row.
-COLUMNS = (*OF_THE_FILE, *FIELDS, *SUMMED_UP)
+# The columns of the tables: those of the whole file, those of a row, and what is summed up of a row or of all.
+COLUMNS = (*OF_THE_FILE, *FIELDS, *DOUBT, *SUMMED_UP)
 NETWORK_COLUMNS = (*OF_THE_FILE, *NETWORK_FIELDS, *SUMMED_UP)
 EXPECTED = {
     "text": "text",

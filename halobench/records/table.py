@@ -14,6 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from halobench.records import floors
+from halobench.records.doubt import doubted
 from halobench.records.fields import FIELDS, NETWORK_FIELDS, Field
 from halobench.records.schema import (
     COLUMNS,
@@ -52,6 +54,7 @@ __all__ = [
 
 SUFFIXES = (".json", ".jsonl")
 # Control characters in names and reasons would reach terminals and fonts; JSON has them as escapes only.
+FLAG = Field("", "flag", "", null="the row has no share")
 CONTROL, REPLACED = re.compile(rb"\\u00(?:[01][0-9A-Fa-f]|7[Ff])"), rb"\\ufffd"
 
 
@@ -65,6 +68,7 @@ class Header:
     fingerprint: Json
     ceilings: Json
     harness: Json
+    load: Json
     datetime: str | None
     complete: bool
 
@@ -80,7 +84,7 @@ class Header:
 
     @property
     def commit(self) -> Json:
-        """The commit measured, ``{"id", "dirty"}``; empty where unknown."""
+        """The commit of the measured code, ``{"id", "dirty", "declared"}``; empty where unknown."""
         return self.fingerprint.get("commit") or {}
 
 
@@ -224,7 +228,9 @@ def journal(content: bytes) -> Document:
             raise ResultsError(f"line {index}: {error}") from None
         samples = row.get("samples_ms") if isinstance(row, dict) else None
         rows.append((row, None if samples is None else listed(samples, f"line {index}: samples_ms")))
-    return Document(first["halobench"], rows, first.get("datetime"))
+    ceilings, settled = floors.settled(first["halobench"].get("ceilings"), [row for row, _ in rows])
+    rows = [(row, samples) for row, (_, samples) in zip(settled, rows, strict=True)]
+    return Document({**first["halobench"], "ceilings": ceilings}, rows, first.get("datetime"))
 
 
 def parse(content: bytes) -> Any:
@@ -250,12 +256,17 @@ def checked_header(file: str, document: Document) -> Header:
         raise ResultsError(f"halobench.tier must be text, got {shown(tier)}")
     parts = {
         name: section(content.get(name), f"halobench.{name}")
-        for name in ("options", "fingerprint", "ceilings", "harness")
+        for name in ("options", "fingerprint", "ceilings", "harness", "load")
     }
     names = (("gpu", "name"), ("cpu", "model"), ("commit", "id"))
     for name, leaf in names:
         text(section(parts["fingerprint"].get(name), f"halobench.fingerprint.{name}").get(leaf), f"{name}.{leaf}")
-    text(parts["fingerprint"].get("torch"), "halobench.fingerprint.torch")
+    for name in ("torch", "halobench"):
+        text(parts["fingerprint"].get(name), f"halobench.fingerprint.{name}")
+    for name in ("dirty", "declared"):
+        flag = section(parts["fingerprint"].get("commit"), "halobench.fingerprint.commit").get(name)
+        if flag is not None and not fits(flag, "flag"):
+            raise ResultsError(f"commit.{name} must be {EXPECTED['flag']}, got {shown(flag)}")
     text(document.datetime, "datetime")
     for name in ("copy_bytes_per_s", "matmul_flops_per_s", "exponentials_per_s"):
         value = parts["ceilings"].get(name)
@@ -291,8 +302,11 @@ def tabulate(header: Header, rows: list[tuple[Any, list[Any] | None]]) -> Result
         records[about_network(row)].append(
             {**described(header, columns["device"]), **columns, "samples": len(samples) if samples else None}
         )
+    beaten = doubted(row["floor_share"] for row in records[False] if row["floor_share"] is not None) is not None
+    for row in records[False]:
+        row["floor_doubted"] = None if row["floor_share"] is None else beaten
     return Results(
-        typed(pd.DataFrame.from_records(records[False], columns=list(COLUMNS)), FIELDS),
+        typed(pd.DataFrame.from_records(records[False], columns=list(COLUMNS)), FIELDS | {"floor_doubted": FLAG}),
         typed(pd.DataFrame.from_records(records[True], columns=list(NETWORK_COLUMNS)), NETWORK_FIELDS),
         {header.file: header},
         samples_ms,
@@ -308,6 +322,7 @@ def described(header: Header, device: str) -> Json:
         "torch": header.torch,
         "commit": commit.get("id"),
         "dirty": commit.get("dirty"),
+        "declared": commit.get("declared"),
         "tier": header.tier,
     }
 
@@ -319,4 +334,4 @@ def typed(table: pd.DataFrame, fields: dict[str, Field]) -> pd.DataFrame:
         name: ("int64" if field.required else "float64") if field.kind == "count" else kinds[field.kind]
         for name, field in fields.items()
     }
-    return table.astype({**types, "dirty": "boolean", "samples": "float64"})
+    return table.astype({**types, "dirty": "boolean", "declared": "boolean", "samples": "float64"})

@@ -46,7 +46,8 @@ def of_reference(one: Selection) -> Headline:
     for name, of in rows.groupby("variant", sort=True):
         both = [next((row for _, row in of[of["direction"] == way].iterrows()), None) for way in DIRECTIONS]
         lines.append([str(name), *(column(row) for column in (time, speedup, memory, share) for row in both)])
-    return Headline(fastest(rows), Plain(f"{one.machine}, {one.dtype}: {held(rows)}", head, lines), FLOOR)
+    note = " ".join([FLOOR, *(f"{doubt}." for doubt in one.doubts)])
+    return Headline(fastest(rows), Plain(f"{one.machine}, {one.dtype}: {held(rows)}", head, lines), note)
 
 
 def fastest(rows: pd.DataFrame) -> str:

@@ -4,6 +4,7 @@ import vl_convert
 from altair import SCHEMA_VERSION
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from halobench.figures.selection import network_selections, selections
 from halobench.records.table import OK, Results
 from halobench.report import charts, headline, network_charts, runs, tables
 from halobench.report.points import every, points
@@ -13,6 +14,8 @@ from halobench.wording import counted
 def page(results: Results) -> str:
     """The HTML of the report. Names from results files stand in it as text or as JSON, escaped for where they stand."""
     rows, newest = every(results), points(results)
+    all_of = [*selections(results), *network_selections(results)]
+    of_operators = list(charts.draw(results, newest))
     environment = Environment(loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("page.html.jinja").render(
         files=sorted(results.headers),
@@ -20,7 +23,9 @@ def page(results: Results) -> str:
         measured=counted(int((rows["status"] == OK).sum()), "case"),
         failed=int((rows["status"] != OK).sum()),
         headlines=headline.headlines(results),
-        figures=[*runs.draw(results, rows), *charts.draw(results, newest), *network_charts.draw(newest)],
+        figures=[*runs.draw(results, rows), *of_operators, *network_charts.draw(newest)],
+        doubts=[f"{one.machine}, {one.dtype}: {doubt}." for one in all_of for doubt in one.doubts],
+        with_shares=[figure.name for figure in of_operators],
         failures=tables.failures(newest),
         environments=tables.environments(results),
         cases=tables.cases(rows),

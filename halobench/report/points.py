@@ -63,6 +63,7 @@ def converted(table: pd.DataFrame, results: Results) -> pd.DataFrame:
         intensity=table["useful_flops"] / table["useful_bytes"].where(table["useful_bytes"] > 0),
         interval=intervals(table, "low_ms", "high_ms", " ms"),
         environment=table["file"].map(described),
+        commit=table["file"].map({file: commit_of(header) for file, header in results.headers.items()}),
     )
 
 

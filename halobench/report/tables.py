@@ -32,6 +32,7 @@ CASES = {
     "host_ms": "host ms",
     "peak_mib": "peak MiB",
     "floor_percent": "floor %",
+    "floor_doubted": "floor doubted",
     "energy_joules": "joules",
     "images_per_s": "images/s",
     "rival": "rival",
@@ -57,7 +58,7 @@ class Plain:
 def cases(rows: pd.DataFrame) -> str:
     """All rows as a table that sorts, searches and filters by column. The text in it is escaped by itables."""
     shown = rows[[name for name in CASES if rows[name].notna().any()]].rename(columns=CASES)
-    shown["commit"] = shown["commit"].str.slice(0, 7)
+    shown["commit"] = shown["commit"].str.removeprefix("commit ")
     for name in shown.columns:
         if shown[name].dtype == float:
             shown[name] = shown[name].map(lambda value: float(f"{value:.{DIGITS}g}"))
@@ -115,9 +116,25 @@ def environment(header: Header) -> dict[str, str]:
     found = header.fingerprint
     flat = {**leaves(found.get("gpu"), "gpu"), **leaves(found.get("cpu"), "cpu")}
     flat |= {name: str(found[name]) for name in ("system", "python", "torch", "cuda", "triton") if found.get(name)}
-    flat |= leaves(found.get("packages"), "") | leaves(header.ceilings, "")
-    flat |= {"the run": "finished" if header.complete else "did not finish"}
+    flat |= leaves(found.get("packages"), "") | ceilings(header)
+    flat |= {"load": loaded(header), "the run": "finished" if header.complete else "did not finish"}
     return {"date": header.datetime or "unknown", "commit": commit_of(header), "tier": header.tier, **flat}
+
+
+def loaded(header: Header) -> str:
+    """Under what load a file was begun, and how many of its rows something else disturbed."""
+    before, after = (header.load.get(name) or {} for name in ("before", "after"))
+    if not isinstance(before, dict) or not isinstance(after, dict) or not before:
+        return "unknown"
+    said = f"{before.get('average')} on {before.get('cores')} cores at the start"
+    said += f", {before['by']}" if before.get("by") else ""
+    return f"{said}; {after.get('disturbed_rows')} of {after.get('timed_rows')} rows disturbed" if after else said
+
+
+def ceilings(header: Header) -> dict[str, str]:
+    """A file's ceilings by name, each with the call that reached it."""
+    plain = {name: value for name, value in header.ceilings.items() if not isinstance(value, dict)}
+    return leaves(plain, "") | leaves(header.ceilings.get("routes"), "ceiling of")
 
 
 def leaves(part: Any, prefix: str) -> dict[str, str]:

@@ -17,8 +17,9 @@ def described(settings: Settings, processes: Processes, model: nn.Module) -> Row
     """The columns of the curves that hold for the whole run."""
     machine = fingerprint(settings.device)
     chip = machine["gpu"] or machine["cpu"]
-    commit = machine["commit"]
+    commit = machine["commit"] or {}
     assert isinstance(chip, dict)
+    assert isinstance(commit, dict)
     return {
         "model": settings.model,
         "backend": settings.backend or "none",
@@ -26,7 +27,9 @@ def described(settings: Settings, processes: Processes, model: nn.Module) -> Row
         "seed": settings.seed,
         "machine": chip.get("name") or chip.get("model"),
         "torch": str(torch.__version__),
-        "commit": commit["id"] if isinstance(commit, dict) else None,
+        "halobench": machine["halobench"],
+        "commit": f"{commit.get('id', 'unknown')}{' (declared)' if commit.get('declared') else ''}",
+        "dirty": "unknown" if commit.get("dirty") is None else str(commit["dirty"]).lower(),
         "processes": processes.count,
         "batch": settings.batch * processes.count,
         "image_size": settings.image_size,

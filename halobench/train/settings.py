@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -13,12 +12,13 @@ import torch
 
 from halobench import models, terminal
 from halobench.attention import backends
+from halobench.machine import cgroup
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 OPTIMIZERS = ("sgd", "adamw")
 LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3}  # for 256 images a step
 WEIGHT_DECAYS = {"sgd": 2e-5, "adamw": 0.05}
-WORKERS = min(4, os.cpu_count() or 1)  # that read images
+WORKERS = min(4, cgroup.workers())  # that read images
 SEEDS = 2**63  # one less is the largest that all generators take
 MOST = 2**31  # of what is counted; sizes that tensors can have are below
 RANGES = (

@@ -6,13 +6,13 @@ counts as one that did not. Starting Python and importing PyTorch come before.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from halobench import models, terminal
+from halobench.machine import cgroup
 from halobench.records import columns
 from halobench.train.processes import Processes
 from halobench.train.run import Diverged, Run
@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     add("--batch", type=int, default=256)
     add("--image-size", type=int, default=64, metavar="PIXELS")
     add("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="processes that read images (default: one a core)")
+    add("--workers", type=int, default=cgroup.workers(), help="processes that read images (default: one a core)")
     return command
 
 
