@@ -13,7 +13,7 @@ from timm.layers.halo_attn import HaloAttn
 from torch import nn
 
 from halobench import Unsupported, models
-from halobench.models import accelerate
+from halobench.models import accelerate, costs
 from halobench.models.accelerate import AcceleratedHaloAttn
 
 # All models of timm that have a HaloAttn layer, and the layers whose queries are strided.
@@ -178,3 +178,10 @@ def test_the_suite_has_names_for_it(name):
     assert sum(isinstance(module, AcceleratedHaloAttn) for module in ours.modules()) == before - len(kept) > 0
     counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (ours, theirs)]
     assert counts[0] == counts[1]
+
+
+def test_the_cost_table_knows_whose_attention_it_is():
+    """Useful FLOPs are stated where all attention is ours, an accelerated model's too, and nowhere else."""
+    *_, ours, theirs = costs.table(["accelerated_halonet50ts", "timm_halonet50ts"])
+    assert "| - | - | 10.42 |" in ours
+    assert "| - | - | - |" in theirs

@@ -67,6 +67,13 @@ def test_every_geometry(name, geometry):
     agrees(program.module(), model, 16, SIZES)
 
 
+def test_more_windows_than_the_choice_of_kernels_looks_at():
+    """The number of windows is open as well: beyond 65536 another rule chooses kernels, where sizes are known."""
+    model = layer("sdpa", Geometry(1, 0))
+    program = export(model, (torch.randn(2, 16, 8, 12),), dynamic_shapes=OPEN)
+    agrees(program.module(), model, 16, [(2, 130, 130)])
+
+
 @pytest.mark.parametrize("name", ["strided_gather", "sdpa"])
 @pytest.mark.parametrize("geometry", [Geometry(4, 1, stride=2), Geometry(2, 1, stride=4, border="zero")])
 def test_strided_queries(name, geometry):

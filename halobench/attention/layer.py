@@ -114,9 +114,11 @@ class HaloAttention(AttentionLayer):
         """Queries, keys and values of a map, (batch, heads, H, W, dim) each."""
         return self.heads(self.query(pixels)), self.heads(self.key(pixels)), self.heads(self.value(pixels))
 
-    def packed(self) -> tuple[Tensor, None]:
-        """The weights of all three, side by side."""
-        return torch.cat([projection.weight for projection in self.projections()]), None
+    def packed(self) -> tuple[Tensor, Tensor | None]:
+        """The weights of all three, side by side, and the biases if somebody gave them any."""
+        weight = torch.cat([projection.weight for projection in self.projections()])
+        biases = [projection.bias for projection in self.projections() if projection.bias is not None]
+        return weight, torch.cat(biases) if biases else None
 
 
 def plain(projection: nn.Module) -> bool:

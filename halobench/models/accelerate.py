@@ -32,6 +32,17 @@ class Acceleration:
     kept: dict[str, str]
 
 
+class AcceleratedPosEmbedRel(PosEmbedRel):
+    """timm's ``PosEmbedRel`` inside an accelerated layer, which wants its tables: called, so that its hooks run."""
+
+    def forward(self, q: Tensor | None) -> Tensor:
+        """Both tables, rows first (2, 2 * window - 1, key_dim); timm's logits where there are queries."""
+        if q is None:
+            return torch.stack([self.height_rel, self.width_rel])
+        logits: Tensor = super().forward(q)
+        return logits
+
+
 class AcceleratedHaloAttn(AttentionLayer, HaloAttn):
     """timm's ``HaloAttn``, its attention computed by a backend; maps of any size.
 
@@ -40,18 +51,8 @@ class AcceleratedHaloAttn(AttentionLayer, HaloAttn):
     """
 
     def tables(self, dtype: torch.dtype) -> RelativeTables:
-        """The tables, as ``attend`` takes them: counted from the query, not from the window's corner, and scaled.
-
-        Raises:
-            RuntimeError: the tables' module got a hook after it was accelerated; it would not run.
-        """
-        positions = self.pos_embed
-        if hooked(positions):
-            raise RuntimeError(
-                "pos_embed of an accelerated HaloAttn is not called, so its hooks (pruning is one) would not run: "
-                "call models.accelerate again, which gives this layer back to timm"
-            )
-        both = torch.stack([positions.height_rel, positions.width_rel]).roll(-self.halo_size, 1)
+        """The tables, as ``attend`` takes them: counted from the query, not from the window's corner, and scaled."""
+        both = self.pos_embed(None).roll(-self.halo_size, 1)
         if not self.scale_pos_embed:  # a backend scales positions like the other logits
             both = both * self.dim_head_qk**0.5
         both = both.to(dtype)
@@ -95,8 +96,8 @@ def accelerate(model: nn.Module, backend: str = "strided_gather") -> Acceleratio
 
     Parameters are timm's before and after, so that checkpoints of either load into both, and an optimiser made before
     goes on. Called again, it changes the backend; ``restore`` undoes it. A layer that would lose something is kept and
-    named: one of a class derived from ``HaloAttn``, with another ``forward`` put in its place, with hooks on
-    ``pos_embed``, or with other modules than timm's inside.
+    named: one of a class derived from ``HaloAttn``, with another ``forward`` put in its place, with hooks or
+    parametrisations on ``pos_embed``, or with other modules than timm's inside.
 
     Raises:
         ValueError: there is no such backend.
@@ -108,14 +109,16 @@ def accelerate(model: nn.Module, backend: str = "strided_gather") -> Acceleratio
     replaced: list[str] = []
     kept: dict[str, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if not isinstance(module, HaloAttn):
+        if isinstance(module, AcceleratedHaloAttn):
+            module.attend = chosen.attend
+        elif not isinstance(module, HaloAttn):
             continue
-        if reason := obstacle(module):
-            give_back(module)
+        elif reason := obstacle(module):
             kept[name] = reason
+            continue
         else:
             exchange(module, chosen.attend)
-            replaced.append(name)
+        replaced.append(name)
     return Acceleration(replaced, kept)
 
 
@@ -131,37 +134,42 @@ def restore(model: nn.Module) -> list[str]:
         if isinstance(module, AcceleratedHaloAttn)
     ]
     for name, module in found:
-        if type(module) is not AcceleratedHaloAttn:
-            raise TypeError(f"{name} has become a {type(module).__name__} after it was accelerated: undo that first")
-        if "forward" in vars(module):
-            raise TypeError(f"a forward was put in the place of {name}'s after it was accelerated: undo that first")
-    for _, module in found:
-        give_back(module)
+        for one, made in ((module, AcceleratedHaloAttn), (module.pos_embed, AcceleratedPosEmbedRel)):
+            if type(one) is not made or "forward" in vars(one):
+                raise TypeError(
+                    f"{name} can be restored once its {type(one).__name__} is a plain {made.__name__} again, "
+                    "with no forward put in the place of its own"
+                )
+    for module in dict.fromkeys(module for _, module in found):
+        del module.spec, module.attend
+        module.__class__ = HaloAttn  # type: ignore[assignment]  # declared as the class that it leaves
+        module.pos_embed.__class__ = PosEmbedRel
+        round_pool(module, up=False)
     return [name for name, _ in found]
 
 
 def obstacle(attention: HaloAttn) -> str | None:
-    """Why a layer has to stay timm's, or ``None``."""
+    """Why timm's layer has to stay as it is, or ``None``."""
     positions = attention.pos_embed
-    if type(attention) not in (HaloAttn, AcceleratedHaloAttn):
+    if type(attention) is not HaloAttn:
         return f"it is a {type(attention).__name__}, derived from HaloAttn, which may compute something else"
-    if "forward" in vars(attention) and type(attention) is HaloAttn:
-        return "a forward of its own was put in the place of HaloAttn's"
+    if "forward" in vars(attention) or "forward" in vars(positions):
+        return "a forward of its own was put in the place of timm's"
     if attention.block_stride > 1:
         return "its strided queries index positions by query number: no table of true offsets does the same"
-    others: list[nn.Module] = [module for module in (attention.q, attention.kv) if not isinstance(module, nn.Conv2d)]
-    if type(positions).forward is not PosEmbedRel.forward or "forward" in vars(positions):
+    others: list[nn.Module] = [one for one in (attention.q, attention.kv) if not isinstance(one, nn.Conv2d)]
+    if type(positions) not in (PosEmbedRel, AcceleratedPosEmbedRel):
         others.append(positions)
     if others:
         return f"a {type(others[0]).__name__} stands in the place of one of its modules"
     if hooked(positions):
-        return "its pos_embed has hooks (pruning is one), and would not be called"
+        return "its pos_embed has hooks (pruning is one), which would see tables in place of logits"
     return None
 
 
 def exchange(attention: HaloAttn, attend: Attend) -> None:
-    """Let the layer, which has no ``obstacle``, compute its attention by ``attend``."""
-    attention.__class__ = AcceleratedHaloAttn
+    """Let timm's layer, which has no ``obstacle``, compute its attention by ``attend``."""
+    attention.__class__, attention.pos_embed.__class__ = AcceleratedHaloAttn, AcceleratedPosEmbedRel
     assert isinstance(attention, AcceleratedHaloAttn)
     attention.attend = attend
     attention.spec = LayerSpec(
@@ -173,14 +181,6 @@ def exchange(attention: HaloAttn, attend: Attend) -> None:
         positions="sum",
     )
     round_pool(attention, up=True)
-
-
-def give_back(attention: HaloAttn) -> None:
-    """Make the layer timm's again, if it is an accelerated one, and nobody holds on to its ``forward``."""
-    if type(attention) is AcceleratedHaloAttn and "forward" not in vars(attention):
-        del attention.spec, attention.attend
-        attention.__class__ = HaloAttn  # type: ignore[assignment]  # narrowed to the class that it leaves
-        round_pool(attention, up=False)
 
 
 def round_pool(attention: HaloAttn, *, up: bool) -> None:
