@@ -158,9 +158,16 @@ def other_projection(attention):
     attention.kv = nn.Sequential(attention.kv, nn.Tanh())
 
 
+class NoPositions(nn.Module):
+    """In place of timm's relative positions: none."""
+
+    def forward(self, q):
+        """A logit of zero for each pair."""
+        return q.new_zeros(*q.shape[:3], 36)
+
+
 def other_positions(attention):
-    attention.pos_embed = nn.Softsign()
-    attention.pos_embed.forward = lambda query: query.new_zeros(*query.shape[:3], attention.win_size**2)
+    attention.pos_embed = NoPositions()
 
 
 @pytest.mark.parametrize(
@@ -170,12 +177,13 @@ def other_positions(attention):
         (replaced_forward, "forward"),
         (parametrized_itself, "ParametrizedHaloAttn"),
         (other_projection, "Sequential"),
-        (other_positions, "Softsign"),
+        (other_positions, "NoPositions"),
+        (lambda attention: parametrizations.orthogonal(attention.pos_embed, "width_rel"), "ParametrizedPosEmbedRel"),
         (lambda attention: prune.random_unstructured(attention.pos_embed, "height_rel", 0.5), "pruning"),
         (lambda attention: attention.pos_embed.register_forward_hook(lambda *_: None), "hooks"),
         (lambda attention: attention.pos_embed.register_full_backward_hook(lambda *_: None), "hooks"),
     ],
-    ids=["derived", "forward", "parametrized", "projection", "positions", "pruned", "hook", "backward hook"],
+    ids=[f"change {number}" for number in range(9)],
 )
 def test_what_would_be_lost_is_kept_and_named(change, reason):
     attention, pixels = layer(), torch.randn(1, 16, 8, 8, dtype=torch.float64)
@@ -194,13 +202,12 @@ def test_what_would_be_lost_is_kept_and_named(change, reason):
     [
         lambda attention: prune.l1_unstructured(attention.kv, "weight", 0.4),
         lambda attention: parametrizations.weight_norm(attention.q),
-        lambda attention: parametrizations.orthogonal(attention.pos_embed, "width_rel"),
         lambda attention: spectral_norm(attention.q),
         lambda attention: attention.kv.register_forward_hook(lambda *call: call[-1].tanh()),
         lambda attention: attention.q.register_forward_pre_hook(lambda _, inputs: (inputs[0] - 1,)),
         lambda attention: attention.register_forward_hook(lambda *call: -call[-1]),
     ],
-    ids=["pruned", "weight norm", "orthogonal", "spectral norm", "hook", "pre-hook", "layer's hook"],
+    ids=["pruned", "weight norm", "spectral norm", "hook", "pre-hook", "layer's hook"],
 )
 def test_what_can_be_carried_over_is(change, packed, monkeypatch):
     """Before or after acceleration, by one projection or by two: outputs and gradients are those of timm's layer."""
@@ -227,24 +234,41 @@ def test_what_can_be_carried_over_is(change, packed, monkeypatch):
         torch.testing.assert_close(found, wanted)
 
 
-def test_hooks_that_come_later_are_not_lost_silently():
-    """Pruning an accelerated layer's tables is an error, until accelerate gives the layer back."""
-    attention, pixels = layer(), torch.randn(1, 16, 8, 8, dtype=torch.float64)
-    accelerate(attention)
-    prune.random_unstructured(attention.pos_embed, "height_rel", 0.5)
-    with pytest.raises(RuntimeError, match=r"hooks \(pruning is one\)"):
-        attention(pixels)
-    assert "pruning" in accelerate(attention).kept[""]
-    assert type(attention) is HaloAttn
-    attention(pixels)
+def test_tables_are_pruned_and_parametrised_after():
+    """What comes onto ``pos_embed`` of an accelerated layer acts as on timm's; ``restore`` says what is in its way."""
+    theirs, ours, pixels = layer(), layer(), torch.randn(1, 16, 8, 8, dtype=torch.float64)
+    accelerate(ours)
+    for attention in (theirs, ours):
+        torch.manual_seed(1)
+        prune.l1_unstructured(attention.pos_embed, "height_rel", 0.5)
+        parametrizations.orthogonal(attention.pos_embed, "width_rel")
+        for _ in range(2):
+            attention(pixels).square().sum().backward()
+    torch.testing.assert_close(ours(pixels), theirs(pixels))
+    for name, parameter in theirs.named_parameters():
+        torch.testing.assert_close(ours.get_parameter(name).grad, parameter.grad)
+    assert accelerate(ours, "sdpa").replaced == [""]
+    with pytest.raises(TypeError, match="ParametrizedAcceleratedPosEmbedRel is a plain AcceleratedPosEmbedRel"):
+        restore(ours)
 
 
 def test_restore_names_what_others_changed():
     model = nn.Sequential(layer())
     accelerate(model)
     model[0].__class__ = type("Sharded", (AcceleratedHaloAttn,), {})
-    with pytest.raises(TypeError, match="0 has become a Sharded"):
+    assert accelerate(model, "sdpa").replaced == ["0"]
+    with pytest.raises(TypeError, match="0 can be restored once its Sharded"):
         restore(model)
+
+
+def test_tables_shared_with_a_layer_that_is_kept():
+    """timm's layer goes on to get logits from the module that an accelerated one asks for tables."""
+    model = nn.Sequential(layer(), Doubled(dim=16, num_heads=2, block_size=4, halo_size=1).double())
+    model[1].pos_embed = model[0].pos_embed
+    pixels = torch.randn(1, 16, 8, 8, dtype=torch.float64)
+    wanted = model(pixels)
+    assert list(accelerate(model).kept) == ["1"]
+    torch.testing.assert_close(model(pixels), wanted)
 
 
 def test_a_forward_that_others_wrapped_is_theirs_to_unwrap():
@@ -255,7 +279,7 @@ def test_a_forward_that_others_wrapped_is_theirs_to_unwrap():
     attention.forward = functools.partial(lambda forward, x: 2 * forward(x), attention.forward)
     assert accelerate(attention, "sdpa").replaced == [""]
     torch.testing.assert_close(attention(pixels), 2 * wanted)
-    with pytest.raises(TypeError, match="forward was put"):
+    with pytest.raises(TypeError, match="with no forward put"):
         restore(attention)
     del attention.forward
     restore(attention)
