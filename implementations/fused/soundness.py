@@ -4,7 +4,7 @@ ptxas 12.8, which Triton 3.6 ships, gets descriptors of Hopper's matrix instruct
 made of one address in shared memory and of unlike layouts, as happens when a tile takes the place of another that is
 no longer needed: it adds the second one's constant to a register that nothing has written. The products then read
 whatever lies elsewhere in shared memory, or beyond its end. PTX is still right, and shows the pattern; ptxas 12.9
-assembles it rightly. ``docs/kernels.md`` tells how it was found.
+assembles it rightly. ``docs/kernels/worth-knowing.md`` tells how it was found.
 
 So kernels are looked at once they are compiled, where such a ptxas assembles for such a GPU: one that shows the
 pattern is compiled with another number of warps or without prefetching instead, in the last resort with two warps,
