@@ -184,9 +184,16 @@ def other_positions(attention):
         (lambda attention: attention.pos_embed.register_full_backward_hook(lambda *_: None), "hooks"),
     ],
     ids=[
-        "derived class", "other forward", "parametrized layer", "other projection", "other positions",
-        "parametrized positions", "pruned", "hook", "backward hook",
-    ],  # fmt: skip
+        "derived class",
+        "other forward",
+        "parametrized layer",
+        "other projection",
+        "other positions",
+        "parametrized positions",
+        "pruned",
+        "hook",
+        "backward hook",
+    ],
 )
 def test_what_would_be_lost_is_kept_and_named(change, reason):
     attention, pixels = layer(), torch.randn(1, 16, 8, 8, dtype=torch.float64)
