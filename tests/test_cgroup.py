@@ -1,8 +1,10 @@
 """What a container may use, by made-up control groups of both versions, and by a real one where it may be."""
 
+import errno
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -186,7 +188,19 @@ def small_group():
             pytest.skip(f"no limit of memory can be set here: {error.strerror}")
         yield folder
     finally:
-        folder.rmdir()
+        remove(folder)
+
+
+def remove(folder):
+    """Remove a control group as soon as its last process, which may be ending still, has left it."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return folder.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 @pytest.mark.fault
