@@ -19,6 +19,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 from halobench import HaloAttention, models
+from halobench.attention.layer import AttentionLayer
 from halobench.cases.counters import quiet
 
 NAMES = timm.list_models("halobench_*")
@@ -50,7 +51,7 @@ def images(height=64, width=64, channels=3):
 
 
 def halo_layers(model):
-    return sum(isinstance(module, HaloAttention) for module in model.modules())
+    return sum(isinstance(module, AttentionLayer) for module in model.modules())
 
 
 def tensors(model):
@@ -112,7 +113,10 @@ def test_decay_of_rates_and_of_weights(name):
     for path, parameter in model.named_parameters():
         assert decays[id(parameter)] == (0.1 if parameter.dim() > 1 else 0), path
     tables = [
-        table for part in model.modules() if isinstance(part, HaloAttention) for table in part.relative.parameters()
+        table
+        for part in model.modules()
+        if isinstance(part, AttentionLayer)
+        for table in (part.relative if isinstance(part, HaloAttention) else part.pos_embed).parameters()
     ]
     assert len(tables) == 2 * halo_layers(model)
     assert {decays[id(table)] for table in tables} == {0.1}

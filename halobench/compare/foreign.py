@@ -17,7 +17,7 @@ LACKS = {
     "pytest-benchmark": "no raw samples are in it (--benchmark-json has them, or --benchmark-save-data)",
     "NVBench": "no raw samples are beside it (--jsonbin writes them)",
 }
-COLUMNS = ("file", "case", "status", "reason", "batch", "sm_mhz")
+COLUMNS = ("file", "case", "status", "reason", "batch", "sm_mhz", "disturbed")
 Case = tuple[str, str, str | None, tuple[float, ...]]  # name, status, reason, samples in milliseconds
 
 
@@ -110,7 +110,7 @@ def tabulated(path: Path, tool: str, cases: Iterator[Case], fingerprint: dict[st
             raise ResultsError(f"{path}: case {name!r} stands in it twice")
         if not all(fits(each, "positive") for each in samples):
             raise ResultsError(f"{path}: case {name!r}: times must be finite numbers above 0")
-        rows.append((path.name, name, status, reason, None, None))
+        rows.append((path.name, name, status, reason, None, None, None))
         if samples:
             samples_ms[path.name, name] = samples
     header = Header(path.name, tool, {}, fingerprint, {}, {}, {}, when, complete=True)

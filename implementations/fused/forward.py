@@ -50,8 +50,6 @@ def attend_forward(
     queries = load_pixels(query, query_strides_2, query_strides_3, query_strides_4, y, x, real, KEY_DIM, PADDED_KEY_DIM)
     key_row, key_column = tl.arange(0, KEYS) // KEY_COLUMNS, tl.arange(0, KEYS) % KEY_COLUMNS
 
-    # In half precision a multiply-add for each pair is exact enough.
-    logits_are_exact: tl.constexpr = query.dtype.element_ty == tl.float32
     highest = tl.full((QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
     weighted = tl.zeros((QUERIES, PADDED_VALUE_DIM), tl.float32)
@@ -77,9 +75,9 @@ def attend_forward(
             higher = tl.maximum(highest, tl.max(logits, 1))
             # A query that sees none of these keys, nor any before, has no maximum yet.
             reference = tl.where(higher == float("-inf"), 0.0, higher)
-            if logits_are_exact:
+            if query.dtype.element_ty == tl.float32:
                 weights = tl.exp2((logits - reference[:, None]) * scale)
-            else:
+            else:  # a multiply-add for each pair is exact enough
                 weights = tl.exp2(logits * scale - (reference * scale)[:, None])
             # The difference first: a fused multiply-add would leave the rounding of a maximum that stays, tile by tile.
             shrink = tl.exp2((highest - reference) * scale)
