@@ -434,6 +434,6 @@ def test_a_run_that_is_stopped_and_killed_goes_on(environment, start, run, tmp_p
         samples = row.pop("samples_ms")
         assert benchmark["stats"]["data"] == pytest.approx([sample / 1e3 for sample in samples])
         kept = benchmark["extra_info"]["halobench"]
-        # Floors are settled at the end, under the ceilings as all cases of the run left them; their passes are measured.
+        # Floors are settled at the end, under the ceilings that all cases of the run left; their passes are measured.
         assert {**kept, "floor": kept["floor"]["passes"]} == {**row, "floor": row["floor"]["passes"]}
     assert results.read(file).headers["mine.json"].complete
