@@ -13,6 +13,7 @@ from halobench.machine.clock import CpuClock, clock_for
 from halobench.measure import graphs, memory, networks
 from halobench.measure.engine import Incorrect, Settings
 from halobench.measure.latency import LEAST, Effort
+from halobench.measure.rivals import Rivals
 from halobench.train import workload
 
 EAGER = Network("resnet_mini", 32, 2, "float32")
@@ -46,7 +47,7 @@ def captured(monkeypatch):
 def test_a_step_is_captured_after_its_memory_was_measured(captured, network):
     """A replay allocates nothing; its row has the memory of the step that the graph was made of."""
     case = NetworkCase("training", network, "training", "cpu")
-    fields = networks.measure(case, CpuClock(), SETTINGS, networks.Rivals())
+    fields = networks.measure(case, CpuClock(), SETTINGS, Rivals())
     assert captured[:2] == ["peak", "capture resnet_mini"]
     assert set(captured[2:]) == {"replay"}
     assert len(captured[2:]) >= networks.WARM_UP_STEPS + LEAST
@@ -56,7 +57,7 @@ def test_a_step_is_captured_after_its_memory_was_measured(captured, network):
 
 def test_what_is_eager_is_not_captured(captured):
     case = NetworkCase("training", EAGER, "training", "cpu")
-    fields = networks.measure(case, CpuClock(), SETTINGS, networks.Rivals())
+    fields = networks.measure(case, CpuClock(), SETTINGS, Rivals())
     assert captured == ["peak"]
     assert fields["latency"]["replayed"] is False
 
@@ -245,7 +246,7 @@ def test_the_peak_of_a_replayed_step_is_that_of_the_step():
 @pytest.mark.usefixtures("clean_gpu")
 def test_a_graph_gives_its_memory_back():
     """What it holds while it is kept is what its row calls resident: no leak. Afterwards nothing is reserved for it."""
-    clock, rivals = clock_for("cuda"), networks.Rivals()
+    clock, rivals = clock_for("cuda"), Rivals()
     network = Network("halonet_mini", 64, 256, "bfloat16", "sdpa", compiled=True)
     rivals.prepare(network, "training", "cuda", clock)  # leaves workspaces behind, which cuBLAS keeps for a stream
     rivals.clear()

@@ -12,6 +12,7 @@ from halobench.machine.clock import Burst, CpuClock
 from halobench.measure import conformance, networks, steps
 from halobench.measure.engine import Settings
 from halobench.measure.latency import LEAST, Effort
+from halobench.measure.rivals import Rivals
 from halobench.measure.session import Session
 from halobench.records import table as results
 from halobench.records.schema import ResultsError, checked_row
@@ -146,7 +147,7 @@ def test_float16_training_is_refused_with_the_reason(session):
 def test_without_times_a_network_is_only_checked():
     settings = Settings("cpu", timed=False)
     case = NetworkCase("training", replace(OWN, backend="sdpa"), "training", "cpu")
-    fields = networks.measure(case, CpuClock(), settings, networks.Rivals())
+    fields = networks.measure(case, CpuClock(), settings, Rivals())
     assert set(fields) == {"accuracy", "seconds"}
 
 
@@ -159,7 +160,7 @@ def test_a_rival_is_prepared_once(monkeypatch):
         return prepare(*arguments)
 
     monkeypatch.setattr(networks.Contestant, "prepare", count)
-    rivals, settings = networks.Rivals(), Settings("cpu", effort=Effort(LEAST, 0.0, 0.02))
+    rivals, settings = Rivals(), Settings("cpu", effort=Effort(LEAST, 0.0, 0.02))
     own = replace(OWN, backend="sdpa")
     cases = [NetworkCase("training", RIVAL, "training", "cpu")]
     cases += [NetworkCase("training", own, "training", "cpu", rival=RIVAL)] * 2

@@ -15,6 +15,7 @@ from halobench.machine.clock import Burst, Clock
 from halobench.machine.load import Watch
 from halobench.measure import conformance, energy, graphs, memory, steps
 from halobench.measure.engine import Incorrect, Settings, Stopwatch, clock_fields, latency_fields
+from halobench.measure.rivals import Rivals
 from halobench.measure.statistics import summarize
 from halobench.train.workload import inference, network_model, training_step
 
@@ -102,32 +103,7 @@ def replays(network: Network, device: str) -> bool:
     return True
 
 
-class Rivals:
-    """The rival that consecutive cases share: prepared once, kept on the device until it is cleared."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[Network, Direction], Contestant] = {}
-
-    def prepare(self, network: Network, direction: Direction, device: str, clock: Clock) -> Contestant:
-        """The contestant of this network, kept from an earlier case or made now."""
-        key = (network, direction)
-        if key not in self._kept:
-            self.clear()
-            self._kept[key] = Contestant.prepare(network, direction, device, clock)
-        return self._kept[key]
-
-    @property
-    def held_bytes(self) -> int:
-        """Memory of what is kept, which is no leak."""
-        return sum(contestant.resident_bytes for contestant in self._kept.values())
-
-    def clear(self) -> None:
-        """Let go of what is kept."""
-        self._kept.clear()
-        memory.release()
-
-
-def measure(case: NetworkCase, clock: Clock, settings: Settings, rivals: Rivals) -> Fields:
+def measure(case: NetworkCase, clock: Clock, settings: Settings, rivals: Rivals[Contestant]) -> Fields:
     """The measured fields of a network's row.
 
     Raises:
@@ -160,16 +136,16 @@ def measure(case: NetworkCase, clock: Clock, settings: Settings, rivals: Rivals)
 
 
 def at_batch(
-    case: NetworkCase, batch: int, clock: Clock, settings: Settings, rivals: Rivals, stopwatch: Stopwatch
+    case: NetworkCase, batch: int, clock: Clock, settings: Settings, rivals: Rivals[Contestant], stopwatch: Stopwatch
 ) -> Fields:
     """The measured fields at a batch that the network and its rival share."""
     network = replace(case.network, batch=batch)
     with stopwatch.phase("warmup"):
         rival = None
         if case.rival is not None:
-            rival = rivals.prepare(replace(case.rival, batch=batch), case.direction, case.device, clock)
+            rival = kept(replace(case.rival, batch=batch), case, clock, rivals)
         if rival is None:  # it may be the next cases' rival
-            own = rivals.prepare(network, case.direction, case.device, clock)
+            own = kept(network, case, clock, rivals)
         else:
             own = Contestant.prepare(network, case.direction, case.device, clock)
     with stopwatch.phase("measured"), Watch(case.device) as watch:
@@ -198,6 +174,13 @@ def at_batch(
         "paired": None if rival is None else paired_fields(rival, samples, others[0]),
         "seconds": stopwatch.total(),
     }
+
+
+def kept(network: Network, case: NetworkCase, clock: Clock, rivals: Rivals[Contestant]) -> Contestant:
+    """The contestant of this network, kept from an earlier case or prepared now."""
+    return rivals.prepare(
+        (network, case.direction), lambda: Contestant.prepare(network, case.direction, case.device, clock)
+    )
 
 
 def paired_fields(rival: Contestant, samples: Burst, others: Burst) -> Fields:

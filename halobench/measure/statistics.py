@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,8 @@ def summarize(samples: Sequence[float], places: int = 1) -> Summary:
     median = float(np.median(values))
     low, high = median, median
     if values.min() < values.max():  # identical samples have no interval to resample
+        from scipy import stats  # noqa: PLC0415 - a second, for which who only hands cases on need not wait
+
         groups = values.reshape(places if places > 1 else len(values), -1)
 
         def median_of(chosen: np.ndarray, axis: int) -> np.ndarray:

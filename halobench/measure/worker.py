@@ -25,10 +25,11 @@ from halobench.cases.network import AnyCase, NetworkCase
 from halobench.machine import ceilings, cgroup, load
 from halobench.machine.clock import Clock, clock_for
 from halobench.machine.environment import fingerprint
-from halobench.measure import engine, graphs, networks
+from halobench.measure import engine, graphs
 from halobench.measure.engine import Incorrect, Settings
 from halobench.measure.graphs import Uncapturable
 from halobench.measure.memory import out_of_memory, release
+from halobench.measure.rivals import Rivals
 
 Reply = dict[str, Any]
 BEFORE_S = 0.3  # for which the machine is watched before anything is measured
@@ -46,7 +47,7 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
     limit_threads()
     graphs.adopt(settings.device)
     clock = clock_for(settings.device, hot=settings.hot)
-    rivals = networks.Rivals()
+    rivals = Rivals[Any]()
     scope: object = None
     compiled = False
     held = held_bytes(settings.device)
@@ -112,22 +113,14 @@ def compiles(name: str) -> bool:
         return False
 
 
-def answer(case: AnyCase, clock: Clock, settings: Settings, rivals: networks.Rivals) -> Reply:
+def answer(case: AnyCase, clock: Clock, settings: Settings, rivals: Rivals[Any]) -> Reply:
     """The measured fields of a case's row with its status and, where it failed, the reason.
 
     Raises:
         Uncapturable: a call could not be captured as a CUDA graph, and this process is worth nothing any more.
     """
     try:
-        return {
-            "status": "OK",
-            "reason": None,
-            **(
-                networks.measure(case, clock, settings, rivals)
-                if isinstance(case, NetworkCase)
-                else engine.measure(case, clock, settings)
-            ),
-        }
+        return {"status": "OK", "reason": None, **measured(case, clock, settings, rivals)}
     except Uncapturable:
         raise
     except ModuleNotFoundError as error:
@@ -144,6 +137,15 @@ def answer(case: AnyCase, clock: Clock, settings: Settings, rivals: networks.Riv
         with suppress(RuntimeError):  # the device may be lost: ``healthy`` ends this process then
             torch.cuda.empty_cache()
     return failure
+
+
+def measured(case: AnyCase, clock: Clock, settings: Settings, rivals: Rivals[Any]) -> Reply:
+    """The measured fields of a case's row."""
+    if not isinstance(case, NetworkCase):
+        return engine.measure(case, clock, settings)
+    from halobench.measure import networks  # noqa: PLC0415 - it imports timm: three seconds that other cases need not wait
+
+    return networks.measure(case, clock, settings, rivals)
 
 
 def one_line(error: Exception) -> str:
