@@ -1,5 +1,7 @@
 """Maps that are no multiple of the queries' stride, as in HaloNet-H7 at 600 pixels (75 -> 38)."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -32,13 +34,15 @@ def test_odd_maps_agree_with_the_oracle(name, geometry, height, width):
     except ModuleNotFoundError as missing:
         pytest.skip(f"needs {missing.name}")
     problem = Problem(geometry, height, width, 2, 2, 8, 12)
-    try:
-        if backend.attend:
-            backend.attend(*problem.inputs(), geometry)
-    except Unsupported as refusal:
-        pytest.skip(str(refusal))
-    for task in (problem, Slot(LayerSpec(8, 2, 8, 12, geometry), height, width, 2)):
-        assert accuracy.check(backend, task, "cpu", "forward").fault is None
+    uncompiled = name == "flex" and geometry != ODD[0][0]  # the same masks and positions, without 15 s of compiling
+    with torch.compiler.set_stance("force_eager") if uncompiled else nullcontext():
+        try:
+            if backend.attend:
+                backend.attend(*problem.inputs(), geometry)
+        except Unsupported as refusal:
+            pytest.skip(str(refusal))
+        for task in (problem, Slot(LayerSpec(8, 2, 8, 12, geometry), height, width, 2)):
+            assert accuracy.check(backend, task, "cpu", "forward").fault is None
 
 
 def test_a_layer_rounds_sizes_up():
