@@ -7,14 +7,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from halobench.figures.heat import latency
+from halobench.figures.scale import plain_log
 from halobench.figures.scaling import in_order
 from halobench.figures.selection import AXES, BASELINE, Drawn, Selection, held, in_group, measured
 from halobench.figures.style import FAINT, INK, canvas, legend
 from halobench.records.table import DIRECTIONS, OK
 
+USEFUL, EXECUTED = "useful", "executed (number: executed / useful)"
 Fill = Callable[[Axes, Selection, pd.DataFrame, list[str]], None]
 
 
@@ -76,7 +77,7 @@ def panels(selection: Selection, rows: pd.DataFrame, title: str, fill: Fill) -> 
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
     if fill is work_dots:
-        faces = {"useful": "white", "executed (number: executed / useful)": FAINT}
+        faces = {USEFUL: "white", EXECUTED: FAINT}
         legend(figure, [dot(label, face) for label, face in faces.items()])
     return figure
 
@@ -137,8 +138,10 @@ def work_dots(axes: Axes, selection: Selection, rows: pd.DataFrame, names: list[
             note(axes, str(row["status"]) if row["status"] != OK else "not known", left, place)
             continue
         axes.hlines(place, useful, executed, color=colour, linewidth=2.5, alpha=0.5)
-        axes.plot([executed], [place], marker="o", color=colour, markersize=7)
-        axes.plot([useful], [place], marker="o", markerfacecolor="white", markeredgecolor=colour, markersize=7)
+        axes.plot([executed], [place], marker="o", color=colour, markersize=7, label=EXECUTED)
+        axes.plot(
+            [useful], [place], marker="o", markerfacecolor="white", markeredgecolor=colour, markersize=7, label=USEFUL
+        )
         note(axes, f"{executed / useful:.3g}", max(useful, executed), place, away=8)
 
 
@@ -146,12 +149,9 @@ def logarithmic(axes: Axes, low: float, high: float, start: float | None = None)
     """A logarithmic axis with room for numbers on the right, and plain numbers for its ticks."""
     if start is not None:
         low, high = min(low, start), max(high, start)
-    axes.set_xscale("log")
+    plain_log(axes, "x")
     room = max((high / low) ** 0.3, 1.6)
     axes.set_xlim(low / room**0.25, high * room)
-    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=8))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def note(axes: Axes, text: str, end: float, place: int, away: int = 4) -> None:

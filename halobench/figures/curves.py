@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from halobench.figures.style import BLUE, BROWN, GREEN, INK, ORANGE, PURPLE, RED, SKY, canvas, legend
+from halobench.figures.style import BLUE, BROWN, GREEN, INK, ORANGE, PURPLE, RED, SKY, WIDEST, canvas, legend
 
 COLOURS = (RED, BLUE, ORANGE, GREEN, PURPLE, BROWN, SKY, INK)
 CURVES = ("model", "backend", "seed", "machine", "epoch", "seconds", "train_loss", "test_loss", "test_accuracy")
@@ -55,7 +55,7 @@ def read(folder: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
 def over_time(curves: pd.DataFrame) -> Figure:
     """Test accuracy and training loss over epochs, test accuracy over seconds; a line a run, a colour a model."""
     figure = canvas(
-        13, 4.2, "Training runs", "every line is one run, the seeds of a model share a colour", footer(curves)
+        WIDEST, 4.2, "Training runs", "every line is one run, the seeds of a model share a colour", footer(curves)
     )
     panels = [
         ("epoch", "test_accuracy", "test accuracy (%)", 100.0),
@@ -68,9 +68,13 @@ def over_time(curves: pd.DataFrame) -> Figure:
         for _, run in curves.groupby("run", sort=True):
             model = named(run).iloc[0]
             part = run.sort_values("epoch")
-            axes.plot(part[across], part[up] * scale, color=colours[model], marker=".", linewidth=1.3, alpha=0.85)
+            axes.plot(
+                part[across], part[up] * scale, color=colours[model], marker=".", linewidth=1.3, alpha=0.85, label=model
+            )
         axes.set_xlabel("epoch" if across == "epoch" else "seconds since the start")
         axes.set_ylabel(label)
+        axes.set_xlim(left=0)
+        axes.set_ylim(0, 100 if up == "test_accuracy" else None)
         if across == "epoch":
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(figure, [Line2D([], [], color=colour, marker=".", label=name) for name, colour in colours.items()])

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from halobench.figures.scale import colour_bar
 from halobench.figures.scaling import in_order
 from halobench.figures.selection import SHAPE, Drawn, Selection, held, measured, most_common
 from halobench.figures.style import FAINT, INK, canvas
@@ -23,7 +24,7 @@ SHORT = {
     "TIMEOUT": "time",
     "CRASHED": "crash",
 }
-COLUMNS = 4
+COLUMNS = 2  # panels side by side
 
 
 def draw_grid(selection: Selection) -> Drawn:
@@ -65,8 +66,7 @@ def block_by_halo(selection: Selection, rows: pd.DataFrame, direction: str) -> F
         axes.set_xlabel("halo (pixels)" if number + columns >= len(names) else "")
         axes.set_ylabel("block (pixels)" if number % columns == 0 else "")
         panels.append(axes)
-    scale = figure.colorbar(panels[0].collections[0], ax=panels, aspect=30)
-    scale.set_label("latency (ms)")
+    colour_bar(figure, panels[0].collections[0], panels, "latency (ms)")
     return figure
 
 
@@ -102,12 +102,12 @@ def stage_shares(selection: Selection, rows: pd.DataFrame, what: str) -> Figure:
     axes = figure.add_subplot()
     table = rows.pivot(index="label", columns="variant", values="percent")  # noqa: PD010 - as above
     table = table.reindex(index=labels, columns=names)
-    norm = LogNorm(max(0.1, min(10, rows["percent"].min())), 100)
+    norm = LogNorm(max(0.1, min(10, rows["percent"].min())), max(100, rows["percent"].max()))
     cells(axes, table, failures(rows, "label", "variant"), norm, percent)
     axes.set_xlabel("")
     axes.set_ylabel("")
     axes.set_xticklabels([name.replace(" (", "\n(") for name in names], rotation=35, ha="right", rotation_mode="anchor")
-    figure.colorbar(axes.collections[0], ax=axes).set_label("share of the floor (%)")
+    colour_bar(figure, axes.collections[0], [axes], "share of the floor (%)")
     return figure
 
 
@@ -135,14 +135,20 @@ def cells(axes: Axes, table: pd.DataFrame, failed: pd.DataFrame, norm: LogNorm, 
             centre = (column + 0.5, row + 0.5)
             status = failed[(failed["row"] == line) & (failed["column"] == head)]["status"]
             if not math.isnan(value):
-                red, green, blue, _ = colours(float(norm(value)))
-                dark = red + green + blue < 1.5
-                axes.text(*centre, form(value), ha="center", va="center", size=7, color="white" if dark else INK)
+                ink = readable_on(colours(float(norm(value))))
+                axes.text(*centre, form(value), ha="center", va="center", size=8, color=ink)
             elif len(status):
                 axes.add_patch(mpl.patches.Rectangle((column, row), 1, 1, facecolor="#d9d9d9", edgecolor="white"))
-                axes.text(*centre, SHORT[status.iloc[0]], ha="center", va="center", size=6, color=INK)
+                axes.text(*centre, SHORT[status.iloc[0]], ha="center", va="center", size=7, color=INK)
             else:
                 axes.text(*centre, "·", ha="center", va="center", size=7, color=FAINT)
+
+
+def readable_on(colour: tuple[float, float, float, float]) -> str:
+    """White or ink, whichever stands out more: the measure is WCAG 2.2's contrast ratio, of relative luminances."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.066 else INK  # 0.066: ink's, so raised
 
 
 def failures(rows: pd.DataFrame, row: str, column: str) -> pd.DataFrame:

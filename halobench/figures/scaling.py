@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from halobench.figures.scale import plain_log
 from halobench.figures.selection import AXES, SHAPE, Drawn, Selection, held, measured
-from halobench.figures.style import LineStyle, canvas, entry, failure_entry, failure_mark, legend
+from halobench.figures.style import INK, WIDEST, LineStyle, canvas, entry, failure_entry, failure_mark, legend
 from halobench.records.table import OK, STATUSES
 
 LABELS = {
@@ -52,9 +53,9 @@ def over_axis(selection: Selection, rows: pd.DataFrame, axis: str, what: str) ->
     """Three panels side by side, a line per variant; above each panel, a strip of the failures."""
     failures = rows[rows["status"] != OK]
     failing = in_order(selection, failures)
-    strip = 0.17 * len(failing)
+    strip = 0.1 + 0.17 * len(failing)
     title = f"Halo attention {what}: latency, memory and FLOPs {TITLES[axis]}"
-    figure = canvas(13, 4.8 + strip, title, held(rows, but=(axis,)), selection.footer(rows))
+    figure = canvas(WIDEST, 4.8 + strip, title, held(rows, but=(axis,)), selection.footer(rows))
     ratios = [strip, 3.6] if failing else [3.6]
     grid = figure.add_gridspec(len(ratios), len(PANELS), height_ratios=ratios)
     for number, panel in enumerate(PANELS):
@@ -79,6 +80,8 @@ def draw_lines(axes: Axes, selection: Selection, rows: pd.DataFrame, axis: str, 
         axes.set_yticks([])
         return
     drawn = lines(selection, rows)
+    if panel.column != "median_ms":
+        axes.set_title("where lines agree, the wider lies underneath", fontsize=8, color=INK)
     for number, (backend, name, line) in enumerate(drawn):
         look = selection.styles[backend]
         # Closed forms agree exactly between some backends: the earlier line is wider and stays visible underneath.
@@ -95,7 +98,8 @@ def draw_lines(axes: Axes, selection: Selection, rows: pd.DataFrame, axis: str, 
                 low, high = part["low_ms"].where(good), part["high_ms"].where(good)
                 axes.fill_between(part[axis], low, high, color=look.colour, alpha=0.2, linewidth=0)
                 axes.vlines(part[axis], low, high, color=look.colour, alpha=0.6, linewidth=1)
-    axes.set_yscale("log")
+    if (known[panel.column] > 0).any():
+        plain_log(axes, "y")
 
 
 def separate(rows: pd.DataFrame, axis: str) -> list[pd.DataFrame]:
@@ -117,8 +121,9 @@ def draw_strip(
     for number, name in enumerate(failing):
         for status, rows in failures[failures["variant"] == name].groupby("status"):
             colour = selection.styles[rows["backend"].iloc[0]].colour
-            axes.plot(rows[axis], [number] * len(rows), linestyle="", **failure_mark(str(status), colour))
-    axes.set_ylim(len(failing) - 0.4, -0.6)
+            mark = failure_mark(str(status), colour)
+            axes.plot(rows[axis], [number] * len(rows), linestyle="", label=status, clip_on=False, **mark)
+    axes.set_ylim(len(failing) - 0.2, -0.8)
     axes.set_yticks(range(len(failing)), failing if named else [""] * len(failing), fontsize=7)
     axes.tick_params(axis="x", labelbottom=False)
     axes.grid(visible=False, axis="x")

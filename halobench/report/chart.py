@@ -83,11 +83,14 @@ def metric_choice(value: str = next(iter(METRICS))) -> alt.Parameter:
     )
 
 
-def metric_title(parameter: alt.Parameter, prefix: str, view: str | None = None) -> alt.Title:
-    """A title that names the chosen metric, and behind it the value of the parameter named ``view``."""
+def metric_title(parameter: alt.Parameter, prefix: str, view: str | None = None, **place: Any) -> alt.Title:
+    """A title that names the chosen metric, and behind it the value of the parameter named ``view``.
+
+    With ``place`` (``alt.Title``'s orient) it stands at an axis, as that one's title: an axis cannot name a choice.
+    """
     words = "".join(f"{parameter.name} == '{name}' ? '{label}' : " for name, label in METRICS.items())
     suffix = f" + ', ' + {view}" if view else ""
-    return alt.Title(text=alt.ExprRef(expr=f"{json.dumps(prefix)} + ({words}''){suffix}"))
+    return alt.Title(text=alt.ExprRef(expr=f"{json.dumps(prefix)} + ({words}''){suffix}"), **place)
 
 
 def looks(rows: pd.DataFrame) -> tuple[alt.Color, alt.Shape]:

@@ -25,6 +25,8 @@ from halobench.report.chart import (
     metric_title,
 )
 
+CELL = 100  # pixels: holds "UNSUPPORTED"
+BELOW = {"orient": "bottom", "anchor": "middle"}
 CHECKED = {
     "executed FLOPs over useful FLOPs (GFLOP)": ("useful_gflop", "executed_gflop"),
     "peak memory over its closed form (MiB)": ("closed_form_mib", "peak_mib"),
@@ -61,7 +63,12 @@ def over_axes(rows: pd.DataFrame) -> Figure:
     made["axis"] = choice("axis", "axis", [LABELS[axis] for axis in AXES if LABELS[axis] in set(rows["axis"])])
     colour, shape = looks(rows)
     base = by_metric(filtered(rows, made, "axis", "at"), metric).encode(
-        x=alt.X("at:Q", title="pixels", scale=alt.Scale(type="symlog", nice=False), axis=alt.Axis(values=ticks(rows))),
+        x=alt.X(
+            "at:Q",
+            title="chosen axis (pixels)",
+            scale=alt.Scale(type="symlog", nice=False),
+            axis=alt.Axis(values=ticks(rows)),
+        ),
         color=colour,
     )
     height = alt.Y("value:Q", title=None, scale=alt.Scale(type="log"))
@@ -71,7 +78,7 @@ def over_axes(rows: pd.DataFrame) -> Figure:
         interval.encode(y=alt.Y("low_ms:Q", title=None), y2="high_ms:Q"),
         base.mark_point(filled=True, size=70).encode(y=height, shape=shape, tooltip=hover()),
     )
-    title = metric_title(metric, "Over the chosen axis: ")
+    title = metric_title(metric, "", orient="left", anchor="middle")
     chart = chart.add_params(*made.values(), metric).properties(width=WIDTH, height=HEIGHT, title=title)
     about = (
         "One line a backend over the side of the map, the block or the halo; bars are 95 % intervals of the latency."
@@ -100,13 +107,13 @@ def bars(rows: pd.DataFrame) -> Figure:
         by_metric(filtered(measured(rows), made), metric)
         .mark_bar()
         .encode(
-            y=alt.Y("variant:N", title=None, sort=alt.EncodingSortField("value"), axis=alt.Axis(labelLimit=260)),
+            y=alt.Y("variant:N", title="backend", sort=alt.EncodingSortField("value"), axis=alt.Axis(labelLimit=260)),
             x=alt.X("value:Q", title=None),
             color=colour.legend(None),
             tooltip=hover(),
         )
         .add_params(*made.values(), metric)
-        .properties(width=WIDTH, height=alt.Step(22), title=metric_title(metric, "At the reference point: "))
+        .properties(width=WIDTH, height=alt.Step(22), title=metric_title(metric, "", **BELOW))
     )
     about = "One bar a backend at the point where the axes cross, sorted by the chosen metric."
     return Figure("reference", "At the reference point", about, chart)
@@ -120,7 +127,7 @@ def block_by_halo(rows: pd.DataFrame) -> Figure:
     axes = {"x": alt.X("halo:O", title="halo (pixels)"), "y": alt.Y("block:O", title="block (pixels)")}
     chart = cells(filtered(rows, made, "block", "halo"), metric, axes)
     chart = chart.add_params(*made.values(), metric).properties(
-        width=alt.Step(90), height=alt.Step(36), title=metric_title(metric, "Block by halo: ")
+        width=alt.Step(CELL), height=alt.Step(36), title=metric_title(metric, "Block by halo: ")
     )
     about = "One cell for each block and halo of the chosen backend; cases without a time show their status."
     return Figure("grid", "Block by halo", about, chart)
@@ -132,11 +139,11 @@ def by_stage(rows: pd.DataFrame) -> Figure:
     rows = rows.assign(batch=rows["batch"].astype(int).astype(str))
     made, metric = choices(rows, "batch", backend=False), metric_choice()
     wide = alt.Axis(labelLimit=260)
-    axes: dict[str, Any] = {"x": alt.X("variant:N", title=None, axis=alt.Axis(labelAngle=-40, labelLimit=260))}
-    axes["y"] = alt.Y("label:N", title=None, axis=wide)
+    axes: dict[str, Any] = {"x": alt.X("variant:N", title="backend", axis=alt.Axis(labelAngle=-40, labelLimit=260))}
+    axes["y"] = alt.Y("label:N", title="stage", axis=wide)
     chart = cells(filtered(rows, made, "label", "batch"), metric, axes)
     chart = chart.add_params(*made.values(), metric).properties(
-        width=alt.Step(66), height=alt.Step(24), title=metric_title(metric, "HaloNet's stages: ")
+        width=alt.Step(CELL), height=alt.Step(24), title=metric_title(metric, "HaloNet's stages: ")
     )
     about = "One cell for each backend and layer shape of HaloNet; cases without a time show their status."
     return Figure("stages", "The stages of HaloNet", about, chart)
@@ -156,7 +163,7 @@ def cells(chart: Any, metric: alt.Parameter, axes: dict[str, Any]) -> Any:
     painted = chart.transform_filter(alt.expr.isValid(alt.datum.value) & (alt.datum.value > 0))
     return alt.layer(
         chart.mark_rect(opacity=0.08, color="#808080"),
-        painted.mark_rect(opacity=0.45).encode(color=alt.Color("value:Q", title=None, scale=scale)),
+        painted.mark_rect(opacity=0.45).encode(color=alt.Color("value:Q", title="chosen metric", scale=scale)),
         chart.mark_text(fontSize=11).encode(text="text:N"),
     )
 
@@ -211,7 +218,7 @@ def models(both: pd.DataFrame) -> Figure:
     logarithmic = alt.Scale(type="log")
     base = filtered(both, made, "what", "x", "y")
     marks = base.mark_point(filled=True, size=55, opacity=0.7).encode(
-        x=alt.X("x:Q", title="closed form", scale=logarithmic), y=alt.Y("y:Q", title=None, scale=logarithmic),
+        x=alt.X("x:Q", title="closed form, in the unit of what was measured", scale=logarithmic), y=alt.Y("y:Q", title=None, scale=logarithmic),
         color=colour, shape=shape, tooltip=hover("what"),
     )  # fmt: skip
     equal = base.transform_aggregate(least="min(x)", most="max(x)").transform_calculate(
@@ -222,6 +229,8 @@ def models(both: pd.DataFrame) -> Figure:
         .mark_line(color="currentColor", strokeDash=[4, 4])
         .encode(x="ends:Q", y="ends:Q")
     )
-    chart = alt.layer(line, marks).add_params(*made.values()).properties(width=WIDTH, height=HEIGHT)
+    measured_as = alt.Title(text=alt.ExprRef(expr=made["what"].name), orient="left", anchor="middle")
+    chart = alt.layer(line, marks).add_params(*made.values())
+    chart = chart.properties(width=WIDTH, height=HEIGHT, title=measured_as)
     about = "Each mark is a case; the dashed line is where measurement and closed form agree."
     return Figure("models", "Against the closed forms", about, chart)

@@ -60,7 +60,7 @@ def against_rivals(rows: pd.DataFrame) -> Figure:
     colour, shape = looks(rows)
     about_rivals = ("network", "batch", "rival", "ratio", "over_rival", "reason")
     columns = ("comparison", "published", "ratio_low", "ratio_high", "fate", *about_rivals)
-    line = alt.Y("network:N", title=None, axis=alt.Axis(labelLimit=480))
+    line = alt.Y("network:N", title="network", axis=alt.Axis(labelLimit=480))
     offset = alt.YOffset("variant:N", sort=listed(rows, "variant"))
     base = filtered(rows, made, *columns).encode(y=line, yOffset=offset, color=colour)
     ends = rows[["ratio_low", "ratio_high", "published"]].assign(equal=1.0).astype(float)
@@ -120,8 +120,10 @@ def over_size(rows: pd.DataFrame) -> Figure:
     del made["suite"], made["direction"]
     colour, shape = looks(rows)
     base = by_metric(filtered(rows, made, "view", "at", "line", "model", "short", "batch"), metric).encode(
-        x=alt.X("at:Q", title=None, scale=alt.Scale(type="log", nice=False, padding=30)),
-        y=alt.Y("value:Q", title=None, scale=alt.Scale(type="log", nice=False, padding=20)),
+        x=alt.X("at:Q", title="what the view is over", scale=alt.Scale(type="log", nice=False, padding=30)),
+        y=alt.Y(
+            "value:Q", title="chosen metric, in the unit above", scale=alt.Scale(type="log", nice=False, padding=20)
+        ),
         color=colour,
     )
     # A network and its rival may be at one place.
