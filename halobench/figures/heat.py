@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from halobench.figures.scale import colour_bar
+from halobench.figures.scale import colour_bar, three_digits
 from halobench.figures.scaling import in_order
 from halobench.figures.selection import SHAPE, Drawn, Selection, held, measured, most_common
 from halobench.figures.style import FAINT, INK, canvas
@@ -21,9 +21,10 @@ SHORT = {
     "UNSUPPORTED": "unsup.",
     "MISSING": "miss.",
     "INCORRECT": "wrong",
-    "TIMEOUT": "time",
+    "TIMEOUT": "timeout",
     "CRASHED": "crash",
 }
+UNMEASURED = "·"
 COLUMNS = 2  # panels side by side
 
 
@@ -50,7 +51,7 @@ def block_by_halo(selection: Selection, rows: pd.DataFrame, direction: str) -> F
     lines = math.ceil(len(names) / columns)
     width = max(5.0, columns * (0.9 + 0.42 * len(halos)) + 1.2)
     title = f"Latency (ms) over block and halo, {direction}"
-    subtitle = held(rows, but=("block", "halo"))
+    subtitle = held(rows, but=("block", "halo")) + without_number(rows, len(names) * len(blocks) * len(halos))
     figure = canvas(width, 0.9 + lines * (0.75 + 0.26 * len(blocks)), title, subtitle, selection.footer(rows))
     grid = figure.add_gridspec(lines, columns)
     norm = scale_of(rows)
@@ -61,7 +62,7 @@ def block_by_halo(selection: Selection, rows: pd.DataFrame, direction: str) -> F
         # A second row for a cell must raise; ``pivot_table`` would average the two.
         table = panel.pivot(index="block", columns="halo", values="median_ms")  # noqa: PD010
         table = table.reindex(index=blocks, columns=halos)
-        cells(axes, table, failures(panel, "block", "halo"), norm, latency)
+        cells(axes, table, failures(panel, "block", "halo"), norm, three_digits)
         axes.set_title(name, fontsize=9, color=INK)
         axes.set_xlabel("halo (pixels)" if number + columns >= len(names) else "")
         axes.set_ylabel("block (pixels)" if number % columns == 0 else "")
@@ -98,6 +99,7 @@ def stage_shares(selection: Selection, rows: pd.DataFrame, what: str) -> Figure:
     width, height = max(6.5, 2.6 + 0.72 * len(names)), 2.2 + 0.27 * len(labels)
     title = f"HaloNet's stages, {what}: share of the floor"
     subtitle = "floor / median latency in %: 100 is what this machine's measured ceilings allow"
+    subtitle += without_number(rows, len(labels) * len(names))
     figure = canvas(width, height, title, subtitle, selection.footer(rows, shares=True))
     axes = figure.add_subplot()
     table = rows.pivot(index="label", columns="variant", values="percent")  # noqa: PD010 - as above
@@ -141,7 +143,16 @@ def cells(axes: Axes, table: pd.DataFrame, failed: pd.DataFrame, norm: LogNorm, 
                 axes.add_patch(mpl.patches.Rectangle((column, row), 1, 1, facecolor="#d9d9d9", edgecolor="white"))
                 axes.text(*centre, SHORT[status.iloc[0]], ha="center", va="center", size=7, color=INK)
             else:
-                axes.text(*centre, "·", ha="center", va="center", size=7, color=FAINT)
+                axes.text(*centre, UNMEASURED, ha="center", va="center", size=7, color=FAINT)
+
+
+def without_number(rows: pd.DataFrame, places: int) -> str:
+    """What stands in those of so many cells that have no number, for the end of a subtitle."""
+    said = [f"{UNMEASURED} not measured"] * (len(rows) < places)
+    said += [
+        f"{short} {status}" for status, short in SHORT.items() if short != status and (rows["status"] == status).any()
+    ]
+    return f". In cells: {', '.join(said)}" if said else ""
 
 
 def readable_on(colour: tuple[float, float, float, float]) -> str:
@@ -154,11 +165,6 @@ def readable_on(colour: tuple[float, float, float, float]) -> str:
 def failures(rows: pd.DataFrame, row: str, column: str) -> pd.DataFrame:
     """The failed cells: row, column and status."""
     return rows[rows["status"] != OK][[row, column, "status"]].set_axis(["row", "column", "status"], axis=1)
-
-
-def latency(value: float) -> str:
-    """A time in three digits: 0.0123, 1.23, 12.3, 1234."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def percent(value: float) -> str:

@@ -19,9 +19,11 @@ SIZE = 8  # points
 AWAY = (6.0, 10.0, 15.0, 21.0)  # points between the centre of a mark and its label, the nearest first
 SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 MARKED = 0.6  # half a diamond, the widest mark, in sizes of marks
+CLEAR = 1.0  # points of paper around a label
 SAMPLED = 2.0  # pixels between the points that stand for a line
-# What a place costs: covering a mark or another label, a point of a line, leaving the panel, a step away.
-ON_A_MARK, ON_A_LINE, OUTSIDE, A_STEP = 1e3, 1.0, 1e6, 4.0
+# What a place costs: covering a mark or another label, being nearer to another mark than to its own, covering a point
+# of a line, leaving the panel, a step away.
+ON_A_MARK, NEARER_ANOTHER, ON_A_LINE, OUTSIDE, A_STEP = 1e3, 15.0, 1.0, 1e6, 4.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def place(axes: Axes, labels: Sequence[Label]) -> None:
     assert figure is not None
     point = figure.dpi / 72
     taken, lines = np.array([*marks(axes)]).reshape(-1, 4), points_of_lines(axes)
-    frame = axes.get_window_extent()
+    centres, frame = (taken[:, :2] + taken[:, 2:]) / 2, axes.get_window_extent()
     for label in labels:
         text = axes.annotate(
             label.text, (label.x, label.y), (0, 0), textcoords="offset points", size=SIZE, ha="center", va="center",
@@ -48,11 +50,12 @@ def place(axes: Axes, labels: Sequence[Label]) -> None:
         )  # fmt: skip
         text.set_path_effects([withStroke(linewidth=2, foreground="white")])  # a line may run behind
         text.set_in_layout(False)
-        size = np.array(text.get_window_extent().size)
+        size = np.array(text.get_window_extent().size) + CLEAR * point
         centre = axes.transData.transform((label.x, label.y))
         offsets = np.array([np.array(side) * (size / 2 + away * point) for away in AWAY for side in SIDES])
         boxes = np.hstack([centre + offsets - size / 2, centre + offsets + size / 2])
         cost = ON_A_MARK * overlaps(boxes, taken) + ON_A_LINE * holds(boxes, lines)
+        cost += NEARER_ANOTHER * (distances(boxes, centres).min(axis=1) < distances(boxes, centre[None])[:, 0] - point)
         inside = (boxes[:, :2] > frame.min).all(axis=1) & (boxes[:, 2:] < frame.max).all(axis=1)
         cost += OUTSIDE * ~inside + A_STEP * (np.arange(len(boxes)) // len(SIDES)) + 0.1 * np.arange(len(boxes))
         best = int(np.argmin(np.round(cost, 3)))
@@ -101,6 +104,13 @@ def overlaps(boxes: Points, taken: Points) -> Points:
     """How many of the taken boxes each box covers in part."""
     one, other = boxes[:, None], taken[None]
     return ((one[..., :2] < other[..., 2:]) & (one[..., 2:] > other[..., :2])).all(axis=-1).sum(axis=1)
+
+
+def distances(boxes: Points, points: Points) -> Points:
+    """How far each box is from each point."""
+    one, other = boxes[:, None], points[None]
+    beyond = np.maximum(np.maximum(one[..., :2] - other, other - one[..., 2:]), 0)
+    return np.hypot(beyond[..., 0], beyond[..., 1])
 
 
 def holds(boxes: Points, points: Points) -> Points:

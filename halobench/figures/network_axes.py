@@ -7,9 +7,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from halobench.figures.heat import cells, failures, latency, scale_of
+from halobench.figures.heat import cells, failures, scale_of, without_number
 from halobench.figures.networks import SUITE, conditions, look_of, variants
-from halobench.figures.scale import colour_bar, plain_log
+from halobench.figures.scale import colour_bar, plain_log, three_digits
 from halobench.figures.selection import NO_BACKEND, Drawn, Selection, measured, of_the_device
 from halobench.figures.style import canvas, entry, failure_entry, failure_mark, legend
 from halobench.records.table import OK
@@ -45,7 +45,7 @@ def over_side(selection: Selection, rows: pd.DataFrame) -> Figure:
             label = str(model) if (part["backend"] == NO_BACKEND).all() else f"{model}, {name}"
             by_side = part.sort_values("side")
             times = (1e3 / by_side["images_per_s"]).where(by_side["status"] == OK)  # a line ends where a step failed
-            axes.plot(by_side["side"], times, color=look.colour, marker=look.marker, label=label)
+            axes.plot(by_side["side"], times, label=label, **look.marked())
             handles.append(entry(look, label))
     sides = sorted(rows["side"].unique())
     axes.set_xscale("log", base=2)
@@ -80,13 +80,14 @@ def over_grid(selection: Selection, rows: pd.DataFrame) -> Figure:
     blocks, halos = sorted(rows["block"].unique()), sorted(rows["halo"].unique())
     title = f"Training step (ms) of {', '.join(sorted(rows['model'].unique()))} over block and halo"
     width = max(5.0, 1.2 + len(names) * (1.0 + 0.55 * len(halos)))
-    figure = canvas(width, 1.6 + 0.4 * len(blocks), title, conditions(rows), selection.footer(rows))
+    subtitle = conditions(rows) + without_number(rows, len(names) * len(blocks) * len(halos))
+    figure = canvas(width, 1.6 + 0.4 * len(blocks), title, subtitle, selection.footer(rows))
     norm = scale_of(rows)
     for number, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), number + 1)
         panel = rows[rows["variant"] == name]
         table = panel.pivot(index="block", columns="halo", values="median_ms")  # noqa: PD010 - a second row must raise
-        cells(axes, table.reindex(index=blocks, columns=halos), failures(panel, "block", "halo"), norm, latency)
+        cells(axes, table.reindex(index=blocks, columns=halos), failures(panel, "block", "halo"), norm, three_digits)
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("halo (pixels)")
         axes.set_ylabel("block (pixels)" if number == 0 else "")

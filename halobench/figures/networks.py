@@ -23,6 +23,7 @@ RIVAL_LOOKS = {
 }
 
 SAID = {"captured": "eager, replayed as a CUDA graph"}
+READ_RATIOS = "Below 1 HaloNet is faster; bars: 95 % intervals"
 ASIDE = 0.1  # between the marks of two variants, in places of models
 
 
@@ -59,7 +60,8 @@ Fill = Callable[[Axes, Selection, pd.DataFrame, list[str]], list[Label]]
 def by_model(selection: Selection, rows: pd.DataFrame, title: str, fill: Fill, panels: str) -> Figure:
     """A panel a mode (or batch), one below the other, its models from left to right, a line a variant."""
     values = sorted(rows[panels].dropna().unique(), key=MODES.index if panels == "mode" else None)
-    figure = canvas(WIDEST, 1.0 + 3.5 * len(values), title, conditions(rows), selection.footer(rows))
+    subtitle = conditions(rows) + (f". {READ_RATIOS}" if fill is ratios else "")
+    figure = canvas(WIDEST, 1.0 + 3.5 * len(values), title, subtitle, selection.footer(rows))
     labels = []
     for number, value in enumerate(values):
         axes = figure.add_subplot(len(values), 1, number + 1, sharey=figure.axes[0] if figure.axes else None)
@@ -141,7 +143,7 @@ def lines(
     places = [number + aside for number in range(len(models))]
     values = part.set_index("place")[column].reindex(places) * scale
     look = look_of(selection, name, rows)
-    axes.plot(places, values, color=look.colour, marker=look.marker, markersize=6, label=name)
+    axes.plot(places, values, label=name, **look.marked())
     return part
 
 
@@ -169,7 +171,14 @@ def throughput(selection: Selection, rows: pd.DataFrame) -> Figure:
         of = rows[rows["mode"] == mode]
         for name in variants(selection, of):
             part, look = over_models(of, name, "images_per_s"), look_of(selection, name, of)
-            axes.plot(part["parameters"] / 1e6, part["images_per_s"], color=look.colour, marker=look.marker, label=name)
+            axes.plot(
+                part["parameters"] / 1e6,
+                part["images_per_s"],
+                color=look.colour,
+                marker=look.marker,
+                markersize=6 * look.scale,
+                label=name,
+            )
         fastest = measured(of, "images_per_s").sort_values("images_per_s", ascending=False)
         fastest = fastest.assign(short=fastest["model"].map(short)).drop_duplicates("short")
         named = [

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from halobench.figures.networks import SUITE, pair_name
+from halobench.figures.scale import three_digits
 from halobench.figures.selection import Selection, measured
 
 HEAD = ("pair", "image sides", "batch", "HaloNet", "EfficientNet", "ratio of times", "of peak memory")
@@ -32,5 +33,5 @@ def pair_line(one: Selection, row: "pd.Series[Any]", times_as: Callable[["pd.Ser
 
 
 def milliseconds(value: float) -> str:
-    """A time in three digits, zeros at the end among them."""
-    return f"{value:.0f} ms" if value >= 100 else f"{value:#.3g} ms"
+    """A time with its unit."""
+    return f"{three_digits(value)} ms"

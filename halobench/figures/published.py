@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from halobench.figures.networks import SUITE, conditions, look_of, variants
+from halobench.figures.networks import SAID, SUITE, conditions, look_of, variants
 from halobench.figures.selection import Drawn, Selection, measured
 from halobench.figures.style import INK, WIDEST, canvas, legend
 from halobench.records.table import OK
@@ -21,9 +21,9 @@ from halobench.records.table import OK
 PUBLISHED, PUBLISHED_AS = "#bdbdbd", "published, TPUv3"
 HYBRIDS = {  # over EfficientNet-B7's training time
     "halonet_h7": ("no convolution", 1.9),
-    "halonet_h7_conv1": ("convolution in 1", 1.4),
-    "halonet_h7_conv12": ("convolution in 1-2", 1.0),
-    "halonet_h7_conv123": ("convolution in 1-2-3", 0.5),
+    "halonet_h7_conv1": ("convolution in stage 1", 1.4),
+    "halonet_h7_conv12": ("convolution in stages 1-2", 1.0),
+    "halonet_h7_conv123": ("convolution in stages 1-2-3", 0.5),
 }
 TRANSFER = {  # pre-training step in ms; images a second and core at 384 and at 512
     "halonet_h4_128": ("H4 (128)", 377.0, 121.3, 48.6),
@@ -42,6 +42,7 @@ COMPONENTS = (
     "LS, SE, SiLU",
     "LS, SE, SiLU, RA",
 )
+ABBREVIATED = "LS: label smoothing, RA: RandAugment, SE: squeeze-and-excitation"
 
 
 @dataclass(frozen=True)
@@ -117,16 +118,21 @@ def components(selection: Selection) -> Figure | str:
         return "no training component was taken in turn with its baseline"
     # A baseline may belong to an axis too, whose label it has then: it needs none, its ratio is one.
     groups = [Group(label, None, rows[rows["label"] == label]) for label in COMPONENTS[1:]]
-    figure = canvas(
-        WIDEST,
-        4.2,
-        "Cost of training components in HaloNet-50 and ResNet-50: the step over the baseline's",
-        conditions(rows),
-        selection.footer(rows),
-    )
+    title = "Cost of training components in HaloNet-50 and ResNet-50: the step over the baseline's"
+    subtitle = f"{conditions(rows)}{by_mode(rows)}. {ABBREVIATED}"
+    figure = canvas(WIDEST, 4.2, title, subtitle, selection.footer(rows))
     bars(figure.add_subplot(), selection, groups, "time over the baseline's")
     finish(figure, selection, rows)
     return figure
+
+
+def by_mode(rows: pd.DataFrame) -> str:
+    """Of rows in several modes, which mode most have, and the labels of those in another, for a subtitle."""
+    rows = measured(rows, "ratio")
+    usual, *others = rows["mode"].value_counts().index
+    labels = [(mode, sorted(rows.loc[rows["mode"] == mode, "label"].unique())) for mode in others]
+    said = [f"{SAID.get(mode, mode)} with {' and with '.join(of)}" for mode, of in labels]
+    return f", {'; '.join([SAID.get(usual, usual), *said])}" if said else ""
 
 
 def bars(axes: Axes, selection: Selection, groups: list[Group], label: str) -> None:
@@ -137,7 +143,7 @@ def bars(axes: Axes, selection: Selection, groups: list[Group], label: str) -> N
         place = number - 0.4 + width / 2
         if group.published is not None:
             axes.bar(place, group.published, width * 0.94, color=PUBLISHED, label=PUBLISHED_AS)
-            at_foot(axes, place, f"{group.published:.2g}")
+            at_foot(axes, place, f"{group.published:#.2g}")
         place += width if any(other.published for other in groups) else 0
         for name in names:
             for _, row in group.rows[group.rows["variant"] == name].head(1).iterrows():

@@ -16,7 +16,7 @@ from halobench.figures.scaling import in_order, lines
 from halobench.figures.selection import Drawn, Selection, measured
 from halobench.figures.style import INK, canvas, entry, legend
 
-FLOOR = "floor of the problem"
+FLOOR = "floor of the problem, its exponentials among its work"
 
 
 def draw(selection: Selection) -> Drawn:
@@ -53,7 +53,7 @@ def roofline(selection: Selection, rows: pd.DataFrame, copy: float, matmul: floa
         of = rows[rows["variant"] == name]
         style = selection.styles[of["backend"].iloc[0]]
         large = of["case"].isin(reference)
-        for part, size, alpha in ((of[~large], 16, 0.45), (of[large], 80, 1.0)):
+        for part, size, alpha in ((of[~large], 16 * style.scale, 0.45), (of[large], 80 * style.scale, 1.0)):
             axes.scatter(
                 part["intensity"], part["tera"], color=style.colour, marker=style.marker, s=size, alpha=alpha,
                 edgecolor="white", linewidth=0.4, zorder=3 if alpha == 1 else 2, label=name,

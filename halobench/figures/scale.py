@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullLocator
 
 LEAST = 4  # ticks that an axis should have
+LONGEST = 6.0  # inches of a bar of colours
 STEPS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9))
 
 
@@ -40,6 +41,11 @@ def plain(value: float, _position: int | None = None) -> str:
     return np.format_float_positional(float(f"{value:.6g}"), trim="-")
 
 
+def three_digits(value: float) -> str:
+    """A number in three digits: 0.0120, 1.23, 12.0, 1234."""
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
+
+
 def plain_log(axes: Axes, *which: str) -> None:
     """Make these axes ("x", "y") logarithmic, with plain numbers."""
     for name in which:
@@ -51,7 +57,11 @@ def plain_log(axes: Axes, *which: str) -> None:
 
 
 def colour_bar(figure: Figure, mappable: ScalarMappable, panels: list[Axes], label: str) -> None:
-    """A bar beside the panels that says what their logarithmic colours mean."""
-    bar = figure.colorbar(mappable, ax=panels, aspect=30, ticks=PlainLogLocator(), format=FuncFormatter(plain))
+    """A bar beside the panels that says what their logarithmic colours mean, no longer than ``LONGEST``."""
+    share = min(1.0, LONGEST / figure.get_figheight())
+    ticks, numbers = PlainLogLocator(), FuncFormatter(plain)
+    bar = figure.colorbar(
+        mappable, ax=panels, shrink=share, anchor=(0, 1), aspect=30 * share, ticks=ticks, format=numbers
+    )
     bar.minorticks_off()
     bar.set_label(label)

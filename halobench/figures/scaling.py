@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,6 +18,8 @@ LABELS = {
     "block": "block side (pixels)",
     "halo": "halo on each side (pixels)",
 }
+TICK = 7.5  # points
+CHARACTER = 0.028  # the width of a digit of that size, as a share of the values' span in a panel
 TITLES = {"side": "over the feature-map side", "block": "over the block", "halo": "over the halo"}
 
 
@@ -90,9 +93,8 @@ def draw_lines(axes: Axes, selection: Selection, rows: pd.DataFrame, axis: str, 
             good = part["status"] == OK
             values = part[panel.column].where(good) * panel.scale
             axes.plot(
-                part[axis], values.where(values > 0), color=look.colour, marker=look.marker, linestyle=line,
-                markersize=5 + 3.5 * wider, linewidth=1.4 + 2.8 * wider, markeredgecolor="white", markeredgewidth=0.4,
-                label=name,
+                part[axis], values.where(values > 0), linestyle=line, linewidth=1.4 + 2.8 * wider,
+                markeredgecolor="white", markeredgewidth=0.4, label=name, **look.marked(5 + 3.5 * wider),
             )  # fmt: skip
             if panel.column == "median_ms":
                 low, high = part["low_ms"].where(good), part["high_ms"].where(good)
@@ -134,18 +136,27 @@ def style_axis(axes: Axes, axis: str, values: list[float]) -> None:
     axes.set_xlabel(LABELS[axis])
     if axis != "halo":
         axes.set_xscale("log", base=2)
-    span = values[-1] / values[0] if axis != "halo" else values[-1] - values[0]
     if len(values) == 1:  # matplotlib would invent a range of its own
         (value,) = values
         axes.set_xlim(*((value / 2, value * 2) if axis != "halo" else (value - 1, value + 1)))
-    near = span ** (1 / 22) if axis != "halo" else span / 22
-    shown: list[float] = []
-    for value in values:
-        if not shown or (value / shown[-1] >= near if axis != "halo" else value - shown[-1] >= near):
-            shown.append(value)
-    axes.xaxis.set_major_locator(FixedLocator(shown))
+    axes.xaxis.set_major_locator(FixedLocator(apart(values, logarithmic=axis != "halo")))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:.4g}"))
+    axes.tick_params(axis="x", labelsize=TICK)
+
+
+def apart(values: list[float], *, logarithmic: bool) -> list[float]:
+    """The values whose numbers, written under the axis, do not touch; they ascend."""
+    places = np.log(values) if logarithmic else np.asarray(values, dtype=float)
+    places = (places - places[0]) / (places[-1] - places[0] or 1)
+    shown: list[float] = []
+    end = -1.0
+    for value, place in zip(values, places, strict=True):
+        half = CHARACTER * len(f"{value:.4g}") / 2
+        if place - half >= end:
+            shown.append(value)
+            end = place + half + CHARACTER / 3
+    return shown
 
 
 def lines(selection: Selection, rows: pd.DataFrame) -> list[tuple[str, str, LineStyle]]:

@@ -30,6 +30,7 @@ LineStyle = Literal["-", "--", ""]
 UNSAID = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}  # would be of the moment
 DPI = 130
 EDGE = 0.1  # inches
+PAD = 0.07  # inches on both sides of a panel
 WIDEST = 10.0  # inches: a page 830 pixels wide, as README's is on GitHub, still shows 8 points as 9 pixels
 INK = "#222222"
 FAINT = "#8c8c8c"
@@ -41,6 +42,15 @@ class Style:
 
     colour: str
     marker: str
+
+    @property
+    def scale(self) -> float:
+        """How much larger its marker is drawn than others: most of a star is air."""
+        return 1.5 if self.marker == "*" else 1.0
+
+    def marked(self, size: float = 6.0) -> dict[str, Any]:
+        """How a line of this look is drawn, its markers of this size in points."""
+        return {"color": self.colour, "marker": self.marker, "markersize": size * self.scale}
 
 
 def darker(colour: str) -> str:
@@ -158,7 +168,7 @@ def keep(figure: Figure, room: float = 0.0) -> None:
     engine = figure.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)
     titles, bottom = 0.22 + sum(extent(line)[1] for line in figure.texts[:2]), foot(figure) + room
-    engine.set(rect=(EDGE / width, bottom / height, 1 - 2 * EDGE / width, 1 - (bottom + titles) / height))
+    engine.set(w_pad=PAD, rect=(EDGE / width, bottom / height, 1 - 2 * EDGE / width, 1 - (bottom + titles) / height))
 
 
 def legend(figure: Figure, handles: Sequence[Artist]) -> None:
@@ -199,7 +209,7 @@ def drawn(figure: Figure) -> set[object]:
 
 def entry(look: Style, label: str, line: LineStyle = "-") -> Line2D:
     """A backend in a legend."""
-    return Line2D([], [], color=look.colour, marker=look.marker, linestyle=line, label=label, markersize=5)
+    return Line2D([], [], linestyle=line, label=label, **look.marked(5))
 
 
 def failure_entry(status: str, label: str | None = None, colour: str = INK) -> Line2D:
