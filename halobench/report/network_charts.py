@@ -9,6 +9,7 @@ from halobench.figures import published
 from halobench.figures.networks import short
 from halobench.figures.selection import NO_BACKEND, in_group, measured
 from halobench.report.chart import (
+    BESIDE,
     HEIGHT,
     INHERIT,
     WIDTH,
@@ -22,6 +23,8 @@ from halobench.report.chart import (
     looks,
     metric_choice,
     metric_title,
+    named_below,
+    with_legend,
 )
 from halobench.report.points import STEPS, intervals
 
@@ -81,6 +84,7 @@ def against_rivals(rows: pd.DataFrame) -> Figure:
         ),
     )
     chart = chart.add_params(*made.values()).properties(width=WIDTH - 150, height=alt.Step(13))
+    chart = with_legend(chart, base, colour, shape)
     about = (
         "Time of a network's step over that of its rival, taken in turn at the same batch: right of the line at 1 the "
         "rival is faster. Bars are 95 % intervals, thick strokes the published ratio (on TPUv3) where there is one."
@@ -120,20 +124,23 @@ def over_size(rows: pd.DataFrame) -> Figure:
     del made["suite"], made["direction"]
     colour, shape = looks(rows)
     base = by_metric(filtered(rows, made, "view", "at", "line", "model", "short", "batch"), metric).encode(
-        x=alt.X("at:Q", title="what the view is over", scale=alt.Scale(type="log", nice=False, padding=30)),
-        y=alt.Y(
-            "value:Q", title="chosen metric, in the unit above", scale=alt.Scale(type="log", nice=False, padding=20)
-        ),
+        x=alt.X("at:Q", title=None, scale=alt.Scale(type="log", nice=False, padding=30)),
+        y=alt.Y("value:Q", title=None, scale=alt.Scale(type="log", nice=False, padding=20)),
         color=colour,
     )
-    # A network and its rival may be at one place.
+    # Each network is named once, at its greatest; it and its rival may be at one place.
+    named = base.transform_joinaggregate(most="max(value)", groupby=["model", "at"]).transform_filter(
+        alt.datum.value == alt.datum.most
+    )
     aside = alt.ExprRef(expr=f"datum.backend == '{NO_BACKEND}' ? 12 : -10")
     chart = alt.layer(
         base.mark_line(strokeWidth=1.5).encode(detail="line:N"),
         base.mark_point(filled=True, size=70).encode(shape=shape, tooltip=hover("model", "batch")),
-        base.mark_text(dy=aside, fontSize=9).encode(text="short:N", color=alt.value(INHERIT)),
+        named.mark_text(dy=aside, fontSize=9).encode(text="short:N", color=alt.value(INHERIT)),
+        named_below("split(view, ', over ')[1]"),
     )
-    title = metric_title(metric, "", view="view")
+    title = metric_title(metric, **BESIDE)
     chart = chart.add_params(*made.values(), metric).properties(width=WIDTH, height=HEIGHT, title=title)
+    chart = with_legend(chart, base, colour, shape)
     about = "One line a backend, or a family of models without one, over the parameters or the side of the images."
     return Figure("networks", "Networks over their size", about, chart)
