@@ -9,8 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from halobench import plot
-from halobench.figures.heat import readable_on
-from halobench.figures.scale import LEAST, PlainLogLocator, plain
+from halobench.figures.heat import SHORT, UNMEASURED, readable_on
+from halobench.figures.labels import Label, place
+from halobench.figures.scale import LEAST, LONGEST, PlainLogLocator, plain, three_digits
+from halobench.figures.scaling import apart
 from halobench.figures.selection import network_selections, selections
 from halobench.figures.style import INK, WIDEST, canvas, extent, look
 from halobench.records import table as results
@@ -129,6 +131,69 @@ def test_wider_lines_are_explained(figures):
         for axes in figures[axis].axes:
             widths = {line.get_linewidth() for line in axes.lines if line.get_linestyle() != "None"}
             assert len(widths) <= 1 or "wider" in axes.get_title()
+
+
+def test_what_stands_in_cells_is_explained(figures):
+    seen = 0
+    for name, figure in figures.items():
+        texts = {text.get_text() for axes in figure.axes for text in axes.texts}
+        wanted = {UNMEASURED, *SHORT.values()} & texts if "grid" in name or "stages" in name else set()
+        for short in wanted - {"OOM"}:
+            assert f"{short} " in figure.texts[1].get_text(), name
+            seen += 1
+    assert seen > 3
+
+
+def test_a_bar_of_colours_is_no_longer_than_can_be_taken_in(figures):
+    bars = [(figure, axes) for figure in figures.values() for axes in figure.axes if axes.get_label() == "<colorbar>"]
+    assert bars
+    for figure, axes in bars:
+        assert axes.get_position().height * figure.get_figheight() <= LONGEST + 0.01
+
+
+@pytest.mark.parametrize("values", [[8, 16, 32, 64, 96, 128, 256], [1, 2, 3, 4], [32], [1000, 1001, 2000], [7, 1e4]])
+@pytest.mark.parametrize("logarithmic", [True, False])
+def test_numbers_under_an_axis_do_not_touch(values, logarithmic):
+    figure = canvas(WIDEST, 4, "title", "subtitle", "footer")
+    axes = [figure.add_subplot(1, 3, number) for number in (1, 2, 3)][1]
+    axes.plot(values, values)
+    axes.set_xscale("log" if logarithmic else "linear")
+    shown = apart(values, logarithmic=logarithmic)
+    axes.set_xticks(shown, [f"{value:.4g}" for value in shown], size=7.5, minor=False)
+    axes.set_xticks([], minor=True)
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert shown[0] == values[0]
+    assert set(shown) >= {96, 128} or 96 not in values or not logarithmic
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.013, "0.0130"), (0.13, "0.130"), (36, "36.0"), (99.96, "100"), (100.4, "100"), (1234.5, "1234")],
+)
+def test_numbers_have_three_digits(value, said):
+    assert three_digits(value) == said
+
+
+def test_a_label_is_nearest_to_its_own_mark():
+    """A mark is boxed in on three sides by others; beside one of those its name would look like theirs."""
+    with look():
+        figure = canvas(4, 3, "title", "subtitle", "footer")
+        axes = figure.add_subplot()
+        around = [(0.47, 0.5), (0.53, 0.5), (0.5, 0.58), (0.56, 0.42), (0.44, 0.42)]
+        axes.plot(*zip((0.5, 0.5), *around, strict=True), "o", linestyle="")
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        figure.draw_without_rendering()
+        place(axes, [Label("own", 0.5, 0.5, INK)])
+    (text,) = axes.texts
+    box = text.get_window_extent()
+
+    def away(mark):
+        x, y = axes.transData.transform(mark)
+        return np.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1))
+
+    assert away((0.5, 0.5)) <= min(map(away, around)) + 2
 
 
 def test_long_lines_are_wrapped_and_the_figure_grows():

@@ -188,6 +188,7 @@ def test_figures_say_how_their_networks_are_called(drawn):
     assert all("eager, replayed as a CUDA graph" in said[name] for name in ("grid", "side"))
     assert ", compiled, " in said["hybrids"]
     assert ", eager, " in said["components"]
+    assert "LS: label smoothing" in said["components"]
     assert "eager" not in said["ratio"]  # its panels say so
 
 
@@ -257,6 +258,17 @@ def test_the_published_figures_are_those_of_the_paper():
     ]  # fmt: skip
 
 
+def test_components_in_two_modes_say_which_are_in_which(tmp_path):
+    """What is augmented at random cannot be replayed."""
+    rows = [network_row("resnet50", groups=["components"], label="baseline", captured=True)]
+    for label, captured in (("SE", True), ("LS", True), ("LS, RA", False)):
+        one = {"groups": ["components"], "rival": "resnet50", "label": label, "captured": captured}
+        one["overrides"] = {"for": label.lower()}
+        rows.append(network_row("halonet_50", "sdpa", **one))
+    said = several_files(tmp_path / "modes", rows)["components"].texts[1].get_text()
+    assert ", eager, replayed as a CUDA graph; eager with LS, RA. " in " ".join(said.split())
+
+
 def test_what_is_absent_says_so(tmp_path):
     rows = [files.network_row("efficientnet_b0"), files.failed_network("OOM", "no room", "halonet_h0", "sdpa")]
     _, figures = figures_of(files.write(tmp_path / "mine.json", rows, gpu=files.H100))
@@ -287,11 +299,49 @@ def test_curves_are_a_line_a_run_and_a_colour_a_model(tmp_path):
     runs(tmp_path)
     with look():
         figures = dict(curves.draw(tmp_path))
-    accuracy, _, seconds = figures["curves"].axes
-    assert len(accuracy.lines) == len(seconds.lines) == 3
-    assert len({line.get_color() for line in accuracy.lines}) == 2
-    assert accuracy.lines[0].get_ydata() == pytest.approx([82, 84, 86])
+    error, _, seconds = figures["curves"].axes
+    assert len(error.lines) == len(seconds.lines) == 3
+    assert len({line.get_color() for line in error.lines}) == 2
+    assert error.lines[0].get_ydata() == pytest.approx([18, 16, 14])
+    assert error.get_yscale() == seconds.get_yscale() == "log"
     assert seconds.lines[0].get_xdata() == pytest.approx([9, 18, 27])
+
+
+def test_a_model_has_one_colour_in_all_figures_of_training_runs(tmp_path):
+    """Also where one table has a model that the other lacks."""
+    runs(tmp_path)
+    with (tmp_path / "curves" / "time-to-accuracy.csv").open("a") as table:
+        table.write("convnet_mini,none,4e5,0,0.86,True,20.0,3,H100\n")
+    with look():
+        figures = dict(curves.draw(tmp_path))
+    (legend,) = figures["curves"].legends
+    colours = [line.get_color() for line in legend.get_lines()]
+    lines = [line for line in figures["time-to-accuracy"].axes[0].lines if len(line.get_xdata()) == 2]
+    assert legend.get_texts()[0].get_text() == "halonet_mini, sdpa (0.4 M)"
+    assert lines[0].get_color() not in colours  # of convnet_mini
+    assert lines[1].get_color() == lines[2].get_color() == colours[0]  # halonet_mini: its runs, and their median
+
+
+@pytest.mark.parametrize(
+    ("commit", "dirty", "said"),
+    [
+        ("0123456789abcdef0123", None, "commit 0123456 (dirty unknown)"),
+        ("0123456789abcdef0123", "false", "commit 0123456"),
+        ("0123456789abcdef0123", "true", "commit 0123456+dirty"),
+        ("v1 (declared)", "unknown", "commit v1 (declared, dirty unknown)"),
+        ("1234567", "false", "commit 1234567"),
+    ],
+)
+def test_curves_say_whose_commit_they_are(tmp_path, commit, dirty, said):
+    columns = {"commit": commit} | ({"dirty": dirty} if dirty else {})
+    place = tmp_path / "curves" / "one"
+    place.mkdir(parents=True)
+    line = "halonet_mini,sdpa,4e5,0,H100,2.11,64,1,9.0,1,1,0.8"
+    head = ",".join([CURVE.strip(), *columns])
+    (place / "curves.csv").write_text(f"{head}\n{','.join([line, *columns.values()])}\n")
+    with look():
+        figure = dict(curves.draw(tmp_path))["curves"]
+    assert f"torch 2.11  ·  {said}  ·  images of 64 x 64" in figure.texts[2].get_text()
 
 
 def test_a_run_that_did_not_arrive_is_hollow_and_its_model_has_no_median(tmp_path):
