@@ -308,18 +308,24 @@ def test_curves_are_a_line_a_run_and_a_colour_a_model(tmp_path):
 
 
 def test_a_model_has_one_colour_in_all_figures_of_training_runs(tmp_path):
-    """Also where one table has a model that the other lacks."""
+    """Also where each table has a model that the other lacks."""
     runs(tmp_path)
-    with (tmp_path / "curves" / "time-to-accuracy.csv").open("a") as table:
-        table.write("convnet_mini,none,4e5,0,0.86,True,20.0,3,H100\n")
+    table = tmp_path / "curves" / "time-to-accuracy.csv"
+    kept = [line for line in table.read_text().splitlines() if "halonet" not in line]
+    table.write_text("\n".join([*kept, "convnet_mini,none,4e5,0,0.86,True,20.0,3,H100", ""]))
+    without_slots = tmp_path / "curves" / "resnet_mini-0" / "curves.csv"
+    without_slots.write_text(without_slots.read_text().replace(",sdpa,", ",none,"))
     with look():
         figures = dict(curves.draw(tmp_path))
     (legend,) = figures["curves"].legends
-    colours = [line.get_color() for line in legend.get_lines()]
-    lines = [line for line in figures["time-to-accuracy"].axes[0].lines if len(line.get_xdata()) == 2]
-    assert legend.get_texts()[0].get_text() == "halonet_mini, sdpa (0.4 M)"
-    assert lines[0].get_color() not in colours  # of convnet_mini
-    assert lines[1].get_color() == lines[2].get_color() == colours[0]  # halonet_mini: its runs, and their median
+    of_curves = {text.get_text(): line.get_color() for text, line in zip(legend.texts, legend.get_lines(), strict=True)}
+    (axes,) = figures["time-to-accuracy"].axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["convnet_mini (0.4 M)", "resnet_mini (0.4 M)"]
+    runs_of = [line for line in axes.lines if len(line.get_ydata()) == 1]
+    of_times = {names[int(line.get_ydata()[0])]: line.get_markeredgecolor() for line in runs_of}
+    assert of_times[names[1]] == of_curves[names[1]]
+    assert len({*of_times.values(), *of_curves.values()}) == 3
 
 
 @pytest.mark.parametrize(
