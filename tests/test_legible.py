@@ -190,7 +190,7 @@ def test_a_label_is_nearest_to_its_own_mark():
         own = axes.transData.transform((0.5, 0.5))
         width = axes.annotate("name", (0.5, 0.5), size=SIZE).get_window_extent().width
         axes.texts[0].remove()
-        near = own + [width + (AWAY[0] + 5) * figure.dpi / 72, 0]
+        near = own + np.array((width + (AWAY[0] + 5) * figure.dpi / 72, 0.0))
         for mark in (own, near):
             axes.plot(*axes.transData.inverted().transform(mark), "o", markersize=5)
         place(axes, [Label("name", 0.5, 0.5, INK)])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from halobench.figures.style import darker
 
 Points = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 SIZE = 8  # points
 AWAY = (6.0, 10.0, 15.0, 21.0)  # points between the centre of a mark and its label, the nearest first
@@ -77,7 +78,7 @@ def marks(axes: Axes) -> Iterator[Points]:
 
 def in_pixels(line: Line2D) -> Points:
     """The known points of a line."""
-    points = line.get_transform().transform(np.asarray(line.get_xydata(), dtype=float))
+    points: Points = line.get_transform().transform(np.asarray(line.get_xydata(), dtype=float))
     return points[np.isfinite(points).all(axis=1)]
 
 
@@ -100,10 +101,12 @@ def points_of_lines(axes: Axes) -> Points:
     return np.vstack(found)
 
 
-def overlaps(boxes: Points, taken: Points) -> Points:
+def overlaps(boxes: Points, taken: Points) -> Counts:
     """How many of the taken boxes each box covers in part."""
     one, other = boxes[:, None], taken[None]
-    return ((one[..., :2] < other[..., 2:]) & (one[..., 2:] > other[..., :2])).all(axis=-1).sum(axis=1)
+    covered = ((one[..., :2] < other[..., 2:]) & (one[..., 2:] > other[..., :2])).all(axis=-1)
+    count: Counts = np.count_nonzero(covered, axis=1)
+    return count
 
 
 def distances(boxes: Points, points: Points) -> Points:
@@ -113,7 +116,9 @@ def distances(boxes: Points, points: Points) -> Points:
     return np.hypot(beyond[..., 0], beyond[..., 1])
 
 
-def holds(boxes: Points, points: Points) -> Points:
+def holds(boxes: Points, points: Points) -> Counts:
     """How many of the points each box holds."""
     one, other = boxes[:, None], points[None]
-    return ((one[..., :2] < other) & (other < one[..., 2:])).all(axis=-1).sum(axis=1)
+    held = ((one[..., :2] < other) & (other < one[..., 2:])).all(axis=-1)
+    count: Counts = np.count_nonzero(held, axis=1)
+    return count

@@ -63,7 +63,8 @@ def fates(axes: Axes, selection: Selection, rows: pd.DataFrame) -> list[Line2D]:
     """Marks of what failed, inside the upper edge; the entries for the legend."""
     failed = rows[rows["status"] != OK]
     entries = []
-    for number, ((name, model, status), part) in enumerate(failed.groupby(["variant", "model", "status"], sort=True)):
+    for number, (key, part) in enumerate(failed.groupby(["variant", "model", "status"], sort=True)):
+        name, model, status = map(str, key)
         label, colour = f"{model}, {name}: {status}", look_of(selection, name, rows).colour
         height = axes.get_xaxis_transform() + ScaledTranslation(0, -(8 + 9 * number) / 72, axes.figure.dpi_scale_trans)
         axes.plot(

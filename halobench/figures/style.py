@@ -202,7 +202,7 @@ def drawn(figure: Figure) -> set[object]:
     there: set[object] = set()
     for axes in figure.axes:
         there |= {line.get_label() for line in axes.lines if np.isfinite(line.get_xydata()).all(axis=1).any()}
-        there |= {marks.get_label() for marks in axes.collections if len(marks.get_offsets())}
+        there |= {marks.get_label() for marks in axes.collections if np.size(marks.get_offsets())}
         there |= {bars.get_label() for bars in axes.containers}
     return there
 

@@ -19,7 +19,7 @@ from halobench.report.points import METRICS, SHOWN
 INHERIT = "currentColor"
 ALL = "all"
 WIDTH, HEIGHT = 660, 330
-AS_AXIS = {"anchor": "middle", "fontSize": 11, "fontWeight": "bold"}
+AS_AXIS: dict[str, Any] = {"anchor": "middle", "fontSize": 11, "fontWeight": "bold"}
 LOGARITHMIC = alt.Scale(type="log", nice=False, padding=15)
 BELOW, BESIDE = {"orient": "bottom", **AS_AXIS}, {"orient": "left", **AS_AXIS}  # a title as that of an axis
 STAR = "M0-1 .22-.31.95-.31.36.12.59.81 0 .38-.59.81-.36.12-.95-.31-.22-.31Z"
