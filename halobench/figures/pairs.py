@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from halobench.figures.networks import SUITE, pair_name
+from halobench.figures.names import pair_name
+from halobench.figures.networks import SUITE
 from halobench.figures.scale import three_digits
 from halobench.figures.selection import Selection, measured
 

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from halobench.figures.networks import SAID, SUITE, conditions, look_of, variants
+from halobench.figures.names import SAID, conditions
+from halobench.figures.networks import SUITE, look_of, variants
 from halobench.figures.selection import Drawn, Selection, measured
 from halobench.figures.style import INK, WIDEST, canvas, legend
 from halobench.records.table import OK

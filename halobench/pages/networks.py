@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from halobench.figures.networks import SUITE, pair_name
+from halobench.figures.names import pair_name
+from halobench.figures.networks import SUITE
 from halobench.figures.pairs import HEAD, compiled_pairs, milliseconds, pair_line
 from halobench.figures.published import HYBRIDS, TRANSFER, TRANSFER_AT, ratio
 from halobench.figures.selection import MODES, Selection, measured

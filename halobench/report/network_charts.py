@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from halobench.figures import published
-from halobench.figures.networks import short
+from halobench.figures.names import short
 from halobench.figures.selection import NO_BACKEND, in_group, measured
 from halobench.report.chart import (
     BESIDE,
