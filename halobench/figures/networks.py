@@ -170,26 +170,12 @@ def throughput(selection: Selection, rows: pd.DataFrame) -> Figure:
         of = rows[rows["mode"] == mode]
         for name in variants(selection, of):
             part, look = over_models(of, name, "images_per_s"), look_of(selection, name, of)
-            axes.plot(
-                part["parameters"] / 1e6,
-                part["images_per_s"],
-                color=look.colour,
-                marker=look.marker,
-                markersize=6 * look.scale,
-                label=name,
-            )
+            axes.plot(part["parameters"] / 1e6, part["images_per_s"], label=name, **look.marked())
         fastest = measured(of, "images_per_s").sort_values("images_per_s", ascending=False)
         fastest = fastest.assign(short=fastest["model"].map(short)).drop_duplicates("short")
-        named = [
-            Label(
-                row["short"],
-                row["parameters"] / 1e6,
-                row["images_per_s"],
-                look_of(selection, row["variant"], of).colour,
-            )
-            for _, row in fastest.iterrows()
-        ]
-        labels.append((axes, named))
+        looks = [look_of(selection, variant, of).colour for variant in fastest["variant"]]
+        places = zip(fastest["short"], fastest["parameters"] / 1e6, fastest["images_per_s"], looks, strict=True)
+        labels.append((axes, [Label(*at) for at in places]))
         axes.set_title(mode, fontsize=9)
         axes.set_xlabel("parameters (M)")
         axes.set_ylabel("images a second" if number == 0 else "")
