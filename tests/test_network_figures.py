@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from halobench import plot
 from halobench.figures import curves, published
@@ -80,24 +81,59 @@ def test_pairs_of_several_files_stand_in_one_figure_and_each_says_its_batch(tmp_
         assert any(line.startswith("batch 128 (H0, H1), 64 (H2), 16 (H7), channels-last") for line in said)
 
 
+def crowded(axes):
+    """What stands on a mark or another text, outside of its panel, or far from the mark that it is about."""
+    axes.figure.draw_without_rendering()
+    point, frame = axes.figure.dpi / 72, axes.get_window_extent()
+    lines = [line for line in axes.lines if line.get_marker() not in ("None", "")]
+    marks = [mark for line in lines for mark in line.get_transform().transform(line.get_xydata())]
+    marks = [Bbox([mark - 2.5 * point, mark + 2.5 * point]) for mark in marks if np.isfinite(mark).all()]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    found = []
+    for text, box in zip(axes.texts, boxes, strict=True):
+        own = axes.transData.transform(text.xy)
+        far = np.abs((box.min + box.max) / 2 - own) - np.array(box.size) / 2 > 22 * point
+        inside = frame.contains(*box.min) and frame.contains(*box.max)
+        if box.count_overlaps(boxes) > 1 or box.count_overlaps(marks) or far.any() or not inside:
+            found.append(text.get_text())
+    return found
+
+
 def test_no_number_of_a_ratio_lies_on_another_mark(tmp_path):
-    """Of two close ratios the larger one's number is above, the smaller one's below."""
+    """Nor on another number, nor far from its own mark: two ratios are nearly the same, two exactly."""
     rows = pair(1, 128)
-    for backend, ratio in (("sdpa", 5.9), ("naive_unfold", 6.5), ("flex", 3.9)):
+    for backend, ratio in (("sdpa", 5.9), ("naive_unfold", 5.9), ("compiled", 6.0), ("flex", 3.9)):
         row = network_row("halonet_h1", backend, rival="efficientnet_b1", batch=128)
         row["paired"] |= {"ratio": ratio, "ratio_low": 0.99 * ratio, "ratio_high": 1.01 * ratio}
         rows.append(row)
     (axes,) = several_files(tmp_path / "close", rows)["ratio"].axes
     axes.figure.draw_without_rendering()
-    texts = {text.get_text(): text.get_window_extent() for text in axes.texts}
-    assert set(texts) == {"1.20", "3.90", "5.90", "6.50"}
-    assert {text.get_color() for text in axes.texts} == {
-        line.get_color() for line in axes.lines if len(line.get_xdata()) == 1
-    }
-    radius = 2 * axes.figure.dpi / 72  # of what is seen of a mark
-    places = [axes.transData.transform((0, ratio))[1] for ratio in (1, 1.2, 3.9, 5.9, 6.5)]
-    assert not [text for text, box in texts.items() for y in places if box.y0 - radius < y < box.y1 + radius]
-    assert not [one for one, box in texts.items() if box.count_overlaps(texts.values()) > 1]
+    assert sorted(text.get_text() for text in axes.texts) == ["1.20", "3.90", "5.90", "5.90", "6.00"]
+    assert crowded(axes) == []
+
+
+def test_no_name_of_a_network_lies_on_a_mark(drawn):
+    _, figures = drawn
+    assert [crowded(axes) for axes in figures["throughput"].axes] == [[], []]
+
+
+def test_a_line_over_parameters_is_broken_at_a_model_that_was_not_measured(tmp_path):
+    rows = [row for number in (0, 1, 2) for row in pair(number, 128)]
+    rows += [network_row(f"halonet_h{n}", "sdpa", rival=f"efficientnet_b{n}", batch=128) for n in (0, 2)]
+    (axes,) = several_files(tmp_path / "gap", rows)["throughput"].axes
+    assert np.isfinite(drawn_line(axes, "sdpa").get_ydata()).tolist() == [True, False, True]
+    assert np.isfinite(drawn_line(axes, "fused").get_ydata()).tolist() == [True, True, True]
+
+
+def test_a_side_that_failed_is_marked_and_breaks_its_line(tmp_path):
+    rows = [network_row("resnet50", groups=["side"], side=side) for side in (128, 512)]
+    rows.append(files.failed_network("OOM", "no room", "resnet50", groups=["side"], side=256))
+    figure = several_files(tmp_path / "side", rows)["side"]
+    line = drawn_line(figure.axes[0], "resnet50")
+    assert np.isfinite(line.get_ydata()).tolist() == [True, False, True]
+    (mark,) = [line for line in figure.axes[0].lines if line.get_marker() == FAILURES["OOM"]]
+    assert list(mark.get_xdata()) == [256]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["resnet50", "resnet50, ResNet: OOM"]
 
 
 def test_a_network_is_named_once_in_a_panel_at_its_fastest(drawn):
@@ -152,6 +188,7 @@ def test_figures_say_how_their_networks_are_called(drawn):
     assert all("eager, replayed as a CUDA graph" in said[name] for name in ("grid", "side"))
     assert ", compiled, " in said["hybrids"]
     assert ", eager, " in said["components"]
+    assert "LS: label smoothing" in said["components"]
     assert "eager" not in said["ratio"]  # its panels say so
 
 
@@ -178,7 +215,14 @@ def test_a_failure_is_marked_and_its_line_ends(drawn):
     assert there.tolist() == [True, True, True, False]  # H7 ran out of memory
     marks = [line for line in eager.lines if line.get_marker() == FAILURES["OOM"]]
     assert len(marks) == 1
-    assert "OOM" in [text.get_text() for legend in figures["ratio"].legends for text in legend.get_texts()]
+    (legend,) = figures["ratio"].legends
+    assert "strided_gather: OOM" in [text.get_text() for text in legend.get_texts()]
+    eager.figure.draw_without_rendering()
+    for axes in figures["ratio"].axes:
+        for mark in (line for line in axes.lines if line.get_marker() in FAILURES.values()):
+            box, frame = mark.get_window_extent(), axes.get_window_extent()
+            assert frame.contains(*box.min)
+            assert frame.contains(*box.max)
 
 
 def test_a_line_is_broken_where_a_model_was_not_measured(tmp_path):
@@ -214,6 +258,17 @@ def test_the_published_figures_are_those_of_the_paper():
     ]  # fmt: skip
 
 
+def test_components_in_two_modes_say_which_are_in_which(tmp_path):
+    """What is augmented at random cannot be replayed."""
+    rows = [network_row("resnet50", groups=["components"], label="baseline", captured=True)]
+    for label, captured in (("SE", True), ("LS", True), ("LS, RA", False)):
+        one = {"groups": ["components"], "rival": "resnet50", "label": label, "captured": captured}
+        one["overrides"] = {"for": label.lower()}
+        rows.append(network_row("halonet_50", "sdpa", **one))
+    said = several_files(tmp_path / "modes", rows)["components"].texts[1].get_text()
+    assert ", eager, replayed as a CUDA graph; eager with LS, RA. " in " ".join(said.split())
+
+
 def test_what_is_absent_says_so(tmp_path):
     rows = [files.network_row("efficientnet_b0"), files.failed_network("OOM", "no room", "halonet_h0", "sdpa")]
     _, figures = figures_of(files.write(tmp_path / "mine.json", rows, gpu=files.H100))
@@ -244,11 +299,55 @@ def test_curves_are_a_line_a_run_and_a_colour_a_model(tmp_path):
     runs(tmp_path)
     with look():
         figures = dict(curves.draw(tmp_path))
-    accuracy, _, seconds = figures["curves"].axes
-    assert len(accuracy.lines) == len(seconds.lines) == 3
-    assert len({line.get_color() for line in accuracy.lines}) == 2
-    assert accuracy.lines[0].get_ydata() == pytest.approx([82, 84, 86])
+    error, _, seconds = figures["curves"].axes
+    assert len(error.lines) == len(seconds.lines) == 3
+    assert len({line.get_color() for line in error.lines}) == 2
+    assert error.lines[0].get_ydata() == pytest.approx([18, 16, 14])
+    assert error.get_yscale() == seconds.get_yscale() == "log"
     assert seconds.lines[0].get_xdata() == pytest.approx([9, 18, 27])
+
+
+def test_a_model_has_one_colour_in_all_figures_of_training_runs(tmp_path):
+    """Also where each table has a model that the other lacks."""
+    runs(tmp_path)
+    table = tmp_path / "curves" / "time-to-accuracy.csv"
+    kept = [line for line in table.read_text().splitlines() if "halonet" not in line]
+    table.write_text("\n".join([*kept, "convnet_mini,none,4e5,0,0.86,True,20.0,3,H100", ""]))
+    without_slots = tmp_path / "curves" / "resnet_mini-0" / "curves.csv"
+    without_slots.write_text(without_slots.read_text().replace(",sdpa,", ",none,"))
+    with look():
+        figures = dict(curves.draw(tmp_path))
+    (legend,) = figures["curves"].legends
+    of_curves = {text.get_text(): line.get_color() for text, line in zip(legend.texts, legend.get_lines(), strict=True)}
+    (axes,) = figures["time-to-accuracy"].axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["convnet_mini (0.4 M)", "resnet_mini (0.4 M)"]
+    runs_of = [line for line in axes.lines if len(line.get_ydata()) == 1]
+    of_times = {names[int(line.get_ydata()[0])]: line.get_markeredgecolor() for line in runs_of}
+    assert of_times[names[1]] == of_curves[names[1]]
+    assert len({*of_times.values(), *of_curves.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("commit", "dirty", "said"),
+    [
+        ("0123456789abcdef0123", None, "commit 0123456 (dirty unknown)"),
+        ("0123456789abcdef0123", "false", "commit 0123456"),
+        ("0123456789abcdef0123", "true", "commit 0123456+dirty"),
+        ("v1 (declared)", "unknown", "commit v1 (declared, dirty unknown)"),
+        ("1234567", "false", "commit 1234567"),
+    ],
+)
+def test_curves_say_whose_commit_they_are(tmp_path, commit, dirty, said):
+    columns = {"commit": commit} | ({"dirty": dirty} if dirty else {})
+    place = tmp_path / "curves" / "one"
+    place.mkdir(parents=True)
+    line = "halonet_mini,sdpa,4e5,0,H100,2.11,64,1,9.0,1,1,0.8"
+    head = ",".join([CURVE.strip(), *columns])
+    (place / "curves.csv").write_text(f"{head}\n{','.join([line, *columns.values()])}\n")
+    with look():
+        figure = dict(curves.draw(tmp_path))["curves"]
+    assert f"torch 2.11  ·  {said}  ·  images of 64 x 64" in figure.texts[2].get_text()
 
 
 def test_a_run_that_did_not_arrive_is_hollow_and_its_model_has_no_median(tmp_path):

@@ -8,8 +8,10 @@ import time
 
 import pytest
 
+from halobench.figures.selection import network_selections, selections
+from halobench.pages import networks, operators
 from halobench.records.table import read_all
-from halobench.report import charts, network_charts
+from halobench.report import charts, headline, network_charts
 from halobench.report.__main__ import main
 from halobench.report.page import page
 from halobench.report.points import points
@@ -95,8 +97,9 @@ def choose(browser, chart, label, value):
 def pages(tmp_path_factory):
     """The pages of runs of operators alone, of networks alone, and of both in one file."""
     folder = tmp_path_factory.mktemp("report")
-    operators, networks = files.campaign(**SMALL), files.network_campaign()
-    for name, rows in {"operators": operators, "networks": networks, "both": [*operators, *networks]}.items():
+    of_operators, of_networks = files.campaign(**SMALL), files.network_campaign()
+    both = [*of_operators, *of_networks]
+    for name, rows in {"operators": of_operators, "networks": of_networks, "both": both}.items():
         (folder / name).mkdir()
         files.write(folder / name / "mine.json", rows, gpu=files.H100)
         assert main([str(folder / name), "-o", str(folder / f"{name}.html")]) == 0
@@ -265,8 +268,8 @@ def hostile():
     rows.append(files.row("sdpa", suite=HOSTILE, label=HOSTILE))
     rows.append(files.row(HOSTILE, label=HOSTILE, groups=["side", "block", "halo", "stages"]))
     groups = [HOSTILE, "pairs", "side", "grid"]
-    networks = [(HOSTILE, HOSTILE, "training", HOSTILE), (HOSTILE, None, "forward", None)]
-    rows += [files.network_row(*network, label=HOSTILE, suite=HOSTILE, groups=groups) for network in networks]
+    of_networks = [(HOSTILE, HOSTILE, "training", HOSTILE), (HOSTILE, None, "forward", None)]
+    rows += [files.network_row(*network, label=HOSTILE, suite=HOSTILE, groups=groups) for network in of_networks]
     rows.append(files.failed_network("CRASHED", HOSTILE, HOSTILE, HOSTILE, rival=HOSTILE, side=99, groups=groups))
     return rows
 
@@ -279,7 +282,8 @@ def test_names_are_text_and_nothing_else(browser, tmp_path):
     _, console = opened(browser, tmp_path / "report.html")
     assert console == []
     assert browser.execute_script("return window.pwned") is None
-    assert browser.find_elements("css selector", "img") == []
+    images = {image.get_attribute("src").partition(",")[0] for image in browser.find_elements("css selector", "img")}
+    assert images == {"data:image/png;base64"}  # the page's own pictures
     assert HOSTILE in browser.find_element("css selector", "#failures").text
     assert HOSTILE in browser.find_element("css selector", "#environment").text
 
@@ -339,10 +343,8 @@ def test_networks_stand_beside_their_rivals(browser, pages):
     opened(browser, pages["networks"])
     rows = [row for row in files.network_campaign() if row["status"] == "OK" and row["groups"] == ["pairs"]]
     (best,) = [row for row in rows if row["case"] == "training/fused/training/halonet_h1-306-n128-bfloat16-compiled"]
-    said = (
-        f"halonet_h1 takes {best['paired']['ratio']:.3g} times as long as efficientnet_b1 (fused, compiled, batch 128"
-    )
-    assert said in browser.find_element("css selector", "#headline").text
+    ratio, low, high = (best["paired"][name] for name in ("ratio", "ratio_low", "ratio_high"))
+    assert f"{ratio:.3f} [{low:.3f}, {high:.3f}]" in browser.find_element("css selector", "#headline table").text
     beside = [label for label in marks(browser, "rivals") if "over the rival" in label]
     assert len(beside) == len([row for row in rows if row["rival"]])
     assert "strided_gather: OOM" in browser.find_element("css selector", "#rivals svg.marks").text
@@ -359,16 +361,108 @@ PUBLISHED = re.compile(r"published: ([\d.]+)")
 
 def test_networks_are_drawn_over_their_size(browser, pages):
     opened(browser, pages["networks"])
-    title = "images a second, training step, eager, over parameters (millions)"
-    assert title in browser.find_element("css selector", "#networks svg.marks").text
+    said = browser.find_element("css selector", "#networks svg.marks").text.splitlines()
+    assert {"images a second", "parameters (millions)"} <= set(said)
+    names = [name for name in said if re.fullmatch(r"[HB]\d", name)]
+    assert sorted(names) == ["B0", "B1", "B2", "B7", "H0", "H1", "H2", "H7"]  # each once
     rows = [row for row in files.pair_rows() if row["status"] == "OK" and row["direction"] == "training"]
     wanted = [row["throughput"]["images_per_s"] for row in rows if not row["network"]["compiled"]]
     drawn = [float(re.search(r"value: ([\d.]+)", label)[1]) for label in marks(browser, "networks")]
     assert sorted(drawn) == pytest.approx(sorted(wanted), rel=1e-6)
     choose(browser, "networks", "view", "training step, captured, over image side (pixels)")
     wait(lambda: len(marks(browser, "networks")) == 9)
+    assert "image side (pixels)" in browser.find_element("css selector", "#networks svg.marks").text
     choose(browser, "networks", "metric", "peak memory (MiB)")
     wait(lambda: "peak memory (MiB)" in browser.find_element("css selector", "#networks svg.marks").text)
+
+
+def test_it_opens_with_two_pictures_and_tables_and_no_sentence_of_numbers(browser, pages):
+    """The reference point, and HaloNet over its rivals; then the tables behind them."""
+    opened(browser, pages["both"])
+    of = browser.find_elements("css selector", "#headline img, #headline table, #headline p:not(.cue)")
+    assert [one.tag_name for one in of] == ["img", "img", "table", "p", "table", "p"]
+    assert "reference point" in of[0].get_attribute("alt")
+    assert "HaloNet over EfficientNet's" in of[1].get_attribute("alt")
+    for picture in of[:2]:
+        assert browser.execute_script("return arguments[0].naturalWidth", picture) > 500
+    assert "times as long" not in browser.find_element("css selector", "#headline").text
+
+
+def test_the_headline_has_the_numbers_of_the_readmes_tables(pages):
+    """Both are made of the same rows."""
+    results = read_all([pages["both"].parent / "both"])
+    at_reference, of_networks = headline.headlines(results)
+    tables = operators.reference(selections(results)), networks.pairs(network_selections(results))
+    for line in of_networks.table.lines:
+        assert f"| {' | '.join(line[:5])} | " in tables[1]
+    for name, forward, training, *_ in at_reference.table.lines:
+        times = [cell.partition(" ")[0] for cell in (forward, training)]
+        if "-" not in times:
+            assert f"| `{name}` | {times[0]} ms | {times[1]} ms |" in tables[0]
+
+
+def test_on_a_narrow_screen_what_is_wider_says_that_it_scrolls(browser, pages):
+    """The page itself does not; each part that does has the cue above it."""
+    wide = (
+        "return [...document.querySelectorAll('.wide, .chart, .cases')].map(one => {"
+        "const cue = one.previousElementSibling; const body = one.querySelector('.dt-scroll-body') || one;"
+        "return [body.scrollWidth > body.clientWidth, cue !== null && cue.matches('.cue') && cue.checkVisibility()]})"
+    )
+    for width in (400, 1200):
+        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        try:
+            opened(browser, pages["both"])
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+            found = browser.execute_script(wide)
+        finally:
+            browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        assert len(found) > 8
+        assert all(cued for scrolls, cued in found if scrolls) if width == 400 else not any(cued for _, cued in found)
+        assert any(scrolls for scrolls, _ in found) or width == 1200
+
+
+def test_a_status_stands_inside_its_cell(browser, tmp_path):
+    of = {"groups": ["stages"], "label": "H0 stage 1"}
+    failed = [files.failed("UNSUPPORTED", "no", name, **of) for name in ("flex", "compiled")]
+    files.write(tmp_path / "mine.json", [files.row("sdpa", **of), *failed], gpu=files.H100)
+    assert main([str(tmp_path), "-o", str(tmp_path / "report.html")]) == 0
+    opened(browser, tmp_path / "report.html")
+    script = """const of = document.querySelector("#stages svg.marks");
+        const box = one => { const b = one.getBoundingClientRect(); return [b.left, b.right]; };
+        return [[...of.querySelectorAll("text")].filter(one => one.textContent === "UNSUPPORTED").map(box),
+            [...of.querySelectorAll("g.mark-rect path")].map(box)]"""
+    texts, cells = browser.execute_script(script)
+    assert len(texts) == 2
+    assert all(any(left < start and end < right for left, right in cells) for start, end in texts)
+
+
+def test_axes_are_named_by_what_is_chosen(browser, report):
+    opened(browser, report)
+
+    def said(chart):
+        return browser.find_element("css selector", f"#{chart} svg.marks").text.splitlines()
+
+    assert {"feature-map side (pixels)", "latency (ms)"} <= set(said("axes"))
+    choose(browser, "axes", "axis", "block side (pixels)")
+    wait(lambda: "block side (pixels)" in said("axes"))
+    assert {"executed FLOPs (GFLOP)", "useful FLOPs (GFLOP)"} <= set(said("models"))
+    choose(browser, "models", "what", "peak memory over its closed form (MiB)")
+    wait(lambda: {"peak memory (MiB)", "its closed form (MiB)"} <= set(said("models")))
+    assert {"backend", "latency (ms)"} <= set(said("reference"))
+
+
+def test_legends_list_what_is_chosen(browser, report):
+    opened(browser, report)
+
+    def said(chart):
+        return set(browser.find_element("css selector", f"#{chart} svg.marks").text.splitlines())
+
+    for chart in ("axes", "roofline", "models"):
+        assert {"sdpa", "naive_unfold"} <= said(chart)
+        choose(browser, chart, "backend", "sdpa")
+        wait(lambda chart=chart: "naive_unfold" not in said(chart))
+        assert "sdpa" in said(chart)
 
 
 def test_pairs_of_different_batches_are_one_line_and_each_batch_of_inference_is_one(tmp_path):
@@ -414,9 +508,9 @@ def test_networks_stand_in_the_table_of_all_cases(browser, pages):
 
 
 def test_no_chart_begins_empty_where_two_machines_measured_different_things(browser, tmp_path):
-    networks = [files.network_row("halonet_h0", "sdpa", groups=["grid"], overrides={"block": "8", "halo": "1"})]
+    rows = [files.network_row("halonet_h0", "sdpa", groups=["grid"], overrides={"block": "8", "halo": "1"})]
     files.write(tmp_path / "gpu.json", files.campaign(**SMALL), gpu=files.H100)
-    files.write(tmp_path / "cpu.json", [{**row, "device": "cpu"} for row in networks])
+    files.write(tmp_path / "cpu.json", [{**row, "device": "cpu"} for row in rows])
     assert main([str(tmp_path), "-o", str(tmp_path / "report.html")]) == 0
     _, console = opened(browser, tmp_path / "report.html")
     assert console == []  # Vega warns of charts without data
@@ -432,7 +526,9 @@ def test_rows_with_a_time_and_nothing_else_make_a_page(tmp_path):
 
 def test_networks_without_a_rival_make_a_page(tmp_path):
     path = files.write(tmp_path / "mine.json", [files.network_row("halonet_h0", "sdpa")], gpu=files.H100)
-    assert "no network was measured in turn with a rival" in page(read_all(path))
+    made = page(read_all(path))
+    assert "the fastest of each network" in made
+    assert "data:image/png" not in made  # there is no ratio to be drawn
 
 
 @pytest.mark.parametrize("failed", [files.failed, files.failed_network])

@@ -7,14 +7,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from halobench.figures.heat import latency
+from halobench.figures.scale import plain_log, three_digits
 from halobench.figures.scaling import in_order
 from halobench.figures.selection import AXES, BASELINE, Drawn, Selection, held, in_group, measured
 from halobench.figures.style import FAINT, INK, canvas, legend
 from halobench.records.table import DIRECTIONS, OK
 
+USEFUL, EXECUTED = "useful", "executed (number: executed / useful)"
+INTERVAL = "black: 95 % interval"
 Fill = Callable[[Axes, Selection, pd.DataFrame, list[str]], None]
 
 
@@ -76,7 +77,7 @@ def panels(selection: Selection, rows: pd.DataFrame, title: str, fill: Fill) -> 
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
     if fill is work_dots:
-        faces = {"useful": "white", "executed (number: executed / useful)": FAINT}
+        faces = {USEFUL: "white", EXECUTED: FAINT}
         legend(figure, [dot(label, face) for label, face in faces.items()])
     return figure
 
@@ -84,7 +85,7 @@ def panels(selection: Selection, rows: pd.DataFrame, title: str, fill: Fill) -> 
 def speedup_bars(axes: Axes, selection: Selection, rows: pd.DataFrame, names: list[str]) -> None:
     """Speed-ups as bars from one, on a logarithmic axis."""
     values = rows[["speedup", "speedup_low", "speedup_high"]].dropna()
-    axes.set_xlabel(f"times faster than {BASELINE}")
+    axes.set_xlabel(f"times faster than {BASELINE} ({INTERVAL})")
     axes.axvline(1, color=INK, linewidth=1)
     logarithmic(axes, values.min().min() if len(values) else 0.5, values.max().max() if len(values) else 2.0, 1.0)
     bars(axes, selection, rows, names, Bar("speedup", "speedup_low", "speedup_high", 1.0, "x"))
@@ -92,7 +93,7 @@ def speedup_bars(axes: Axes, selection: Selection, rows: pd.DataFrame, names: li
 
 def latency_bars(axes: Axes, selection: Selection, rows: pd.DataFrame, names: list[str]) -> None:
     """Latencies as bars from zero."""
-    axes.set_xlabel("latency (ms)")
+    axes.set_xlabel(f"latency (ms; {INTERVAL})")
     good = measured(rows)
     axes.set_xlim(0, good["high_ms"].fillna(good["median_ms"]).max() * 1.25 if len(good) else 1)
     bars(axes, selection, rows, names, Bar("median_ms", "low_ms", "high_ms", 0.0, "ms"))
@@ -117,7 +118,7 @@ def bars(axes: Axes, selection: Selection, rows: pd.DataFrame, names: list[str],
         if pd.notna(value):
             colour = selection.styles[row["backend"]].colour
             axes.barh(place, value - bar.start, left=bar.start, height=0.62, color=colour)
-            end, text = max(value, bar.start), f"{latency(value)} {bar.unit}"
+            end, text = max(value, bar.start), f"{three_digits(value)} {bar.unit}"
             if pd.notna(low) and pd.notna(high):
                 axes.hlines(place, low, high, color=INK, linewidth=1.2)
                 end = max(end, high)
@@ -137,21 +138,20 @@ def work_dots(axes: Axes, selection: Selection, rows: pd.DataFrame, names: list[
             note(axes, str(row["status"]) if row["status"] != OK else "not known", left, place)
             continue
         axes.hlines(place, useful, executed, color=colour, linewidth=2.5, alpha=0.5)
-        axes.plot([executed], [place], marker="o", color=colour, markersize=7)
-        axes.plot([useful], [place], marker="o", markerfacecolor="white", markeredgecolor=colour, markersize=7)
-        note(axes, f"{executed / useful:.3g}", max(useful, executed), place, away=8)
+        axes.plot([executed], [place], marker="o", color=colour, markersize=7, label=EXECUTED)
+        axes.plot(
+            [useful], [place], marker="o", markerfacecolor="white", markeredgecolor=colour, markersize=7, label=USEFUL
+        )
+        note(axes, three_digits(executed / useful), max(useful, executed), place, away=8)
 
 
 def logarithmic(axes: Axes, low: float, high: float, start: float | None = None) -> None:
     """A logarithmic axis with room for numbers on the right, and plain numbers for its ticks."""
     if start is not None:
         low, high = min(low, start), max(high, start)
-    axes.set_xscale("log")
+    plain_log(axes, "x")
     room = max((high / low) ** 0.3, 1.6)
     axes.set_xlim(low / room**0.25, high * room)
-    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=8))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def note(axes: Axes, text: str, end: float, place: int, away: int = 4) -> None:

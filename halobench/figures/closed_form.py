@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from halobench.figures.scale import PlainLogLocator, plain, plain_log
 from halobench.figures.scaling import in_order
 from halobench.figures.selection import Drawn, Selection, measured
 from halobench.figures.style import FAINT, INK, canvas, entry, legend
@@ -28,8 +29,9 @@ class Panel:
 MEMORY = Panel("peak_bytes", "closed_form_bytes", "measured peak", "Peak memory above the inputs", "MiB", 2.0**-20)
 TORCH = Panel("torch_flops", "executed_flops", "counted", "FLOPs: torch's FlopCounterMode", "GFLOP", 1e-9)
 FVCORE = Panel(
-    "fvcore_flops", "executed_flops", "counted x 2", "FLOPs: fvcore (it counts a multiply-add once)", "GFLOP", 1e-9, 2.0
+    "fvcore_flops", "executed_flops", "counted x 2, a multiply-add counts once", "FLOPs: fvcore", "GFLOP", 1e-9, 2.0
 )
+EQUAL = "measured = closed form"
 PANELS = (MEMORY, TORCH, FVCORE)
 
 
@@ -56,20 +58,14 @@ def against(selection: Selection, rows: pd.DataFrame, panels: list[Panel], direc
     figure = canvas(
         1.2 + 4 * len(panels), 5.0, title, "a mark per case; on the line both agree", selection.footer(rows)
     )
-    zeros = False
     for number, panel in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), number + 1)
-        known = both(rows, panel)
-        scatter(axes, selection, known, panel)
-        zeros = zeros or bool((known[panel.column] == 0).any())
+        scatter(axes, selection, both(rows, panel), panel)
     handles = [
-        entry(selection.styles[of["backend"].iloc[0]], name, "")
+        entry(selection.styles[rows[rows["variant"] == name]["backend"].iloc[0]], name, "")
         for name in in_order(selection, rows)
-        if len(of := measured(rows)[measured(rows)["variant"] == name])
     ]
-    handles.append(Line2D([], [], color=INK, linewidth=1, label="measured = closed form"))
-    if zeros:
-        handles.append(Line2D([], [], color=FAINT, linestyle=":", label="below: reads 0"))
+    handles.append(Line2D([], [], color=INK, linewidth=1, label=EQUAL))
     legend(figure, handles)
     return figure
 
@@ -83,7 +79,7 @@ def scatter(axes: Axes, selection: Selection, rows: pd.DataFrame, panel: Panel) 
     if (found == 0).any():
         low = zero / 5
         axes.axhline(zero, color=FAINT, linestyle=":", linewidth=1)
-    axes.plot([zero, high], [zero, high], color=INK, linewidth=1, zorder=1)
+    axes.plot([zero, high], [zero, high], color=INK, linewidth=1, zorder=1, label=EQUAL)
     names = in_order(selection, rows)
     for number, name in enumerate(names):
         of = rows["variant"] == name
@@ -92,7 +88,11 @@ def scatter(axes: Axes, selection: Selection, rows: pd.DataFrame, panel: Panel) 
             ahead[of], found[of].where(found[of] > 0, (zero * low) ** 0.5), color=style.colour, marker=style.marker,
             s=70 - 55 * number / len(names), alpha=0.75, linewidth=0.3, edgecolor="white", label=name,
         )  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlim=(zero, high), ylim=(low, high))
+    plain_log(axes, "x", "y")
+    axes.set(xlim=(zero, high), ylim=(low, high))
+    if low < zero:  # below the line there is no scale
+        ticks = [tick for tick in PlainLogLocator().tick_values(zero, high) if tick > zero]
+        axes.set_yticks([(zero * low) ** 0.5, *ticks], ["reads 0", *map(plain, ticks)])
     axes.set_xlabel(f"executed closed form ({panel.unit})")
     axes.set_ylabel(f"{panel.label} ({panel.unit})")
     axes.set_title(panel.title, fontsize=9)

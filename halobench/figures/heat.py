@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from halobench.figures.scale import colour_bar, three_digits
 from halobench.figures.scaling import in_order
 from halobench.figures.selection import SHAPE, Drawn, Selection, held, measured, most_common
 from halobench.figures.style import FAINT, INK, canvas
@@ -20,10 +21,11 @@ SHORT = {
     "UNSUPPORTED": "unsup.",
     "MISSING": "miss.",
     "INCORRECT": "wrong",
-    "TIMEOUT": "time",
+    "TIMEOUT": "timeout",
     "CRASHED": "crash",
 }
-COLUMNS = 4
+UNMEASURED = "·"
+COLUMNS = 2  # panels side by side
 
 
 def draw_grid(selection: Selection) -> Drawn:
@@ -49,7 +51,7 @@ def block_by_halo(selection: Selection, rows: pd.DataFrame, direction: str) -> F
     lines = math.ceil(len(names) / columns)
     width = max(5.0, columns * (0.9 + 0.42 * len(halos)) + 1.2)
     title = f"Latency (ms) over block and halo, {direction}"
-    subtitle = held(rows, but=("block", "halo"))
+    subtitle = held(rows, but=("block", "halo")) + without_number(rows, len(names) * len(blocks) * len(halos))
     figure = canvas(width, 0.9 + lines * (0.75 + 0.26 * len(blocks)), title, subtitle, selection.footer(rows))
     grid = figure.add_gridspec(lines, columns)
     norm = scale_of(rows)
@@ -60,13 +62,12 @@ def block_by_halo(selection: Selection, rows: pd.DataFrame, direction: str) -> F
         # A second row for a cell must raise; ``pivot_table`` would average the two.
         table = panel.pivot(index="block", columns="halo", values="median_ms")  # noqa: PD010
         table = table.reindex(index=blocks, columns=halos)
-        cells(axes, table, failures(panel, "block", "halo"), norm, latency)
+        cells(axes, table, failures(panel, "block", "halo"), norm, three_digits)
         axes.set_title(name, fontsize=9, color=INK)
         axes.set_xlabel("halo (pixels)" if number + columns >= len(names) else "")
         axes.set_ylabel("block (pixels)" if number % columns == 0 else "")
         panels.append(axes)
-    scale = figure.colorbar(panels[0].collections[0], ax=panels, aspect=30)
-    scale.set_label("latency (ms)")
+    colour_bar(figure, panels[0].collections[0], panels, "latency (ms)")
     return figure
 
 
@@ -98,16 +99,17 @@ def stage_shares(selection: Selection, rows: pd.DataFrame, what: str) -> Figure:
     width, height = max(6.5, 2.6 + 0.72 * len(names)), 2.2 + 0.27 * len(labels)
     title = f"HaloNet's stages, {what}: share of the floor"
     subtitle = "floor / median latency in %: 100 is what this machine's measured ceilings allow"
+    subtitle += without_number(rows, len(labels) * len(names))
     figure = canvas(width, height, title, subtitle, selection.footer(rows, shares=True))
     axes = figure.add_subplot()
     table = rows.pivot(index="label", columns="variant", values="percent")  # noqa: PD010 - as above
     table = table.reindex(index=labels, columns=names)
-    norm = LogNorm(max(0.1, min(10, rows["percent"].min())), 100)
+    norm = LogNorm(max(0.1, min(10, rows["percent"].min())), max(100, rows["percent"].max()))
     cells(axes, table, failures(rows, "label", "variant"), norm, percent)
     axes.set_xlabel("")
     axes.set_ylabel("")
     axes.set_xticklabels([name.replace(" (", "\n(") for name in names], rotation=35, ha="right", rotation_mode="anchor")
-    figure.colorbar(axes.collections[0], ax=axes).set_label("share of the floor (%)")
+    colour_bar(figure, axes.collections[0], [axes], "share of the floor (%)")
     return figure
 
 
@@ -135,24 +137,34 @@ def cells(axes: Axes, table: pd.DataFrame, failed: pd.DataFrame, norm: LogNorm, 
             centre = (column + 0.5, row + 0.5)
             status = failed[(failed["row"] == line) & (failed["column"] == head)]["status"]
             if not math.isnan(value):
-                red, green, blue, _ = colours(float(norm(value)))
-                dark = red + green + blue < 1.5
-                axes.text(*centre, form(value), ha="center", va="center", size=7, color="white" if dark else INK)
+                ink = readable_on(colours(float(norm(value))))
+                axes.text(*centre, form(value), ha="center", va="center", size=8, color=ink)
             elif len(status):
                 axes.add_patch(mpl.patches.Rectangle((column, row), 1, 1, facecolor="#d9d9d9", edgecolor="white"))
-                axes.text(*centre, SHORT[status.iloc[0]], ha="center", va="center", size=6, color=INK)
+                axes.text(*centre, SHORT[status.iloc[0]], ha="center", va="center", size=7, color=INK)
             else:
-                axes.text(*centre, "·", ha="center", va="center", size=7, color=FAINT)
+                axes.text(*centre, UNMEASURED, ha="center", va="center", size=7, color=FAINT)
+
+
+def without_number(rows: pd.DataFrame, places: int) -> str:
+    """What stands in those of so many cells that have no number, for the end of a subtitle."""
+    said = [f"{UNMEASURED} not measured"] * (len(rows) < places)
+    said += [
+        f"{short} {status}" for status, short in SHORT.items() if short != status and (rows["status"] == status).any()
+    ]
+    return f". In cells: {', '.join(said)}" if said else ""
+
+
+def readable_on(colour: tuple[float, float, float, float]) -> str:
+    """White or ink, whichever stands out more: the measure is WCAG 2.2's contrast ratio, of relative luminances."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.066 else INK  # 0.066: ink's, so raised
 
 
 def failures(rows: pd.DataFrame, row: str, column: str) -> pd.DataFrame:
     """The failed cells: row, column and status."""
     return rows[rows["status"] != OK][[row, column, "status"]].set_axis(["row", "column", "status"], axis=1)
-
-
-def latency(value: float) -> str:
-    """A time in three digits: 0.0123, 1.23, 12.3, 1234."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def percent(value: float) -> str:

@@ -1,14 +1,19 @@
 """A network's training step over the side of its images, and over block and halo."""
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
-from halobench.figures.heat import cells, failures, latency, scale_of
-from halobench.figures.networks import SUITE, conditions, look_of, plain_log, variants
+from halobench.figures.heat import cells, failures, scale_of, without_number
+from halobench.figures.names import conditions
+from halobench.figures.networks import SUITE, look_of, variants
+from halobench.figures.scale import colour_bar, plain_log, three_digits
 from halobench.figures.selection import NO_BACKEND, Drawn, Selection, measured, of_the_device
-from halobench.figures.style import canvas, entry, failure_entry, legend
-from halobench.records.table import OK, STATUSES
+from halobench.figures.style import canvas, entry, failure_entry, failure_mark, legend
+from halobench.records.table import OK
 
 
 def draw(selection: Selection) -> Drawn:
@@ -39,8 +44,9 @@ def over_side(selection: Selection, rows: pd.DataFrame) -> Figure:
         for model, part in rows[rows["variant"] == name].groupby("model", sort=True):
             look = look_of(selection, name, rows)
             label = str(model) if (part["backend"] == NO_BACKEND).all() else f"{model}, {name}"
-            good = measured(part, "images_per_s").sort_values("side")
-            axes.plot(good["side"], 1e3 / good["images_per_s"], color=look.colour, marker=look.marker)
+            by_side = part.sort_values("side")
+            times = (1e3 / by_side["images_per_s"]).where(by_side["status"] == OK)  # a line ends where a step failed
+            axes.plot(by_side["side"], times, label=label, **look.marked())
             handles.append(entry(look, label))
     sides = sorted(rows["side"].unique())
     axes.set_xscale("log", base=2)
@@ -49,10 +55,24 @@ def over_side(selection: Selection, rows: pd.DataFrame) -> Figure:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
     axes.set_xlabel("image side (pixels)")
     axes.set_ylabel("time an image (ms)")
-    plain_log(axes)
-    present = set(rows.loc[rows["status"] != OK, "status"])
-    legend(figure, [*handles, *[failure_entry(status) for status in STATUSES if status in present]])
+    plain_log(axes, "y")
+    legend(figure, [*handles, *fates(axes, selection, rows)])
     return figure
+
+
+def fates(axes: Axes, selection: Selection, rows: pd.DataFrame) -> list[Line2D]:
+    """Marks of what failed, inside the upper edge; the entries for the legend."""
+    failed = rows[rows["status"] != OK]
+    entries = []
+    for number, (key, part) in enumerate(failed.groupby(["variant", "model", "status"], sort=True)):
+        name, model, status = map(str, key)
+        label, colour = f"{model}, {name}: {status}", look_of(selection, name, rows).colour
+        height = axes.get_xaxis_transform() + ScaledTranslation(0, -(8 + 9 * number) / 72, axes.figure.dpi_scale_trans)
+        axes.plot(
+            part["side"], [1] * len(part), transform=height, linestyle="", label=label, **failure_mark(status, colour)
+        )
+        entries.append(failure_entry(status, label, colour))
+    return entries
 
 
 def over_grid(selection: Selection, rows: pd.DataFrame) -> Figure:
@@ -62,14 +82,16 @@ def over_grid(selection: Selection, rows: pd.DataFrame) -> Figure:
     blocks, halos = sorted(rows["block"].unique()), sorted(rows["halo"].unique())
     title = f"Training step (ms) of {', '.join(sorted(rows['model'].unique()))} over block and halo"
     width = max(5.0, 1.2 + len(names) * (1.0 + 0.55 * len(halos)))
-    figure = canvas(width, 1.6 + 0.4 * len(blocks), title, conditions(rows), selection.footer(rows))
+    subtitle = conditions(rows) + without_number(rows, len(names) * len(blocks) * len(halos))
+    figure = canvas(width, 1.6 + 0.4 * len(blocks), title, subtitle, selection.footer(rows))
     norm = scale_of(rows)
     for number, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), number + 1)
         panel = rows[rows["variant"] == name]
         table = panel.pivot(index="block", columns="halo", values="median_ms")  # noqa: PD010 - a second row must raise
-        cells(axes, table.reindex(index=blocks, columns=halos), failures(panel, "block", "halo"), norm, latency)
+        cells(axes, table.reindex(index=blocks, columns=halos), failures(panel, "block", "halo"), norm, three_digits)
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("halo (pixels)")
         axes.set_ylabel("block (pixels)" if number == 0 else "")
+    colour_bar(figure, figure.axes[0].collections[0], figure.axes, "training step (ms)")
     return figure

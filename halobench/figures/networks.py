@@ -1,19 +1,19 @@
 """Whole networks: their step against EfficientNet's, their memory, and their images a second over their parameters."""
 
 from collections.abc import Callable
-from math import inf
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
 
-from halobench.figures.heat import latency
+from halobench.figures.labels import Label, place
+from halobench.figures.names import conditions, pair_name, short, with_batch
+from halobench.figures.scale import plain_log
 from halobench.figures.selection import MODES, NO_BACKEND, Drawn, Selection, measured
-from halobench.figures.style import FAINT, INK, Style, canvas, entry, failure_entry, failure_mark, legend
-from halobench.records.table import OK, STATUSES
+from halobench.figures.style import INK, WIDEST, Style, canvas, entry, failure_entry, failure_mark, legend
+from halobench.records.table import OK
 
 SUITE = "training"
 RIVAL_LOOKS = {
@@ -22,10 +22,8 @@ RIVAL_LOOKS = {
     "ViT": Style("#7a7a7a", "D"),
     "timm's HaloNet": Style("#8a5a9e", "X"),
 }
-
-SAID = {"captured": "eager, replayed as a CUDA graph"}
-NEAR_OWN: dict[str, Any] = {"xytext": (4, 4), "ha": "left", "va": "bottom"}
-NEAR_RIVAL: dict[str, Any] = {"xytext": (-4, -4), "ha": "right", "va": "top"}
+READ_RATIOS = "Below 1 HaloNet is faster; bars: 95 % intervals"
+ASIDE = 0.1  # between the marks of two variants, in places of models
 
 
 def draw(selection: Selection) -> Drawn:
@@ -55,77 +53,80 @@ def draw(selection: Selection) -> Drawn:
         yield "inference", by_model(selection, paired, title, ratios, "batch")
 
 
-Fill = Callable[[Axes, Selection, pd.DataFrame, list[str]], None]
+Fill = Callable[[Axes, Selection, pd.DataFrame, list[str]], list[Label]]
 
 
 def by_model(selection: Selection, rows: pd.DataFrame, title: str, fill: Fill, panels: str) -> Figure:
-    """A panel a mode (or batch), its models from left to right, a line a variant."""
+    """A panel a mode (or batch), one below the other, its models from left to right, a line a variant."""
     values = sorted(rows[panels].dropna().unique(), key=MODES.index if panels == "mode" else None)
-    shown = [rows[rows[panels] == value] for value in values]
-    models = [sorted(part["model"].map(pair_name).unique()) for part in shown]
-    widths = [max(3.2, 0.9 * len(names)) for names in models]
-    figure = canvas(max(7.5, 2.2 + sum(widths)), 4.6, title, conditions(rows), selection.footer(rows))
-    grid = figure.add_gridspec(1, len(values), width_ratios=widths)
-    for number, (value, part, names) in enumerate(zip(values, shown, models, strict=True)):
-        axes = figure.add_subplot(grid[number], sharey=figure.axes[0] if figure.axes else None)
-        fill(axes, selection, part, names)
+    subtitle = conditions(rows) + (f". {READ_RATIOS}" if fill is ratios else "")
+    figure = canvas(WIDEST, 1.0 + 3.5 * len(values), title, subtitle, selection.footer(rows))
+    labels = []
+    for number, value in enumerate(values):
+        axes = figure.add_subplot(len(values), 1, number + 1, sharey=figure.axes[0] if figure.axes else None)
+        part = rows[rows[panels] == value]
+        names = sorted(part["model"].map(pair_name).unique())
+        labels.append((axes, fill(axes, selection, part, names)))
         axes.set_title(value if panels == "mode" else f"batch {value:g}", fontsize=9)
         several = panels == "mode" and len(set(rows["batch"].dropna())) > 1
-        ticks = [with_batch(part, name) if several else name for name in names]
-        axes.set_xticks(range(len(names)), ticks, rotation=30, ha="right", rotation_mode="anchor")
+        axes.set_xticks(range(len(names)), [with_batch(part, name) if several else name for name in names])
         axes.set_xlim(-0.5, len(names) - 0.5)
-        if number:
-            axes.set_ylabel("")
-    failures = rows[rows["status"] != OK]
-    handles = [entry(look_of(selection, name, rows), name) for name in variants(selection, rows)]
-    legend(figure, [*handles, *[failure_entry(status) for status in STATUSES if status in set(failures["status"])]])
+    legend(figure, handles_of(selection, rows))
+    figure.draw_without_rendering()  # settles where the panels stand
+    for axes, wanted in labels:
+        place(axes, wanted)
     return figure
 
 
-def ratios(axes: Axes, selection: Selection, rows: pd.DataFrame, models: list[str]) -> None:
-    """Paired ratios with their intervals, on a logarithmic axis, and the line at one."""
+def handles_of(selection: Selection, rows: pd.DataFrame) -> list[Line2D]:
+    """The entries of a legend: each variant, and each with what became of it."""
+    failed = rows[rows["status"] != OK]
+    handles = [entry(look_of(selection, name, rows), name) for name in variants(selection, rows)]
+    for name in variants(selection, failed):
+        colour = look_of(selection, name, rows).colour
+        statuses = sorted(failed.loc[failed["variant"] == name, "status"].unique())
+        handles += [failure_entry(status, fate(name, status), colour) for status in statuses]
+    return handles
+
+
+def fate(name: str, status: str) -> str:
+    """What a mark of a failure is called."""
+    return f"{name}: {status}"
+
+
+def ratios(axes: Axes, selection: Selection, rows: pd.DataFrame, models: list[str]) -> list[Label]:
+    """Paired ratios with their intervals, on a logarithmic axis, the line at one, and the numbers to be written."""
     axes.axhline(1, color=INK, linewidth=1.2)
     axes.set_ylabel("time over the rival's")
-    drawn = []
-    for name in variants(selection, rows):
+    labels = []
+    for name, aside in beside(selection, rows):
         colour = look_of(selection, name, rows).colour
-        part = lines(axes, selection, rows, name, models, "ratio").assign(colour=colour)
+        part = lines(axes, selection, rows, name, models, "ratio", aside=aside)
         axes.vlines(part["place"], part["ratio_low"], part["ratio_high"], color=colour, linewidth=1.4)
-        drawn.append(part)
-    for _, of in pd.concat(drawn).groupby("place"):
-        numbers(axes, of)
-    plain_log(axes, (1, 1.2, 1.5, 2, 3, 5, 8))
-    axes.margins(y=0.1)  # room for the numbers
+        labels += [Label(f"{row['ratio']:.2f}", row["place"], row["ratio"], colour) for _, row in part.iterrows()]
+    plain_log(axes, "y")
+    axes.margins(y=0.15)  # room for the numbers, and for the marks of failures
     axes.update_datalim([(0, 0.7), (0, 1.25)])  # limits that are set would hold for the panels beside this one, too
     axes.autoscale_view()
     marks(axes, selection, rows, models)
+    return labels
 
 
-def numbers(axes: Axes, rows: pd.DataFrame) -> None:
-    """The ratios of a pair in their colours, each on that side of its interval where more room is."""
-    spans = [(1.0, 1.0), *zip(rows["ratio_low"], rows["ratio_high"], strict=True)]  # the line at one is in the way, too
-    for _, row in rows.iterrows():
-        low, high, value = row["ratio_low"], row["ratio_high"], row["ratio"]
-        others = [span for span in spans if span != (low, high)]
-        room_above = min((start / high for start, end in others if end > value), default=inf)
-        room_below = min((low / end for start, end in others if start <= value), default=inf)
-        end, away = (high, 7) if room_above > room_below else (low, -12)
-        text = axes.annotate(
-            f"{value:.2f}", (row["place"], end), (0, away), textcoords="offset points", size=7, ha="center",
-            color=row["colour"],
-        )  # fmt: skip
-        text.set_path_effects([withStroke(linewidth=2, foreground="white")])  # lines may run behind
-
-
-def memory(axes: Axes, selection: Selection, rows: pd.DataFrame, models: list[str]) -> None:
-    """Peak memory in GiB on a logarithmic axis; variants beside one another, since some need exactly the same."""
-    axes.set_ylabel("peak memory (GiB)")
+def beside(selection: Selection, rows: pd.DataFrame) -> list[tuple[str, float]]:
+    """The variants, and how far beside the places of their models each stands: some have exactly the same value."""
     names = variants(selection, rows)
-    for number, name in enumerate(names):
-        aside = 0.04 * (number - (len(names) - 1) / 2)
+    return [(name, ASIDE * (number - (len(names) - 1) / 2)) for number, name in enumerate(names)]
+
+
+def memory(axes: Axes, selection: Selection, rows: pd.DataFrame, models: list[str]) -> list[Label]:
+    """Peak memory in GiB on a logarithmic axis; lines tell it, no numbers."""
+    axes.set_ylabel("peak memory (GiB)")
+    for name, aside in beside(selection, rows):
         lines(axes, selection, rows, name, models, "peak_bytes", 2.0**-30, aside)
-    plain_log(axes)
+    plain_log(axes, "y")
+    axes.margins(y=0.15)  # room for the marks of failures
     marks(axes, selection, rows, models)
+    return []
 
 
 def lines(
@@ -141,55 +142,59 @@ def lines(
     places = [number + aside for number in range(len(models))]
     values = part.set_index("place")[column].reindex(places) * scale
     look = look_of(selection, name, rows)
-    axes.plot(places, values, color=look.colour, marker=look.marker, markersize=6, label=name)
+    axes.plot(places, values, label=name, **look.marked())
     return part
 
 
 def marks(axes: Axes, selection: Selection, rows: pd.DataFrame, models: list[str]) -> None:
-    """What failed, at the upper edge."""
+    """What failed, inside the upper edge."""
     failed = rows[rows["status"] != OK]
-    for number, (_, row) in enumerate(failed.iterrows()):
-        colour = look_of(selection, row["variant"], rows).colour
-        place = models.index(pair_name(row["model"])) + 0.08 * (number % 5 - 2)
-        axes.plot([place], [0.98], transform=axes.get_xaxis_transform(), **failure_mark(row["status"], colour))
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    below_edge = axes.get_xaxis_transform() + ScaledTranslation(0, -8 / 72, figure.dpi_scale_trans)
+    for name, aside in beside(selection, rows):
+        for _, row in failed[failed["variant"] == name].iterrows():
+            mark = failure_mark(row["status"], look_of(selection, name, rows).colour)
+            at, label = models.index(pair_name(row["model"])) + aside, fate(name, row["status"])
+            axes.plot([at], [1], transform=below_edge, linestyle="", label=label, **mark)
 
 
 def throughput(selection: Selection, rows: pd.DataFrame) -> Figure:
     """Images a second over parameters, a panel a mode, a line a variant; each network named at its fastest."""
     modes = sorted(rows["mode"].unique(), key=MODES.index)
     title = "Training throughput over parameters"
-    figure = canvas(1.4 + 4.2 * len(modes), 4.4, title, conditions(rows), selection.footer(rows))
+    figure = canvas(1.4 + 4.2 * len(modes), 4.8, title, conditions(rows), selection.footer(rows))
+    labels = []
     for number, mode in enumerate(modes):
         axes = figure.add_subplot(1, len(modes), number + 1, sharey=figure.axes[0] if figure.axes else None)
         of = rows[rows["mode"] == mode]
         for name in variants(selection, of):
-            part = measured(of[of["variant"] == name], "images_per_s").sort_values("parameters")
-            look = look_of(selection, name, of)
-            axes.plot(part["parameters"] / 1e6, part["images_per_s"], color=look.colour, marker=look.marker, label=name)
+            part, look = over_models(of, name, "images_per_s"), look_of(selection, name, of)
+            axes.plot(part["parameters"] / 1e6, part["images_per_s"], label=name, **look.marked())
         fastest = measured(of, "images_per_s").sort_values("images_per_s", ascending=False)
-        for _, row in fastest.assign(short=fastest["model"].map(short)).drop_duplicates("short").iterrows():
-            place = (row["parameters"] / 1e6, row["images_per_s"])
-            aside = NEAR_RIVAL if row["backend"] == NO_BACKEND else NEAR_OWN  # both may be at one place
-            axes.annotate(row["short"], place, textcoords="offset points", size=7, color=FAINT, **aside)
+        fastest = fastest.assign(short=fastest["model"].map(short)).drop_duplicates("short")
+        looks = [look_of(selection, variant, of).colour for variant in fastest["variant"]]
+        places = zip(fastest["short"], fastest["parameters"] / 1e6, fastest["images_per_s"], looks, strict=True)
+        labels.append((axes, [Label(*at) for at in places]))
         axes.set_title(mode, fontsize=9)
         axes.set_xlabel("parameters (M)")
         axes.set_ylabel("images a second" if number == 0 else "")
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.margins(x=0.15, y=0.08)  # room for the names
-        plain_log(axes)
-    legend(figure, [entry(look_of(selection, name, rows), name) for name in variants(selection, rows)])
+        axes.margins(x=0.12, y=0.08)  # room for the names
+        plain_log(axes, "x", "y")
+    legend(figure, handles_of(selection, rows))
+    figure.draw_without_rendering()  # settles where the panels stand
+    for axes, wanted in labels:
+        place(axes, wanted)
     return figure
 
 
-def plain_log(axes: Axes, steps: tuple[float, ...] = (1, 2, 5)) -> None:
-    """A logarithmic y axis with plain numbers at these steps of each decade."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(10, subs=steps))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: latency(value)))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+def over_models(rows: pd.DataFrame, name: str, column: str) -> pd.DataFrame:
+    """A variant's values over the parameters of all models of its kind; null breaks a line where it has none."""
+    own = rows[rows["variant"] == name]
+    kind = rows[rows["backend"] != NO_BACKEND] if (own["backend"] != NO_BACKEND).any() else own
+    models = kind.dropna(subset=["parameters"]).drop_duplicates("model").sort_values("parameters")
+    values = measured(own, column).drop_duplicates("model").set_index("model")[column]
+    return models[["model", "parameters"]].assign(**{column: models["model"].map(values)})
 
 
 def variants(selection: Selection, rows: pd.DataFrame) -> list[str]:
@@ -207,39 +212,3 @@ def look_of(selection: Selection, name: str, rows: pd.DataFrame) -> Style:
     if name in selection.styles:
         return selection.styles[name]
     return RIVAL_LOOKS.get(name, selection.styles[str(rows.loc[rows["variant"] == name, "backend"].iloc[0])])
-
-
-def pair_name(model: str) -> str:
-    """The pair that a model belongs to, such as ``H1 : B1``; its own name where it has no number."""
-    number = short(model)[1:]
-    return f"H{number} : B{number}" if number.isdigit() else model
-
-
-def short(model: str) -> str:
-    """H1 for ``halonet_h1``, B1 for ``efficientnet_b1``; else the name."""
-    last = model.rpartition("_")[2]
-    return last.upper() if last[:1] in ("h", "b") and last[1:].isdigit() else model
-
-
-def with_batch(rows: pd.DataFrame, name: str) -> str:
-    """The name of a pair, and below it at what batch it was measured."""
-    batches = rows.loc[rows["model"].map(pair_name) == name, "batch"].dropna().unique()
-    return f"{name}\nbatch {'/'.join(f'{batch:g}' for batch in sorted(batches))}" if len(batches) else name
-
-
-def conditions(rows: pd.DataFrame) -> str:
-    """The batches and the images' sides of all rows, and their mode if it is one, for a subtitle."""
-    sides = "/".join(f"{side}" for side in sorted(rows["side"].unique()))
-    modes = [SAID.get(mode, mode) for mode in rows["mode"].unique()]
-    parts = [f"batch {batches_of(rows)}", *(modes if len(modes) == 1 else []), "channels-last"]
-    return ", ".join([*parts, f"images of side {sides}"])
-
-
-def batches_of(rows: pd.DataFrame) -> str:
-    """The batches of all rows; where each pair has one of its own, with the HaloNets of each batch."""
-    known = rows.dropna(subset="batch").assign(own=rows["model"].map(lambda model: pair_name(model).split(" : ")[0]))
-    batches = sorted(known["batch"].unique())
-    if len(batches) < 2 or (known.groupby("own")["batch"].agg(["min", "max"]).diff(axis=1)["max"] > 0).any():
-        return "/".join(f"{batch:g}" for batch in batches)
-    named = {batch: sorted(known.loc[known["batch"] == batch, "own"].unique()) for batch in reversed(batches)}
-    return ", ".join(f"{batch:g} ({', '.join(names)})" for batch, names in named.items())

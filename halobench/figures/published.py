@@ -3,6 +3,7 @@
 Published figures: Vaswani et al., CVPR 2021, tables 1 (appendix), 4 and 6, on TPUv3.
 """
 
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +13,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from halobench.figures.networks import SUITE, conditions, look_of, variants
+from halobench.figures.names import SAID, conditions
+from halobench.figures.networks import SUITE, look_of, variants
 from halobench.figures.selection import Drawn, Selection, measured
-from halobench.figures.style import INK, canvas, legend
+from halobench.figures.style import INK, WIDEST, canvas, legend
 from halobench.records.table import OK
 
-PUBLISHED = "#bdbdbd"
+PUBLISHED, PUBLISHED_AS = "#bdbdbd", "published, TPUv3"
 HYBRIDS = {  # over EfficientNet-B7's training time
     "halonet_h7": ("no convolution", 1.9),
-    "halonet_h7_conv1": ("convolution in 1", 1.4),
-    "halonet_h7_conv12": ("convolution in 1-2", 1.0),
-    "halonet_h7_conv123": ("convolution in 1-2-3", 0.5),
+    "halonet_h7_conv1": ("convolution in stage 1", 1.4),
+    "halonet_h7_conv12": ("convolution in stages 1-2", 1.0),
+    "halonet_h7_conv123": ("convolution in stages 1-2-3", 0.5),
 }
 TRANSFER = {  # pre-training step in ms; images a second and core at 384 and at 512
     "halonet_h4_128": ("H4 (128)", 377.0, 121.3, 48.6),
@@ -41,6 +43,7 @@ COMPONENTS = (
     "LS, SE, SiLU",
     "LS, SE, SiLU, RA",
 )
+ABBREVIATED = "LS: label smoothing, RA: RandAugment, SE: squeeze-and-excitation"
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def hybrids(selection: Selection) -> Figure | str:
     title = f"Training step of the hybrids over that of {rivals}, beside the published training time"
     figure = canvas(max(8.5, 2.5 + 1.9 * len(groups)), 4.2, title, conditions(rows), selection.footer(rows))
     bars(figure.add_subplot(), selection, groups, f"time over {rivals}'s")
-    finish(figure, selection, rows, published=any(group.published for group in groups))
+    finish(figure, selection, rows)
     return figure
 
 
@@ -95,7 +98,7 @@ def transfer(selection: Selection) -> Figure | str:
     if measured(rows, "ratio").empty:
         return "no transfer model was taken in turn with ViT-L/16"
     titles = ("pre-training step", "inference at 384", "inference at 512")
-    figure = canvas(12, 4.2, "H4 (128) over ViT-L/16, time an image", conditions(rows), selection.footer(rows))
+    figure = canvas(WIDEST, 4.2, "H4 (128) over ViT-L/16, time an image", conditions(rows), selection.footer(rows))
     for number, ((direction, side), title) in enumerate(zip(TRANSFER_AT, titles, strict=True)):
         part = rows[(rows["direction"] == direction) & (rows["side"] == side)]
         groups = [
@@ -105,7 +108,7 @@ def transfer(selection: Selection) -> Figure | str:
         axes = figure.add_subplot(1, 3, number + 1)
         bars(axes, selection, groups, "time over ViT-L/16's" if number == 0 else "")
         axes.set_title(title, fontsize=9)
-    finish(figure, selection, rows[rows["rival"].notna()], published=True)
+    finish(figure, selection, rows[rows["rival"].notna()])
     return figure
 
 
@@ -116,16 +119,21 @@ def components(selection: Selection) -> Figure | str:
         return "no training component was taken in turn with its baseline"
     # A baseline may belong to an axis too, whose label it has then: it needs none, its ratio is one.
     groups = [Group(label, None, rows[rows["label"] == label]) for label in COMPONENTS[1:]]
-    figure = canvas(
-        12,
-        4.2,
-        "Cost of training components in HaloNet-50 and ResNet-50: the step over the baseline's",
-        conditions(rows),
-        selection.footer(rows),
-    )
+    title = "Cost of training components in HaloNet-50 and ResNet-50: the step over the baseline's"
+    subtitle = f"{conditions(rows)}{by_mode(rows)}. {ABBREVIATED}"
+    figure = canvas(WIDEST, 4.2, title, subtitle, selection.footer(rows))
     bars(figure.add_subplot(), selection, groups, "time over the baseline's")
-    finish(figure, selection, rows, published=False)
+    finish(figure, selection, rows)
     return figure
+
+
+def by_mode(rows: pd.DataFrame) -> str:
+    """Of rows in several modes, which mode most have, and the labels of those in another, for a subtitle."""
+    rows = measured(rows, "ratio")
+    usual, *others = rows["mode"].value_counts().index
+    labels = [(mode, sorted(rows.loc[rows["mode"] == mode, "label"].unique())) for mode in others]
+    said = [f"{SAID.get(mode, mode)} with {' and with '.join(of)}" for mode, of in labels]
+    return f", {'; '.join([SAID.get(usual, usual), *said])}" if said else ""
 
 
 def bars(axes: Axes, selection: Selection, groups: list[Group], label: str) -> None:
@@ -135,15 +143,15 @@ def bars(axes: Axes, selection: Selection, groups: list[Group], label: str) -> N
     for number, group in enumerate(groups):
         place = number - 0.4 + width / 2
         if group.published is not None:
-            axes.bar(place, group.published, width * 0.94, color=PUBLISHED)
-            at_foot(axes, place, f"{group.published:.2g}")
+            axes.bar(place, group.published, width * 0.94, color=PUBLISHED, label=PUBLISHED_AS)
+            at_foot(axes, place, f"{group.published:#.2g}")
         place += width if any(other.published for other in groups) else 0
         for name in names:
             for _, row in group.rows[group.rows["variant"] == name].head(1).iterrows():
                 one_bar(axes, row, place, width, look_of(selection, name, group.rows).colour)
             place += width
     axes.axhline(1, color=INK, linewidth=1.2)
-    axes.set_xticks(np.arange(len(groups)), [group.label.replace(" (", "\n(") for group in groups], size=8)
+    axes.set_xticks(np.arange(len(groups)), [wrapped(group.label) for group in groups], size=8)
     axes.set_ylabel(label)
     spare = max(0, 3 - len(groups)) / 2  # so that a single group has no giant bars
     axes.set_xlim(-0.5 - spare, len(groups) - 0.5 + spare)
@@ -151,13 +159,18 @@ def bars(axes: Axes, selection: Selection, groups: list[Group], label: str) -> N
     axes.margins(y=0.12)
 
 
+def wrapped(label: str) -> str:
+    """A label in short lines, for a place between others."""
+    return textwrap.fill(label, 12, break_on_hyphens=False)
+
+
 def one_bar(axes: Axes, row: "pd.Series[Any]", place: float, width: float, colour: str) -> None:
     """A bar with its interval and its number, or what became of the case."""
     if row["status"] != OK or pd.isna(row["ratio"]):
-        said = str(row["status"]) if row["status"] != OK else "alone"
-        axes.text(place, 0.02, said, rotation=90, ha="center", va="bottom", size=7, color=INK)
+        said = f"{row['variant']}: {row['status'] if row['status'] != OK else 'no rival'}"
+        axes.text(place, 0.02, said, rotation=90, ha="center", va="bottom", size=8, color=INK)
         return
-    axes.bar(place, row["ratio"], width * 0.94, color=colour)
+    axes.bar(place, row["ratio"], width * 0.94, color=colour, label=row["variant"])
     axes.vlines(place, row["ratio_low"], row["ratio_high"], color=INK, linewidth=1.1)
     at_foot(axes, place, f"{row['ratio']:.2f}")
 
@@ -166,10 +179,10 @@ def at_foot(axes: Axes, place: float, number: str) -> None:
     """A bar's number, where no interval and no line is in its way."""
     paper = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
     place_of = axes.get_xaxis_transform()
-    axes.text(place, 0.03, number, transform=place_of, ha="center", va="bottom", size=7, color=INK, bbox=paper)
+    axes.text(place, 0.03, number, transform=place_of, ha="center", va="bottom", size=8, color=INK, bbox=paper)
 
 
-def finish(figure: Figure, selection: Selection, rows: pd.DataFrame, *, published: bool) -> None:
+def finish(figure: Figure, selection: Selection, rows: pd.DataFrame) -> None:
     """The legend."""
     handles = [Patch(color=look_of(selection, name, rows).colour, label=name) for name in variants(selection, rows)]
-    legend(figure, [Patch(color=PUBLISHED, label="published, TPUv3")] * published + handles)
+    legend(figure, [Patch(color=PUBLISHED, label=PUBLISHED_AS), *handles])

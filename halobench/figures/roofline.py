@@ -11,9 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from halobench.figures.scale import plain_log
 from halobench.figures.scaling import in_order, lines
 from halobench.figures.selection import Drawn, Selection, measured
 from halobench.figures.style import INK, canvas, entry, legend
+
+FLOOR = "floor of the problem, its exponentials among its work"
 
 
 def draw(selection: Selection) -> Drawn:
@@ -50,18 +53,18 @@ def roofline(selection: Selection, rows: pd.DataFrame, copy: float, matmul: floa
         of = rows[rows["variant"] == name]
         style = selection.styles[of["backend"].iloc[0]]
         large = of["case"].isin(reference)
-        for part, size, alpha in ((of[~large], 16, 0.45), (of[large], 80, 1.0)):
+        for part, size, alpha in ((of[~large], 16 * style.scale, 0.45), (of[large], 80 * style.scale, 1.0)):
             axes.scatter(
                 part["intensity"], part["tera"], color=style.colour, marker=style.marker, s=size, alpha=alpha,
                 edgecolor="white", linewidth=0.4, zorder=3 if alpha == 1 else 2, label=name,
             )  # fmt: skip
     floors = rows.dropna(subset=["allowed"]).drop_duplicates(["intensity", "allowed"])
-    axes.scatter(floors["intensity"], floors["allowed"], color=INK, marker="_", s=50, linewidth=1.2, label="floor")
+    axes.scatter(floors["intensity"], floors["allowed"], color=INK, marker="_", s=50, linewidth=1.2, label=FLOOR)
     axes.set_xlabel("arithmetic intensity (useful FLOP / useful byte)")
     axes.set_ylabel("achieved useful TFLOP/s")
     handles = [entry(selection.styles[backend], name, "") for backend, name, _ in lines(selection, rows)]
-    dash = Line2D([], [], color=INK, marker="_", linestyle="", markersize=7, label="floor of the problem")
-    legend(figure, [*handles, *([dash] if len(floors) else [])])
+    dash = Line2D([], [], color=INK, marker="_", linestyle="", markersize=7, label=FLOOR)
+    legend(figure, [*handles, dash])
     return figure
 
 
@@ -72,7 +75,8 @@ def ceilings(axes: Axes, rows: pd.DataFrame, copy: float, matmul: float) -> None
     right = max(rows["intensity"].max(), ridge) * 3
     axes.plot([left, ridge, right], [left * copy, matmul, matmul], color=INK, linewidth=1.6, zorder=1)
     bottom = min(rows["tera"].min() / 2, left * copy)
-    axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, matmul * 4))
+    plain_log(axes, "x", "y")
+    axes.set(xlim=(left, right), ylim=(bottom, matmul * 4))
     axes.text(right / 1.05, matmul * 1.1, f"matmul {matmul:.3g} TFLOP/s", ha="right", va="bottom", size=8, color=INK)
     # A line through the origin has slope one on logarithmic axes; the text follows it.
     axes.text(

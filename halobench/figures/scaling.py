@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from halobench.figures.scale import plain_log
 from halobench.figures.selection import AXES, SHAPE, Drawn, Selection, held, measured
-from halobench.figures.style import LineStyle, canvas, entry, failure_entry, failure_mark, legend
+from halobench.figures.style import INK, WIDEST, LineStyle, canvas, entry, failure_entry, failure_mark, legend
 from halobench.records.table import OK, STATUSES
 
 LABELS = {
@@ -16,6 +18,8 @@ LABELS = {
     "block": "block side (pixels)",
     "halo": "halo on each side (pixels)",
 }
+TICK = 7.5  # points
+CHARACTER = 0.028  # the width of a digit of that size, as a share of the values' span in a panel
 TITLES = {"side": "over the feature-map side", "block": "over the block", "halo": "over the halo"}
 
 
@@ -52,9 +56,9 @@ def over_axis(selection: Selection, rows: pd.DataFrame, axis: str, what: str) ->
     """Three panels side by side, a line per variant; above each panel, a strip of the failures."""
     failures = rows[rows["status"] != OK]
     failing = in_order(selection, failures)
-    strip = 0.17 * len(failing)
+    strip = 0.1 + 0.17 * len(failing)
     title = f"Halo attention {what}: latency, memory and FLOPs {TITLES[axis]}"
-    figure = canvas(13, 4.8 + strip, title, held(rows, but=(axis,)), selection.footer(rows))
+    figure = canvas(WIDEST, 4.8 + strip, title, held(rows, but=(axis,)), selection.footer(rows))
     ratios = [strip, 3.6] if failing else [3.6]
     grid = figure.add_gridspec(len(ratios), len(PANELS), height_ratios=ratios)
     for number, panel in enumerate(PANELS):
@@ -79,6 +83,8 @@ def draw_lines(axes: Axes, selection: Selection, rows: pd.DataFrame, axis: str, 
         axes.set_yticks([])
         return
     drawn = lines(selection, rows)
+    if panel.column != "median_ms":
+        axes.set_title("where lines agree, the wider lies underneath", fontsize=8, color=INK)
     for number, (backend, name, line) in enumerate(drawn):
         look = selection.styles[backend]
         # Closed forms agree exactly between some backends: the earlier line is wider and stays visible underneath.
@@ -87,15 +93,15 @@ def draw_lines(axes: Axes, selection: Selection, rows: pd.DataFrame, axis: str, 
             good = part["status"] == OK
             values = part[panel.column].where(good) * panel.scale
             axes.plot(
-                part[axis], values.where(values > 0), color=look.colour, marker=look.marker, linestyle=line,
-                markersize=5 + 3.5 * wider, linewidth=1.4 + 2.8 * wider, markeredgecolor="white", markeredgewidth=0.4,
-                label=name,
+                part[axis], values.where(values > 0), linestyle=line, linewidth=1.4 + 2.8 * wider,
+                markeredgecolor="white", markeredgewidth=0.4, label=name, **look.marked(5 + 3.5 * wider),
             )  # fmt: skip
             if panel.column == "median_ms":
                 low, high = part["low_ms"].where(good), part["high_ms"].where(good)
                 axes.fill_between(part[axis], low, high, color=look.colour, alpha=0.2, linewidth=0)
                 axes.vlines(part[axis], low, high, color=look.colour, alpha=0.6, linewidth=1)
-    axes.set_yscale("log")
+    if (known[panel.column] > 0).any():
+        plain_log(axes, "y")
 
 
 def separate(rows: pd.DataFrame, axis: str) -> list[pd.DataFrame]:
@@ -117,8 +123,9 @@ def draw_strip(
     for number, name in enumerate(failing):
         for status, rows in failures[failures["variant"] == name].groupby("status"):
             colour = selection.styles[rows["backend"].iloc[0]].colour
-            axes.plot(rows[axis], [number] * len(rows), linestyle="", **failure_mark(str(status), colour))
-    axes.set_ylim(len(failing) - 0.4, -0.6)
+            mark = failure_mark(str(status), colour)
+            axes.plot(rows[axis], [number] * len(rows), linestyle="", label=status, clip_on=False, **mark)
+    axes.set_ylim(len(failing) - 0.2, -0.8)
     axes.set_yticks(range(len(failing)), failing if named else [""] * len(failing), fontsize=7)
     axes.tick_params(axis="x", labelbottom=False)
     axes.grid(visible=False, axis="x")
@@ -129,18 +136,27 @@ def style_axis(axes: Axes, axis: str, values: list[float]) -> None:
     axes.set_xlabel(LABELS[axis])
     if axis != "halo":
         axes.set_xscale("log", base=2)
-    span = values[-1] / values[0] if axis != "halo" else values[-1] - values[0]
     if len(values) == 1:  # matplotlib would invent a range of its own
         (value,) = values
         axes.set_xlim(*((value / 2, value * 2) if axis != "halo" else (value - 1, value + 1)))
-    near = span ** (1 / 22) if axis != "halo" else span / 22
-    shown: list[float] = []
-    for value in values:
-        if not shown or (value / shown[-1] >= near if axis != "halo" else value - shown[-1] >= near):
-            shown.append(value)
-    axes.xaxis.set_major_locator(FixedLocator(shown))
+    axes.xaxis.set_major_locator(FixedLocator(apart(values, logarithmic=axis != "halo")))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:.4g}"))
+    axes.tick_params(axis="x", labelsize=TICK)
+
+
+def apart(values: list[float], *, logarithmic: bool) -> list[float]:
+    """The values whose numbers, written under the axis, do not touch; they ascend."""
+    places = np.log(values) if logarithmic else np.asarray(values, dtype=float)
+    places = (places - places[0]) / (places[-1] - places[0] or 1)
+    shown: list[float] = []
+    end = -1.0
+    for value, place in zip(values, places, strict=True):
+        half = CHARACTER * len(f"{value:.4g}") / 2
+        if place - half >= end:
+            shown.append(value)
+            end = place + half + CHARACTER / 3
+    return shown
 
 
 def lines(selection: Selection, rows: pd.DataFrame) -> list[tuple[str, str, LineStyle]]:

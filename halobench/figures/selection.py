@@ -219,9 +219,14 @@ def commit_of(header: Header) -> str:
     if not commit.get("id"):
         version = header.fingerprint.get("halobench")
         return f"halobench {version}, commit unknown" if version else "commit unknown"
-    name = commit["id"][: 7 if HASH.fullmatch(commit["id"]) else 40]
-    doubts = ["declared"] * bool(commit.get("declared")) + ["dirty unknown"] * (commit.get("dirty") is None)
-    return f"commit {name}{'+dirty' if commit.get('dirty') else ''}" + (f" ({', '.join(doubts)})" if doubts else "")
+    return commit_named(commit["id"], declared=bool(commit.get("declared")), dirty=commit.get("dirty"))
+
+
+def commit_named(commit: str, *, declared: bool, dirty: bool | None) -> str:
+    """A commit, short, with what is not known of it."""
+    name = commit[: 7 if HASH.fullmatch(commit) else 40]
+    doubts = ["declared"] * declared + ["dirty unknown"] * (dirty is None)
+    return f"commit {name}{'+dirty' if dirty else ''}" + (f" ({', '.join(doubts)})" if doubts else "")
 
 
 def several_as_one(parts: list[str]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from halobench.figures.bars import with_speedup
-from halobench.figures.heat import latency
+from halobench.figures.scale import three_digits
 from halobench.figures.scaling import in_order
 from halobench.figures.selection import Selection, held
 from halobench.records.table import DIRECTIONS, OK, Results
@@ -101,13 +101,13 @@ def time(row: "pd.Series[Any] | None") -> str:
     """The median with its interval."""
     if row is None or pd.isna(row["median_ms"]):
         return "-"
-    interval = f" [{latency(row['low_ms'])}, {latency(row['high_ms'])}]" if pd.notna(row["low_ms"]) else ""
-    return f"{latency(row['median_ms'])}{interval}"
+    interval = f" [{three_digits(row['low_ms'])}, {three_digits(row['high_ms'])}]" if pd.notna(row["low_ms"]) else ""
+    return f"{three_digits(row['median_ms'])}{interval}"
 
 
 def speedup(row: "pd.Series[Any] | None") -> str:
     """The speed-up over the naive backend."""
-    return "-" if row is None or pd.isna(row["speedup"]) else f"{latency(row['speedup'])} x"
+    return "-" if row is None or pd.isna(row["speedup"]) else f"{three_digits(row['speedup'])} x"
 
 
 def memory(row: "pd.Series[Any] | None") -> str:

@@ -5,11 +5,13 @@ from typing import Any
 
 import pandas as pd
 
-from halobench.figures.networks import SUITE, pair_name
+from halobench.figures.names import pair_name
+from halobench.figures.networks import SUITE
+from halobench.figures.pairs import HEAD, compiled_pairs, milliseconds, pair_line
 from halobench.figures.published import HYBRIDS, TRANSFER, TRANSFER_AT, ratio
 from halobench.figures.selection import MODES, Selection, measured
 from halobench.figures.summary import markdown
-from halobench.pages.operators import measured_on, milliseconds
+from halobench.pages.operators import measured_on
 
 
 def each(chosen: Sequence[Selection], group: str, direction: str | None = None) -> list[tuple[Selection, pd.DataFrame]]:
@@ -26,26 +28,12 @@ def with_source(head: list[str], lines: list[list[str]], one: Selection, rows: p
 def pairs(chosen: Sequence[Selection]) -> str:
     """The compiled training step of every pair, with the backend that is fastest there."""
     made = []
-    for one, rows in each(chosen, "pairs", "training"):
-        compiled = rows[rows["mode"] == "compiled"].sort_values("median_ms").drop_duplicates("pair")
-        best = compiled[compiled["pair"].str.contains(" : ")].sort_values("pair")
-        head = ["pair", "image sides", "batch", "HaloNet", "EfficientNet", "ratio of times", "of peak memory"]
-        table = markdown(head, [pair_line(one, row) for _, row in best.iterrows()])
+    for one, _ in each(chosen, "pairs", "training"):
+        best = compiled_pairs(one)
+        table = markdown(list(HEAD), [pair_line(one, row, times_as) for _, row in best.iterrows()])
         backends = " and ".join(f"`{name}`" for name in sorted(best["variant"].unique()))
         made.append(f"{table}\n\n*HaloNet with {backends}. {measured_on(one, best)}*")
     return "\n\n".join(made)
-
-
-def pair_line(one: Selection, row: "pd.Series[Any]") -> list[str]:
-    """A pair: both times, their paired ratio, and the quotient of both peaks of memory, if the rival has a row too."""
-    rivals = measured(one.rows(SUITE, "pairs", "training"), "peak_bytes")
-    for name, value in (("model", row["rival"]), ("mode", row["mode"]), ("batch", row["batch"])):
-        rivals = rivals[rivals[name] == value]
-    sides, memory = f"{row['side']} : -", "-"
-    for _, rival in rivals.head(1).iterrows():
-        sides, memory = f"{row['side']} : {rival['side']}", f"{row['peak_bytes'] / rival['peak_bytes']:.2f}"
-    times = [milliseconds(row[name]) for name in ("median_ms", "rival_ms")]
-    return [row["pair"], sides, f"{row['batch']:g}", *times, times_as(row), memory]
 
 
 def modes(chosen: Sequence[Selection]) -> str:

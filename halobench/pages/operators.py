@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from halobench.figures.pairs import milliseconds
 from halobench.figures.selection import Selection, commit_of, held, measured
 from halobench.figures.summary import markdown
 from halobench.records.table import DIRECTIONS
@@ -60,11 +61,6 @@ def stage_rows(one: Selection) -> pd.DataFrame:
     rows = rows[(rows["batch"] == STAGES_BATCH) & (rows["backend"] != "conv")]
     parts = rows["label"].str.extract(r"^(\w+) stage (\d+)$")
     return rows.assign(network=parts[0], stage=parts[1]).dropna(subset=["network"])
-
-
-def milliseconds(value: float) -> str:
-    """A time in three digits, zeros at the end among them."""
-    return f"{value:.0f} ms" if value >= 100 else f"{value:#.3g} ms"
 
 
 def share(row: "pd.Series[Any]") -> str:

@@ -19,6 +19,9 @@ from halobench.report.points import METRICS, SHOWN
 INHERIT = "currentColor"
 ALL = "all"
 WIDTH, HEIGHT = 660, 330
+AS_AXIS: dict[str, Any] = {"anchor": "middle", "fontSize": 11, "fontWeight": "bold"}
+LOGARITHMIC = alt.Scale(type="log", nice=False, padding=15)
+BELOW, BESIDE = {"orient": "bottom", **AS_AXIS}, {"orient": "left", **AS_AXIS}  # a title as that of an axis
 STAR = "M0-1 .22-.31.95-.31.36.12.59.81 0 .38-.59.81-.36.12-.95-.31-.22-.31Z"
 HEXAGON = "M0-1 .87-.5 .87.5 0 1-.87.5-.87-.5Z"
 SHAPES = {
@@ -50,7 +53,6 @@ def look() -> dict[str, Any]:
     return {
         "background": "transparent",
         "axis": {**text, "gridColor": INHERIT, "gridOpacity": 0.15, "domainColor": INHERIT, "tickColor": INHERIT},
-        "legend": {**text, "symbolLimit": 60, "labelLimit": 260},
         "header": text,
         "title": {"color": INHERIT, "anchor": "start", "fontWeight": "normal", "fontSize": 13},
         "view": {"stroke": None},
@@ -83,15 +85,23 @@ def metric_choice(value: str = next(iter(METRICS))) -> alt.Parameter:
     )
 
 
-def metric_title(parameter: alt.Parameter, prefix: str, view: str | None = None) -> alt.Title:
-    """A title that names the chosen metric, and behind it the value of the parameter named ``view``."""
+def metric_title(parameter: alt.Parameter, prefix: str = "", **place: Any) -> alt.Title:
+    """A title that names the chosen metric; with ``place``, such as ``BESIDE``, it is an axis's."""
     words = "".join(f"{parameter.name} == '{name}' ? '{label}' : " for name, label in METRICS.items())
-    suffix = f" + ', ' + {view}" if view else ""
-    return alt.Title(text=alt.ExprRef(expr=f"{json.dumps(prefix)} + ({words}''){suffix}"))
+    return alt.Title(text=alt.ExprRef(expr=f"{json.dumps(prefix)} + ({words}'')"), **place)
+
+
+def named_below(expression: str) -> Any:
+    """A layer that names the horizontal axis by an expression: a title of Vega-Lite's axes cannot name a choice."""
+    return (
+        alt.Chart(alt.Data(values=[{}]))
+        .mark_text(text=alt.ExprRef(expr=expression), fontSize=11, fontWeight="bold", aria=False)
+        .encode(x=alt.value(WIDTH / 2), y=alt.value(HEIGHT + 34))
+    )
 
 
 def looks(rows: pd.DataFrame) -> tuple[alt.Color, alt.Shape]:
-    """A colour and a shape for each variant: those it has in the drawn figures."""
+    """A colour and a shape for each variant, those it has in the drawn figures; ``with_legend`` says whose they are."""
     pairs = rows[["variant", "backend"]].drop_duplicates("variant").sort_values("variant")
     of_backends = styles(rows["backend"])
     domain = list(pairs["variant"])
@@ -102,9 +112,22 @@ def looks(rows: pd.DataFrame) -> tuple[alt.Color, alt.Shape]:
     colours = [INHERIT if each.colour == INK else each.colour for each in looks_of]
     shapes = [SHAPES[each.marker] for each in looks_of]
     return (
-        alt.Color("variant:N", title="backend", scale=alt.Scale(domain=domain, range=colours)),
-        alt.Shape("variant:N", title="backend", scale=alt.Scale(domain=domain, range=shapes)),
+        alt.Color("variant:N", legend=None, scale=alt.Scale(domain=domain, range=colours)),
+        alt.Shape("variant:N", legend=None, scale=alt.Scale(domain=domain, range=shapes)),
     )
+
+
+def with_legend(chart: Any, shown: Any, colour: alt.Color, shape: alt.Shape) -> Any:
+    """The chart, and beside it a legend of the variants in ``shown``; one of Vega's lists whatever may be chosen."""
+    axis = alt.Axis(orient="right", domain=False, ticks=False, grid=False, labelLimit=260, labelPadding=8)
+    legend = (
+        alt.Chart(shown.data, transform=shown.transform)
+        .transform_aggregate(cases="count()", groupby=["variant"])
+        .mark_point(filled=True, size=70, aria=False)
+        .encode(y=alt.Y("variant:N", title=None, axis=axis), color=colour, shape=shape)
+        .properties(width=12, height=alt.Step(15))
+    )
+    return alt.hconcat(chart, legend)
 
 
 def hover(*columns: str) -> list[alt.Tooltip]:

@@ -10,7 +10,10 @@ from halobench.figures.scaling import LABELS
 from halobench.figures.selection import AXES, in_group, measured, of_the_device, selections
 from halobench.records.table import Results
 from halobench.report.chart import (
+    BELOW,
+    BESIDE,
     HEIGHT,
+    LOGARITHMIC,
     WIDTH,
     Figure,
     by_metric,
@@ -23,8 +26,11 @@ from halobench.report.chart import (
     looks,
     metric_choice,
     metric_title,
+    named_below,
+    with_legend,
 )
 
+CELL = 100  # pixels: holds "UNSUPPORTED"
 CHECKED = {
     "executed FLOPs over useful FLOPs (GFLOP)": ("useful_gflop", "executed_gflop"),
     "peak memory over its closed form (MiB)": ("closed_form_mib", "peak_mib"),
@@ -61,18 +67,25 @@ def over_axes(rows: pd.DataFrame) -> Figure:
     made["axis"] = choice("axis", "axis", [LABELS[axis] for axis in AXES if LABELS[axis] in set(rows["axis"])])
     colour, shape = looks(rows)
     base = by_metric(filtered(rows, made, "axis", "at"), metric).encode(
-        x=alt.X("at:Q", title="pixels", scale=alt.Scale(type="symlog", nice=False), axis=alt.Axis(values=ticks(rows))),
+        x=alt.X(
+            "at:Q",
+            title=None,
+            scale=alt.Scale(type="symlog", nice=False, padding=15),
+            axis=alt.Axis(values=ticks(rows)),
+        ),
         color=colour,
     )
-    height = alt.Y("value:Q", title=None, scale=alt.Scale(type="log"))
+    height = alt.Y("value:Q", title=None, scale=LOGARITHMIC)
     interval = base.transform_filter(metric == "median_ms").mark_rule(strokeWidth=2)
     chart = alt.layer(
         base.mark_line(strokeWidth=1.5).encode(y=height, detail="suite:N"),
         interval.encode(y=alt.Y("low_ms:Q", title=None), y2="high_ms:Q"),
         base.mark_point(filled=True, size=70).encode(y=height, shape=shape, tooltip=hover()),
+        named_below(made["axis"].name),
     )
-    title = metric_title(metric, "Over the chosen axis: ")
+    title = metric_title(metric, **BESIDE)
     chart = chart.add_params(*made.values(), metric).properties(width=WIDTH, height=HEIGHT, title=title)
+    chart = with_legend(chart, base, colour, shape)
     about = (
         "One line a backend over the side of the map, the block or the halo; bars are 95 % intervals of the latency."
     )
@@ -96,18 +109,17 @@ def bars(rows: pd.DataFrame) -> Figure:
     made, metric = choices(rows, backend=False), metric_choice()
     del made["suite"]
     colour, _ = looks(rows)
-    chart = (
-        by_metric(filtered(measured(rows), made), metric)
-        .mark_bar()
-        .encode(
-            y=alt.Y("variant:N", title=None, sort=alt.EncodingSortField("value"), axis=alt.Axis(labelLimit=260)),
-            x=alt.X("value:Q", title=None),
-            color=colour.legend(None),
-            tooltip=hover(),
-        )
-        .add_params(*made.values(), metric)
-        .properties(width=WIDTH, height=alt.Step(22), title=metric_title(metric, "At the reference point: "))
+    base = by_metric(filtered(measured(rows), made), metric).encode(
+        y=alt.Y(
+            "variant:N", title="backend", sort=alt.EncodingSortField("value", op="max"), axis=alt.Axis(labelLimit=260)
+        ),
+        x=alt.X("value:Q", title=None, axis=alt.Axis(tickCount=6)),
+        tooltip=hover(),
     )
+    bars = base.mark_bar().encode(color=colour)
+    numbers = base.mark_text(align="left", dx=4, fontSize=11).encode(text=alt.Text("value:Q", format=".3~g"))
+    chart = alt.layer(bars, numbers).add_params(*made.values(), metric)
+    chart = chart.properties(width=WIDTH, height=alt.Step(22), title=metric_title(metric, **BELOW))
     about = "One bar a backend at the point where the axes cross, sorted by the chosen metric."
     return Figure("reference", "At the reference point", about, chart)
 
@@ -117,10 +129,13 @@ def block_by_halo(rows: pd.DataFrame) -> Figure:
     fullest = str(rows["variant"].mode().iloc[0])
     made, metric = choices(rows, backend=False), metric_choice()
     made["variant"] = choice("backend", "backend", listed(rows, "variant"), fullest)
-    axes = {"x": alt.X("halo:O", title="halo (pixels)"), "y": alt.Y("block:O", title="block (pixels)")}
+    axes = {
+        "x": alt.X("halo:O", title="halo (pixels)", axis=alt.Axis(labelAngle=0)),
+        "y": alt.Y("block:O", title="block (pixels)"),
+    }
     chart = cells(filtered(rows, made, "block", "halo"), metric, axes)
     chart = chart.add_params(*made.values(), metric).properties(
-        width=alt.Step(90), height=alt.Step(36), title=metric_title(metric, "Block by halo: ")
+        width=alt.Step(CELL), height=alt.Step(36), title=metric_title(metric, "Block by halo: ")
     )
     about = "One cell for each block and halo of the chosen backend; cases without a time show their status."
     return Figure("grid", "Block by halo", about, chart)
@@ -132,11 +147,11 @@ def by_stage(rows: pd.DataFrame) -> Figure:
     rows = rows.assign(batch=rows["batch"].astype(int).astype(str))
     made, metric = choices(rows, "batch", backend=False), metric_choice()
     wide = alt.Axis(labelLimit=260)
-    axes: dict[str, Any] = {"x": alt.X("variant:N", title=None, axis=alt.Axis(labelAngle=-40, labelLimit=260))}
-    axes["y"] = alt.Y("label:N", title=None, axis=wide)
+    axes: dict[str, Any] = {"x": alt.X("variant:N", title="backend", axis=alt.Axis(labelAngle=-40, labelLimit=260))}
+    axes["y"] = alt.Y("label:N", title="stage", axis=wide)
     chart = cells(filtered(rows, made, "label", "batch"), metric, axes)
     chart = chart.add_params(*made.values(), metric).properties(
-        width=alt.Step(66), height=alt.Step(24), title=metric_title(metric, "HaloNet's stages: ")
+        width=alt.Step(CELL), height=alt.Step(24), title=metric_title(metric, "HaloNet's stages: ")
     )
     about = "One cell for each backend and layer shape of HaloNet; cases without a time show their status."
     return Figure("stages", "The stages of HaloNet", about, chart)
@@ -156,7 +171,7 @@ def cells(chart: Any, metric: alt.Parameter, axes: dict[str, Any]) -> Any:
     painted = chart.transform_filter(alt.expr.isValid(alt.datum.value) & (alt.datum.value > 0))
     return alt.layer(
         chart.mark_rect(opacity=0.08, color="#808080"),
-        painted.mark_rect(opacity=0.45).encode(color=alt.Color("value:Q", title=None, scale=scale)),
+        painted.mark_rect(opacity=0.45).encode(color=alt.Color("value:Q", scale=scale, legend=None)),
         chart.mark_text(fontSize=11).encode(text="text:N"),
     )
 
@@ -165,15 +180,15 @@ def roofline(results: Results, rows: pd.DataFrame) -> Figure:
     """Useful FLOP/s over arithmetic intensity, under the measured ceilings of the chosen machine."""
     made = choices(rows)
     colour, shape = looks(rows)
-    logarithmic = alt.Scale(type="log")
-    x = alt.X("intensity:Q", title="useful FLOP per useful byte", scale=logarithmic)
-    y = alt.Y("useful_tflops:Q", title="useful TFLOP/s", scale=logarithmic)
+    x = alt.X("intensity:Q", title="useful FLOP per useful byte", scale=LOGARITHMIC)
+    y = alt.Y("useful_tflops:Q", title="useful TFLOP/s", scale=LOGARITHMIC)
     marks = filtered(rows, made, "intensity").mark_point(filled=True, size=55, opacity=0.7)
     lines = (
         alt.Chart(ceilings(results, rows)).transform_filter(chosen("on", made["on"])).mark_line(color="currentColor")
     )
     chart = alt.layer(lines.encode(x=x, y=y), marks.encode(x=x, y=y, color=colour, shape=shape, tooltip=hover()))
     chart = chart.add_params(*made.values()).properties(width=WIDTH, height=HEIGHT)
+    chart = with_legend(chart, marks, colour, shape)
     about = (
         "Useful FLOP/s over the problem's arithmetic intensity; the line is what this machine's measured rates allow."
     )
@@ -208,10 +223,9 @@ def models(both: pd.DataFrame) -> Figure:
     made = choices(both)
     made["what"] = choice("what", "what", list(CHECKED))
     colour, shape = looks(both)
-    logarithmic = alt.Scale(type="log")
     base = filtered(both, made, "what", "x", "y")
     marks = base.mark_point(filled=True, size=55, opacity=0.7).encode(
-        x=alt.X("x:Q", title="closed form", scale=logarithmic), y=alt.Y("y:Q", title=None, scale=logarithmic),
+        x=alt.X("x:Q", title=None, scale=LOGARITHMIC), y=alt.Y("y:Q", title=None, scale=LOGARITHMIC),
         color=colour, shape=shape, tooltip=hover("what"),
     )  # fmt: skip
     equal = base.transform_aggregate(least="min(x)", most="max(x)").transform_calculate(
@@ -222,6 +236,9 @@ def models(both: pd.DataFrame) -> Figure:
         .mark_line(color="currentColor", strokeDash=[4, 4])
         .encode(x="ends:Q", y="ends:Q")
     )
-    chart = alt.layer(line, marks).add_params(*made.values()).properties(width=WIDTH, height=HEIGHT)
+    upright = "split(what, ' over ')[0] + ' ' + slice(what, indexof(what, '('))"
+    chart = alt.layer(line, marks, named_below("split(what, ' over ')[1]")).add_params(*made.values())
+    title = alt.Title(text=alt.ExprRef(expr=upright), **BESIDE)
+    chart = with_legend(chart.properties(width=WIDTH, height=HEIGHT, title=title), base, colour, shape)
     about = "Each mark is a case; the dashed line is where measurement and closed form agree."
     return Figure("models", "Against the closed forms", about, chart)

@@ -1,16 +1,19 @@
-"""What a run says in a sentence for each machine and dtype, and the table behind it."""
+"""What a run says first, for each machine and dtype: a picture, and the table behind it."""
 
+from base64 import b64encode
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
+from halobench.figures import bars, networks
 from halobench.figures.bars import with_speedup
-from halobench.figures.selection import Selection, held, in_group, measured, network_selections, selections
-from halobench.figures.summary import memory, network_lines, number, share, speedup, time
+from halobench.figures.pairs import HEAD, compiled_pairs, pair_line
+from halobench.figures.selection import Drawn, Selection, held, measured, network_selections, selections
+from halobench.figures.style import look, png
+from halobench.figures.summary import memory, network_lines, share, speedup, time
 from halobench.records.table import DIRECTIONS, Results
-from halobench.report.points import STEPS
 from halobench.report.tables import Plain
-from halobench.wording import times_as
 
 FLOOR = (
     "Medians with their 95 % intervals. The floor is the least time in which the machine could do the useful work at "
@@ -23,16 +26,24 @@ PAIRED = (
 
 
 @dataclass(frozen=True)
-class Headline:
-    """A sentence, the table behind it, and how to read it."""
+class Picture:
+    """An image as a data URL, and its alternative text."""
 
-    sentence: str
+    source: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A table, how to read it, and the picture of it where one could be drawn."""
+
     table: Plain
     note: str
+    picture: Picture | None
 
 
 def headlines(results: Results) -> list[Headline]:
-    """For each machine and dtype, what its reference point says, then where its networks stand against their rivals."""
+    """For each machine and dtype, its reference point, then its networks beside their rivals."""
     at_reference = [of_reference(one) for one in selections(results) if not one.reference.empty]
     return at_reference + [of_networks(one) for one in network_selections(results) if not measured(one.table).empty]
 
@@ -43,49 +54,43 @@ def of_reference(one: Selection) -> Headline:
     kinds = ("ms", "speed-up", "peak MiB", "% of floor")
     head = ["backend", *(f"{way} {what}" for what in kinds for way in DIRECTIONS)]
     lines = []
-    for name, of in rows.groupby("variant", sort=True):
+    fastest_first = rows.sort_values(["direction", "median_ms"], na_position="last")["variant"].unique()
+    for name in fastest_first:
+        of = rows[rows["variant"] == name]
         both = [next((row for _, row in of[of["direction"] == way].iterrows()), None) for way in DIRECTIONS]
         lines.append([str(name), *(column(row) for column in (time, speedup, memory, share) for row in both)])
+    table = Plain(f"{one.machine}, {one.dtype}: {held(rows)}", head, lines)
     note = " ".join([FLOOR, *(f"{doubt}." for doubt in one.doubts)])
-    return Headline(fastest(rows), Plain(f"{one.machine}, {one.dtype}: {held(rows)}", head, lines), note)
-
-
-def fastest(rows: pd.DataFrame) -> str:
-    """The fastest attention of each direction at the reference point, in words."""
-    parts = []
-    for way in DIRECTIONS:
-        timed = measured(rows[(rows["direction"] == way) & (rows["backend"] != "conv")])
-        if timed.empty:
-            continue
-        best = timed.sort_values("median_ms").iloc[0]
-        than = f", {best['speedup']:.3g} x the speed of naive_unfold" if pd.notna(best["speedup"]) else ""
-        of = f", {100 * best['floor_share']:.2g} % of what the machine allows" if pd.notna(best["floor_share"]) else ""
-        parts.append(f"{way}: {best['variant']} is fastest with {time(best)} ms{than}{of}")
-    return "; ".join(parts) or "no case of the reference point has a time"
+    return Headline(table, note, picture(bars.draw_speedup(one)))
 
 
 def of_networks(one: Selection) -> Headline:
     """The networks beside their rivals: the pairs, or what else was measured in turn; else all that were measured."""
+    drawn = picture(networks.draw(one))
+    pairs = compiled_pairs(one)
+    if len(pairs):
+        lines = [pair_line(one, row, times_as) for _, row in pairs.iterrows()]
+        backends = " and ".join(sorted(pairs["variant"].unique()))
+        caption = f"{one.machine}, {one.dtype}: compiled training steps, HaloNet with {backends}"
+        return Headline(Plain(caption, list(HEAD), lines), PAIRED, drawn)
     paired = measured(one.table, "ratio")
-    pairs = paired[in_group(paired, "pairs")]
-    rows = next(rows for rows in (pairs, paired, measured(one.table)) if not rows.empty)
+    rows = next(rows for rows in (paired, measured(one.table)) if not rows.empty)
     keys = ["direction", "model", "side", "batch"]
     best = rows.sort_values("median_ms").drop_duplicates(keys).sort_values(keys)
-    head, lines = network_lines(best)
-    return Headline(
-        standing(best), Plain(f"{one.machine}, {one.dtype}: the fastest of each network", head, lines), PAIRED
-    )
+    caption = f"{one.machine}, {one.dtype}: the fastest of each network"
+    return Headline(Plain(caption, *network_lines(best)), PAIRED, drawn)
 
 
-def standing(best: pd.DataFrame) -> str:
-    """How the fastest step of each network compares with its rival's, in words."""
-    parts = []
-    for way in DIRECTIONS:
-        said = [
-            f"{row['model']} takes {times_as(row['ratio'], 'long')} {row['rival']} ({row['variant']}, "
-            f"{row['mode']}, batch {number(row['batch'])}, side {row['side']})"
-            for _, row in measured(best[best["direction"] == way], "ratio").iterrows()
-        ]
-        if said:
-            parts.append(f"{STEPS[way]}: {', '.join(said)}")
-    return "; ".join(parts) or "no network was measured in turn with a rival"
+def times_as(row: "pd.Series[Any]") -> str:
+    """A ratio with its interval."""
+    return f"{row['ratio']:.3f} [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}]"
+
+
+def picture(drawn: Drawn) -> Picture | None:
+    """The first of these figures, if it could be drawn."""
+    with look():
+        _, figure = next(drawn)
+        if isinstance(figure, str):
+            return None
+        title, held = (figure.texts[number].get_text() for number in range(2))
+        return Picture("data:image/png;base64," + b64encode(png(figure)).decode(), f"{title}; {held}")

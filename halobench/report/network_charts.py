@@ -6,9 +6,10 @@ import altair as alt
 import pandas as pd
 
 from halobench.figures import published
-from halobench.figures.networks import short
+from halobench.figures.names import short
 from halobench.figures.selection import NO_BACKEND, in_group, measured
 from halobench.report.chart import (
+    BESIDE,
     HEIGHT,
     INHERIT,
     WIDTH,
@@ -22,6 +23,8 @@ from halobench.report.chart import (
     looks,
     metric_choice,
     metric_title,
+    named_below,
+    with_legend,
 )
 from halobench.report.points import STEPS, intervals
 
@@ -60,7 +63,7 @@ def against_rivals(rows: pd.DataFrame) -> Figure:
     colour, shape = looks(rows)
     about_rivals = ("network", "batch", "rival", "ratio", "over_rival", "reason")
     columns = ("comparison", "published", "ratio_low", "ratio_high", "fate", *about_rivals)
-    line = alt.Y("network:N", title=None, axis=alt.Axis(labelLimit=480))
+    line = alt.Y("network:N", title="network", axis=alt.Axis(labelLimit=480))
     offset = alt.YOffset("variant:N", sort=listed(rows, "variant"))
     base = filtered(rows, made, *columns).encode(y=line, yOffset=offset, color=colour)
     ends = rows[["ratio_low", "ratio_high", "published"]].assign(equal=1.0).astype(float)
@@ -81,6 +84,7 @@ def against_rivals(rows: pd.DataFrame) -> Figure:
         ),
     )
     chart = chart.add_params(*made.values()).properties(width=WIDTH - 150, height=alt.Step(13))
+    chart = with_legend(chart, base, colour, shape)
     about = (
         "Time of a network's step over that of its rival, taken in turn at the same batch: right of the line at 1 the "
         "rival is faster. Bars are 95 % intervals, thick strokes the published ratio (on TPUv3) where there is one."
@@ -124,14 +128,19 @@ def over_size(rows: pd.DataFrame) -> Figure:
         y=alt.Y("value:Q", title=None, scale=alt.Scale(type="log", nice=False, padding=20)),
         color=colour,
     )
-    # A network and its rival may be at one place.
+    # Each network is named once, at its greatest; it and its rival may be at one place.
+    named = base.transform_joinaggregate(most="max(value)", groupby=["model", "at"]).transform_filter(
+        alt.datum.value == alt.datum.most
+    )
     aside = alt.ExprRef(expr=f"datum.backend == '{NO_BACKEND}' ? 12 : -10")
     chart = alt.layer(
         base.mark_line(strokeWidth=1.5).encode(detail="line:N"),
         base.mark_point(filled=True, size=70).encode(shape=shape, tooltip=hover("model", "batch")),
-        base.mark_text(dy=aside, fontSize=9).encode(text="short:N", color=alt.value(INHERIT)),
+        named.mark_text(dy=aside, fontSize=9).encode(text="short:N", color=alt.value(INHERIT)),
+        named_below("split(view, ', over ')[1]"),
     )
-    title = metric_title(metric, "", view="view")
+    title = metric_title(metric, **BESIDE)
     chart = chart.add_params(*made.values(), metric).properties(width=WIDTH, height=HEIGHT, title=title)
+    chart = with_legend(chart, base, colour, shape)
     about = "One line a backend, or a family of models without one, over the parameters or the side of the images."
     return Figure("networks", "Networks over their size", about, chart)

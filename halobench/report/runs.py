@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from halobench.records.table import Results
-from halobench.report.chart import ALL, HEIGHT, WIDTH, Figure, choice, chosen, listed, looks
+from halobench.report.chart import ALL, HEIGHT, WIDTH, Figure, choice, chosen, listed, looks, with_legend
 from halobench.report.points import environment
 
 MANY = 3
@@ -60,6 +60,7 @@ def versus(both: pd.DataFrame, base: str, head: str) -> Figure:
         points.mark_point(filled=True, size=60).encode(y=y, shape=shape, tooltip=tips),
     )
     chart = chart.add_params(*made).properties(width=WIDTH, height=HEIGHT)
+    chart = with_legend(chart, points, colour, shape)
     about = (
         f"Latency of {head} over that of {base}, case by case: above one is slower. Bars span the two 95 % intervals, "
         "which do not cover what differs from run to run; this is a picture, not a verdict."
@@ -92,6 +93,7 @@ def history(results: Results, rows: pd.DataFrame) -> Figure:
         base.mark_point(filled=True, size=60).encode(y=y, shape=shape, tooltip=tips),
     )
     chart = chart.add_params(*made.values()).properties(width=WIDTH, height=HEIGHT)
+    chart = with_legend(chart, base, colour, shape)
     about = "Latency of one task over all runs; hovering names commit, date and file."
     return Figure("history", "History", about, chart)
 
