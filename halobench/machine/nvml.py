@@ -120,7 +120,7 @@ def divided(handle: Any) -> bool:
 def the_slice(whole: Any) -> Any:
     """The slice of a GPU that CUDA runs on, or ``None`` where that cannot be told.
 
-    It is the one that ``CUDA_VISIBLE_DEVICES`` names by its UUID, or by the beginning of it, else the only one there is.
+    It is the one that ``CUDA_VISIBLE_DEVICES`` names by its UUID, or by the beginning of that, else the only one.
     """
     found = [ask("nvmlDeviceGetMigDeviceHandleByIndex", whole, number) for number in range(slots(whole))]
     slices = [one for one in found if one is not None]

@@ -75,6 +75,9 @@ SECTION = {  # of the whole run: paths below `halobench`
     "ceilings.raised": Column(
         "which case raised a ceiling (by), and what had been measured before", null="an older file"
     ),
+    "ceilings.taken_over": Column(
+        "whether an earlier run of the same job measured them (`halobench.ab`)", null="an older file"
+    ),
     "failures": Column("the rows without a time; those with one stand in `benchmarks`"),
     "harness.wall_s": Column("wall time of the run", "s"),
     "harness.measured_s": Column("in which ceilings and calls were measured", "s"),
