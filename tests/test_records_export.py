@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 
 from halobench.export import files, sqlite
@@ -96,6 +97,9 @@ def test_parquet_has_types_even_of_columns_without_a_value(results, tmp_path):
     main([str(results / "cpu.json"), "--to", str(tmp_path / "records.parquet")])
     found = read_parquet(tmp_path / "records.parquet")
     assert found["networks"].empty
+    schema = pyarrow.parquet.read_schema(tmp_path / "records.parquet")
+    named = {"block": "int64", "kernel": "int64", "latency.places": "int64", "sm_mhz": "double", "throttled": "bool"}
+    assert {name: str(schema.field(name).type) for name in named} == named
     for name, of in TABLES.items():
         assert {column: str(dtype) for column, dtype in found[name].dtypes.items()} == {
             column: {"string": found[name].dtypes["run"]}.get(TYPES[kind], TYPES[kind]) for column, kind in of.items()
@@ -129,6 +133,11 @@ def test_values_with_parts_are_json_and_unknown_is_null(results, tmp_path):
         assert count == beside > 0
         assert (alone > 0, none) == (True, 0)
         assert ask("SELECT complete FROM runs WHERE file = 'killed.jsonl'") == [(0,)]
+
+
+def test_dates_are_in_utc_so_that_text_is_in_order_of_time(tmp_path):
+    results_files.write(tmp_path / "a.json", [results_files.row()], datetime="2026-11-20T01:30:00+02:00")
+    assert list(tables(read_all(tmp_path))["cases"]["datetime"]) == ["2026-11-19T23:30:00.000000+00:00"]
 
 
 @pytest.mark.parametrize("suffix", READERS)

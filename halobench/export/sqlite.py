@@ -46,7 +46,7 @@ def add(path: Path, made: Mapping[str, pd.DataFrame]) -> int:
 
 
 def added(database: sqlite3.Connection, path: Path, made: Mapping[str, pd.DataFrame]) -> int:
-    """Add the runs in one transaction."""
+    """Add the runs in one transaction; a connection that is closed before its end undoes it."""
     try:
         (there,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         (application,) = database.execute("PRAGMA application_id").fetchone()
@@ -57,22 +57,17 @@ def added(database: sqlite3.Connection, path: Path, made: Mapping[str, pd.DataFr
     if there and application != APPLICATION:
         raise ResultsError(f"{path} is a database of something else: give another --to")
     database.execute("BEGIN IMMEDIATE")
-    try:
-        for name in KEYS:
-            prepare(database, name, TABLES[name])
-        for statement in (SAMPLED, SAMPLE, SAMPLES, REFERENCE):
-            database.execute(statement)
-        database.execute(f"PRAGMA application_id = {APPLICATION}")
-        known = {run for (run,) in database.execute("SELECT run FROM runs")}
-        new = {name: table[~table["run"].isin(known)] for name, table in made.items()}
-        for name in KEYS:
-            insert(database, name, new[name])
-        insert_samples(database, new["samples"])
-        database.execute("COMMIT")
-    except BaseException:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-        raise
+    for name in KEYS:
+        prepare(database, name, TABLES[name])
+    for statement in (SAMPLED, SAMPLE, SAMPLES, REFERENCE):
+        database.execute(statement)
+    database.execute(f"PRAGMA application_id = {APPLICATION}")
+    known = {run for (run,) in database.execute("SELECT run FROM runs")}
+    new = {name: table[~table["run"].isin(known)] for name, table in made.items()}
+    for name in KEYS:
+        insert(database, name, new[name])
+    insert_samples(database, new["samples"])
+    database.execute("COMMIT")
     return len(new["runs"])
 
 
