@@ -473,3 +473,14 @@ def test_nothing_is_confirmed_of_cases_that_cannot_fail_the_gate(tmp_path):
     assert len(calls) == 3 * protocol.SCREENING_ROUNDS
     assert outcome.status == 0
     assert "measured in the screening alone, where they looked changed: 2 advisory cases" in outcome.notes
+
+
+@pytest.mark.parametrize(("disturbed", "expected"), [(5, True), (6, False)])
+def test_a_suspect_that_will_be_disturbed_whatever_follows_is_dropped(disturbed, expected):
+    """Six of twelve runs of the base; its head is far off."""
+    base = times(1, runs=6)
+    base.disturbed = ["load 4.0 on 2 cores"] * disturbed
+    stage = Stage({"a": base}, {"a": times(2, 2.0, runs=6)}, {"a": times(3, runs=6)})
+    assert protocol.undecided("a", stage, Settings()) is expected
+    (judged,), _ = protocol.verdicts(stage, stage, Settings())
+    assert judged.verdict is Verdict.DISTURBED

@@ -95,8 +95,9 @@ def confirm(
     """Fresh runs of the suspects, given with their test ids: of each as long as they may still decide something.
 
     After four rounds, and after every two more, a suspect is dropped if neither its head nor its control leans away
-    from the base: what is left to measure would not show a change. Dropping can lose a finding and never makes one: no
-    verdict is drawn early, and all suspects count in the correction for many cases.
+    from the base: what is left to measure would not show a change. So it is if something else was at work in so many
+    runs of the base that its times will not be judged. Dropping can lose a finding and never makes one: no verdict is
+    drawn early, and all suspects count in the correction for many cases.
     """
     left, done = list(test_ids), 0
     stage = Stage({}, {}, {})
@@ -111,9 +112,9 @@ def confirm(
 def undecided(name: str, stage: Stage, settings: Settings) -> bool:
     """Whether more runs of a suspect may show that its head, or its control, differs from the base."""
     base, others = stage.base[name], [side[name] for side in (stage.head, stage.control) if name in side]
-    return bool(base.samples_ms) and any(
-        leans(base, other, least(name, base, settings)) for other in others if other.samples_ms
-    )
+    if not base.samples_ms or 2 * len(base.disturbed) >= CONFIRMATION_ROUNDS:
+        return False
+    return any(leans(base, other, least(name, base, settings)) for other in others if other.samples_ms)
 
 
 def leans(base: Repeated, other: Repeated, threshold: float) -> bool:
