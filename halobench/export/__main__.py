@@ -40,8 +40,8 @@ def export(results: Sequence[Path], path: Path) -> str:
         new = sqlite.add(path, made)
         return f"{path}: {counted(runs, 'run')}, {new} of them new"
     files.write(path, made)
-    counts = {name: f"{len(made[name])} rows in {place}" for name, place in files.paths(path).items()}
-    return f"{counted(runs, 'run')}: {', '.join(counts.values())}"
+    counts = [f"{counted(len(made[name]), 'row')} in {place}" for name, place in files.paths(path).items()]
+    return f"{counted(runs, 'run')}: {', '.join(counts)}"
 
 
 def parser() -> argparse.ArgumentParser:
