@@ -25,6 +25,7 @@ TOOLS = {
     "torch_tb_profiler": ("traces in TensorBoard", "pip install torch-tb-profiler"),
     "fvcore": ("the second opinion on FLOPs", "pip install fvcore"),
     "pynvml": ("clocks, throttling and energy of a GPU", "pip install nvidia-ml-py"),
+    "pyarrow": ("Parquet files of halobench.export", "pip install pyarrow"),
     "selenium": ("the tests of the report", "pip install selenium"),
 }
 
@@ -88,6 +89,9 @@ def gpu() -> Iterator[Finding]:
     properties, device = torch.cuda.get_device_properties(0), Gpu(0)
     free, total = torch.cuda.mem_get_info()
     yield Finding("GPU", "good", f"{properties.name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
+    if device.sliced:
+        yield from of_slice(device)
+        return
     if device.driver is None:
         yield Finding(
             "NVML",
@@ -99,6 +103,21 @@ def gpu() -> Iterator[Finding]:
     yield Finding("driver", "good", device.driver)
     yield from clocks(device)
     yield from others(device)
+
+
+def of_slice(device: Gpu) -> Iterator[Finding]:
+    """That the GPU is a MIG slice, what rows about it lack, and whoever else uses it."""
+    if device.driver is None:
+        said = "this device is a slice of a GPU, and which one cannot be told: no clocks, throttling or energy"
+        yield Finding("MIG", "limited", said, "CUDA_VISIBLE_DEVICES=MIG-..., the one that nvidia-smi -L shows")
+        return
+    known = {"clock": device.sm_mhz, "throttling": device.throttles, "others on it": device.processes}
+    lacking = ", ".join(["energy", "power limit", *(what for what, value in known.items() if value is None)])
+    said = f"this device is a slice of a GPU, of which NVML does not say: {lacking}"
+    yield Finding("MIG", "limited", said, "measure on a GPU that is not divided (nvidia-smi -mig 0, as root)")
+    yield Finding("driver", "good", device.driver)
+    if device.processes is not None:
+        yield from others(device)
 
 
 def clocks(device: Gpu) -> Iterator[Finding]:

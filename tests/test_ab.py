@@ -7,6 +7,7 @@ The repositories here are small and measure nothing: their suites write results 
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from halobench.ab import protocol, worktrees
-from halobench.ab.__main__ import main
+from halobench.ab import display, protocol, worktrees
+from halobench.ab.__main__ import ab, main
+from halobench.ab.display import Display
 from halobench.ab.protocol import BASE, CONTROL, HEAD, STREAMS, Stage
+from halobench.ab.worktrees import Checkout
 from halobench.compare.settings import Settings
 from halobench.compare.sides import Repeated
 from halobench.compare.verdict import Verdict
@@ -54,7 +57,8 @@ def pytest_sessionfinish(session, exitstatus):
             noise *= speed.get("control", 1.0)
         each["stats"]["data"] = [speed.get(name, 1.0) * 1e-3 * noise * random.gauss(1, 1e-3) for _ in range(20)]
     with (Path(os.environ["PLACE"]) / "log").open("a") as log:
-        log.write(json.dumps([session.config.option.benchmark_json, names, session.config.option.tier]) + "\\n")
+        options, ceilings = session.config.option, os.environ.get("HALOBENCH_CEILINGS")
+        log.write(json.dumps([options.benchmark_json, names, options.tier, ceilings]) + "\\n")
     Path(session.config.option.benchmark_json).write_text(json.dumps(document))
 """
 
@@ -113,11 +117,11 @@ def command(environment, monkeypatch, capsys):
 
 
 def runs(tmp_path):
-    """What was measured: (stage, stream, test names, tier)."""
+    """What was measured: (stage, stream, test names, tier, the file whose ceilings were to be taken over)."""
     found = []
     for line in (tmp_path / "log").read_text().splitlines():
-        output, names, tier = json.loads(line)
-        found.append((*Path(output).parts[-3:-1], names, tier))
+        output, *rest = json.loads(line)
+        found.append((*Path(output).parts[-3:-1], *rest))
     return found
 
 
@@ -126,8 +130,11 @@ def nothing_left(tmp_path, repository):
     assert not list(tmp_path.glob("halobench-*"))
 
 
-def test_a_slower_working_tree_is_a_regression_confirmed_by_fresh_runs_of_the_suspect(tmp_path, repository, command):
+def test_a_slower_working_tree_is_a_regression_confirmed_by_fresh_runs_of_the_suspect(
+    tmp_path, repository, command, monkeypatch
+):
     """The head is uncommitted and partly untracked: it is measured all the same, and nothing of it changes."""
+    monkeypatch.setattr(protocol, "CONFIRMATION_ROUNDS", 5)  # as few as the rank test needs
     (repository / "times.json").write_text('{"slowed": 1.03}')
     (repository / "suites" / "test_new.py").write_text("def test_extra(): pass\n")
     before = git(repository, "status", "--porcelain", "--branch"), git(repository, "rev-parse", "HEAD")
@@ -143,6 +150,8 @@ def test_a_slower_working_tree_is_a_regression_confirmed_by_fresh_runs_of_the_su
     assert {tuple(run[2]) for run in confirmed} == {("slowed",)}
     assert all(("extra" in run[2]) == (run[1] == HEAD) for run in screened)
     assert {run[3] for run in measured} == {"smoke"}
+    first = str(repository / "results/ab/screening/base/00.json")  # it measures the ceilings, for all
+    assert [run[4] for run in measured] == [None] + [first] * (len(measured) - 1)
     assert "SLOWER" in (repository / "comment.md").read_text()
     assert json.loads((repository / "results/ab/verdict.json").read_text())["exit_status"] == 1
     (repository / "comment.md").unlink()
@@ -255,20 +264,59 @@ def test_a_checkout_with_a_part_of_the_history_names_what_to_fetch(tmp_path, rep
 @pytest.mark.parametrize("rounds", [2, 4, 6, 8])
 def test_a_steady_drift_adds_the_same_to_each_stream(rounds):
     places = {stream: [] for stream in STREAMS}
-    for place, (_, stream) in enumerate(protocol.order(rounds)):
+    for place, (_, stream) in enumerate(protocol.order(range(rounds))):
         places[stream].append(place)
     assert {sum(found) for found in places.values()} == {sum(range(3 * rounds)) / 3}
 
 
 def test_each_stream_stands_in_every_place_equally_often():
-    stood = Counter((stream, place % 3) for place, (_, stream) in enumerate(protocol.order(6)))
+    stood = Counter((stream, place % 3) for place, (_, stream) in enumerate(protocol.order(range(6))))
     assert set(stood.values()) == {2}
 
 
-def test_the_time_that_is_left_follows_from_the_processes_so_far():
-    assert protocol.left(0, 12, 0.0) == ", the first of 12 processes says how long they will take"
-    assert protocol.left(1, 12, 12.0) == ", 11 processes of 12 s: 2.2 min left"
-    assert protocol.left(4, 12, 60.0) == ", 8 processes of 15 s: 2.0 min left"
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((None, 12, 36), "the first of 12 processes says how long they take, and up to 36 more where cases are"),
+        ((12.0, 11, 36), "11 processes left of 12 s: 2.2 min, and up to 7.2 min more where cases are suspected"),
+        ((15.0, 1, 0), "1 process left of 15 s: 0.2 min"),
+    ],
+)
+def test_the_time_that_is_left_follows_from_the_processes_so_far(arguments, said):
+    assert display.estimate(*arguments).startswith(said)
+
+
+def test_a_line_for_each_process_says_how_long_the_rest_takes(capsys):
+    """Of a stage that has just begun, by what the processes of the one before took."""
+    now = iter([0.0, 0.0, 10.0, 30.0, 100.0, 100.0])
+    with Display(lambda: next(now)) as shown:
+        shown.begin("screening", 3, later=36)
+        shown.starts("base")
+        shown.starts("head")
+        shown.starts("control")
+        shown.begin("confirmation", 36)
+        shown.starts("base")
+    said = [line.partition("] ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert said == [
+        f"screening 1/3: base, {display.estimate(None, 3, 36)}",
+        "screening 2/3: head, 2 processes left of 10 s: 0.3 min, and up to 6.0 min more where cases are suspected",
+        "screening 3/3: control, 1 process left of 15 s: 0.2 min, and up to 9.0 min more where cases are suspected",
+        "confirmation 1/36: base, 36 processes left of 15 s: 9.0 min",
+    ]
+
+
+def test_on_a_terminal_it_is_a_bar(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "150")
+    now = iter([0.0, 0.0, 12.0, 24.0, 24.0])
+    with Display(lambda: next(now)) as shown:
+        shown.begin("screening", 12, later=36)
+        for stream in STREAMS:
+            shown.starts(stream)
+        shown.say("something")
+    said = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert re.search(r"2/12 \S+ screening: control, 10 processes left of 12 s: 2.0 min, and up to 7.2 min more", said)
+    assert re.search(r"\[\d\d:\d\d:\d\d\] something\s*\n", said)
 
 
 def times(seed, factor=1.0, runs=8):
@@ -315,7 +363,124 @@ def test_streams_are_measured_where_they_belong(tmp_path):
         results_files.write(output, rows)
 
     folders = {BASE: Path("b"), HEAD: Path("h"), CONTROL: Path("b")}
-    found = protocol.measure_stage(measure, folders, tmp_path / "stage", 2, lambda _: None, ["id"])
+    found = protocol.measure_rounds(measure, folders, tmp_path / "stage", range(2), lambda _: None, ["id"])
     assert [side.runs for side in found.values()] == [2, 2, 2]
     assert {(folder, stream) for folder, stream, _ in calls} == {(folders[stream], stream) for stream in STREAMS}
     assert {cases for *_, cases in calls} == {("id",)}
+
+
+def invented(speeds, seed=0):
+    """Measures cases of 1 ms, which take a stream so many times as long, without a process; and what it measured."""
+    source, calls = random.Random(seed), []
+
+    def measure(folder, output, cases=()):
+        number, stream = int(output.stem), output.parent.name
+        calls.append((number, stream, tuple(cases)))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        rows = []
+        for name in cases or speeds:
+            factor = speeds[name].get(stream, 1.0)
+            median = source.gauss(1, speeds[name].get("spread", 0.001)) * factor
+            samples = [median * source.gauss(1, 1e-4) for _ in range(5)]
+            rows.append({**results_files.row(), "case": name, "samples_ms": samples})
+        results_files.write(output, rows)
+
+    return measure, calls
+
+
+def measured_rounds(calls, name):
+    return len({number for number, _, cases in calls if name in cases})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_suspect_is_measured_as_long_as_that_may_decide_something(tmp_path, seed):
+    """What leans to the end, what was bad luck for four rounds; all suspects stand in the verdict."""
+    speeds = {"slow": {HEAD: 1.03}, "fast": {HEAD: 0.97}, "unsteady": {CONTROL: 1.05}, "same": {}, "twitchy": {}}
+    speeds["twitchy"]["spread"] = 0.004  # within the threshold, in the middle of some runs
+    measure, calls = invented(speeds, seed)
+    folders = dict.fromkeys(STREAMS, tmp_path)
+    started = []
+    stage = protocol.confirm(
+        measure, folders, tmp_path / "c", {name: name for name in speeds}, Settings(), started.append
+    )
+    rounds = {name: measured_rounds(calls, name) for name in speeds}
+    assert [rounds[name] for name in ("slow", "fast", "unsteady", "same")] == [12, 12, 12, 4]
+    assert rounds["twitchy"] < 12
+    assert started == [stream for _, stream, _ in calls]
+    assert [number for number, _, _ in calls] == sorted(number for number, _, _ in calls)
+    assert {name: len(case.samples_ms) for name, case in stage.head.items()} == rounds
+    head, control = protocol.verdicts(stage, stage, Settings())
+    assert {case.case: case.verdict for case in head} == {
+        "slow": Verdict.SLOWER,
+        "fast": Verdict.FASTER,
+        **dict.fromkeys(("unsteady", "same"), Verdict.SAME),
+        "twitchy": next(case.verdict for case in head if case.case == "twitchy"),
+    }
+    assert [case.case for case in control if case.verdict is Verdict.SLOWER] == ["unsteady"]
+
+
+def test_no_process_runs_once_no_suspect_is_left(tmp_path):
+    measure, calls = invented({"a": {}, "b": {}})
+    protocol.confirm(
+        measure, dict.fromkeys(STREAMS, tmp_path), tmp_path / "c", {"a": "a", "b": "b"}, Settings(), lambda _: None
+    )
+    assert len(calls) == 3 * protocol.LOOK_AFTER
+
+
+def of(*medians_ms):
+    return Repeated(samples_ms=[(each,) for each in medians_ms])
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ((1.02, 1.03, 1.02, 1.03), True),
+        ((0.97, 0.98, 0.97, 0.98), True),
+        ((1.005, 1.005, 1.005, 1.005), False),  # slower in every pair, and by less than what counts
+        ((1.5, 0.7, 1.5, 0.7), False),  # noise beyond all thresholds
+        ((1.5, 1.5, 1.5, 0.7), True),  # three of four
+        ((1.5, 1.5, 1.0, 0.7), False),
+    ],
+)
+def test_a_side_leans_where_it_is_beyond_the_threshold_and_pairs_of_runs_agree(other, expected):
+    assert protocol.leans(of(1.0, 1.001, 0.999, 1.0), of(*other), 0.01) is expected
+
+
+def test_a_suspect_that_fails_when_it_is_measured_again_is_not_waited_for():
+    failed = Repeated(failures=[("CRASHED", "signal 11")])
+    assert not protocol.undecided("a", Stage({"a": times(1)}, {"a": failed}, {"a": times(2)}), Settings())
+    assert not protocol.undecided("a", Stage({"a": failed}, {"a": times(1)}, {"a": times(2)}), Settings())
+    assert protocol.undecided("a", Stage({"a": times(1)}, {"a": failed}, {"a": times(2, 1.1)}), Settings())
+
+
+def test_nothing_is_confirmed_of_cases_that_cannot_fail_the_gate(tmp_path):
+    """A case under 50 us that looks slower is reported from the screening, and costs no process more."""
+    speeds = {"short": {HEAD: 1.2}, "chosen": {HEAD: 1.2}, "same": {}}
+    measure, calls = invented({name: {**own, "spread": 1e-4} for name, own in speeds.items()})
+    settings = Settings(advisory=("chosen",))
+    sides = [Checkout(name, "0" * 40, tmp_path) for name in ("base", "head")]
+
+    def shorter(folder, output, cases=()):
+        measure(folder, output, cases)
+        document = json.loads(output.read_text())
+        for one in document["benchmarks"]:
+            if one["extra_info"]["halobench"]["case"] == "short":
+                one["stats"]["data"] = [sample / 25 for sample in one["stats"]["data"]]
+        output.write_text(json.dumps(document))
+
+    with Display() as shown:
+        outcome = ab(*sides, shorter, tmp_path / "results", settings, shown)
+    assert len(calls) == 3 * protocol.SCREENING_ROUNDS
+    assert outcome.status == 0
+    assert "measured in the screening alone, where they looked changed: 2 advisory cases" in outcome.notes
+
+
+@pytest.mark.parametrize(("disturbed", "expected"), [(5, True), (6, False)])
+def test_a_suspect_that_will_be_disturbed_whatever_follows_is_dropped(disturbed, expected):
+    """Six of twelve runs of the base; its head is far off."""
+    base = times(1, runs=6)
+    base.disturbed = ["load 4.0 on 2 cores"] * disturbed
+    stage = Stage({"a": base}, {"a": times(2, 2.0, runs=6)}, {"a": times(3, runs=6)})
+    assert protocol.undecided("a", stage, Settings()) is expected
+    (judged,), _ = protocol.verdicts(stage, stage, Settings())
+    assert judged.verdict is Verdict.DISTURBED

@@ -1,14 +1,21 @@
 """Ceilings are the best of several routes and sizes, named; routes that are slow or do not work cost no time."""
 
+import json
 import time
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from halobench.cases.options import Options
 from halobench.machine import ceilings
 from halobench.machine.ceilings import Size, fastest, least_s
 from halobench.machine.clock import CpuClock
+from halobench.measure.engine import Settings
+from halobench.measure.run import Run
+from halobench.records import floors
+from halobench.records.roofline import Ceilings
 
 
 class Scripted:
@@ -94,3 +101,44 @@ def test_a_size_does_what_it_says(route):
     else:
         assert size.amount in (result.numel(), 2 * result.nbytes)
     assert least_s(CpuClock(), size.call) > 0
+
+
+GIVEN = Ceilings("cpu", "float32", 1e10, 2e11, 3e9, {"bytes": "copy"}, {"flops": {"measured": 1e11, "by": "a"}})
+
+
+def handed(tmp_path, monkeypatch, found):
+    file = tmp_path / "first.json"
+    file.write_text(json.dumps({"halobench": {"ceilings": found}}))
+    monkeypatch.setenv(ceilings.OF_THE_JOB, str(file))
+
+
+def test_a_run_takes_over_the_ceilings_of_its_job_and_its_file_says_so(tmp_path, monkeypatch):
+    handed(tmp_path, monkeypatch, asdict(GIVEN))
+    found = ceilings.of_the_job("cpu", "float32")
+    assert found == replace(GIVEN, taken_over=True)
+    settled, _ = floors.settled(asdict(found), [])
+    assert settled == asdict(found)
+
+
+def test_without_a_job_there_is_nothing_to_take_over(monkeypatch):
+    monkeypatch.delenv(ceilings.OF_THE_JOB, raising=False)
+    assert ceilings.of_the_job("cpu", "float32") is None
+    assert not GIVEN.taken_over
+
+
+@pytest.mark.parametrize("found", [None, {}, asdict(GIVEN) | {"dtype": "float16"}, asdict(GIVEN) | {"device": "cuda"}])
+def test_ceilings_of_something_else_are_refused_before_a_worker_starts(tmp_path, monkeypatch, found):
+    handed(tmp_path, monkeypatch, found)
+    options = Options("smoke", ("sdpa",), "cpu", "float32")
+    with pytest.raises(RuntimeError, match=r"HALOBENCH_CEILINGS: '.*first.json' has no ceilings of cpu in float32"):
+        Run(Settings("cpu"), options, None)
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"benchmarks": []}'])
+def test_a_file_without_ceilings_is_refused(tmp_path, monkeypatch, content):
+    file = tmp_path / "first.json"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv(ceilings.OF_THE_JOB, str(file))
+    with pytest.raises(RuntimeError, match=r"HALOBENCH_CEILINGS: '.*first.json' is no results file"):
+        ceilings.of_the_job("cpu", "float32")

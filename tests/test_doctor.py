@@ -27,7 +27,7 @@ def findings(found):
 def a_gpu(**changes):
     good = {
         "driver": "570.1", "sm_mhz": 1980, "throttles": [], "persistence": True, "processes": [], "joules": 1.0,
-        "max_mhz": lambda _: 1980,
+        "max_mhz": lambda _: 1980, "sliced": False,
     }  # fmt: skip
     return SimpleNamespace(**good | changes)
 
@@ -69,6 +69,21 @@ def test_what_spoils_a_measurement_is_named(with_gpu, changes, what, state, said
     assert finding.state == state
     assert said in finding.said
     assert finding.remedy or what == "energy"  # for which there is none
+
+
+def test_of_a_slice_it_is_said_what_rows_lack(with_gpu):
+    slice_ = {"sliced": True, "joules": None, "persistence": None}
+    found = with_gpu(**slice_, sm_mhz=None, throttles=None)
+    assert found["MIG"].said.endswith("of which NVML does not say: energy, power limit, clock, throttling")
+    assert "nvidia-smi -mig 0" in found["MIG"].remedy
+    assert set(found) == {"GPU", "MIG", "driver", "other processes"}
+    found = with_gpu(**slice_, processes=None)
+    assert found["MIG"].said.endswith(": energy, power limit, others on it")
+    assert set(found) == {"GPU", "MIG", "driver"}
+    found = with_gpu(**slice_, driver=None)
+    assert "which one cannot be told" in found["MIG"].said
+    assert "CUDA_VISIBLE_DEVICES=MIG-" in found["MIG"].remedy
+    assert set(found) == {"GPU", "MIG"}
 
 
 def test_a_machine_without_a_gpu(monkeypatch):

@@ -17,6 +17,7 @@ class FakeNvml:
 
     NVMLError = pynvml.NVMLError
     NVML_CLOCK_SM, NVML_CLOCK_MEM = pynvml.NVML_CLOCK_SM, pynvml.NVML_CLOCK_MEM
+    NVML_DEVICE_MIG_ENABLE = pynvml.NVML_DEVICE_MIG_ENABLE
 
     def __init__(self, *broken):
         self.broken = broken
@@ -38,8 +39,12 @@ class FakeNvml:
         pass
 
     def nvmlDeviceGetHandleByUUID(self, uuid):  # noqa: N802
-        assert uuid == "GPU-1234-abcd"
+        if uuid != "GPU-1234-abcd":
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
         return "handle"
+
+    def nvmlDeviceGetMigMode(self, _handle):  # noqa: N802
+        return [pynvml.NVML_DEVICE_MIG_DISABLE, pynvml.NVML_DEVICE_MIG_ENABLE]  # now, and after the next reset
 
     def nvmlSystemGetDriverVersion(self):  # noqa: N802
         return b"570.1"
@@ -157,3 +162,84 @@ def test_what_others_use_is_the_most_of_any_moment(install):
     assert Gpu().used_by_others(1, 17) == pytest.approx(0.25)
     install(FakeNvml("nvmlDeviceGetProcessUtilization"))
     assert Gpu().used_by_others(1, 17) is None
+
+
+class SlicedNvml(FakeNvml):
+    """A GPU that is divided into these slices. Of a slice it counts processes; what it says of energy is the GPU's."""
+
+    REFUSED = ("nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo", "nvmlDeviceGetCurrentClocksThrottleReasons")
+
+    def __init__(self, *slices):
+        super().__init__(*self.REFUSED, "nvmlDeviceGetPersistenceMode")
+        self.slices = slices
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):  # noqa: N802
+        return uuid if uuid in self.slices else super().nvmlDeviceGetHandleByUUID(uuid)
+
+    def nvmlDeviceGetMigMode(self, handle):  # noqa: N802
+        assert handle == "handle"
+        return [pynvml.NVML_DEVICE_MIG_ENABLE, pynvml.NVML_DEVICE_MIG_ENABLE]
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, _handle):  # noqa: N802
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, _handle, index):  # noqa: N802
+        if index % 2 or index // 2 >= len(self.slices):  # slices need not lie side by side
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return self.slices[index // 2]
+
+    def nvmlDeviceGetUUID(self, handle):  # noqa: N802
+        return handle
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle):  # noqa: N802
+        return [SimpleNamespace(pid=100 + self.slices.index(handle))]
+
+
+def of_slice(gpu):
+    """What is known of a slice; everything else must be unknown."""
+    unknown = ("sm_mhz", "throttles", "joules", "power_limit_watts", "persistence")
+    assert gpu.sliced
+    assert [name for name in unknown if getattr(gpu, name) is not None] == []
+    assert gpu.max_mhz("SM") is None
+    return gpu.driver, gpu.processes
+
+
+@pytest.mark.parametrize(
+    ("slices", "visible", "pid"),
+    [
+        (("MIG-1234-abcd", "MIG-b"), None, 100),  # CUDA gives the slice's own UUID
+        (("MIG-a", "MIG-1234-abcd"), "MIG-a", 101),
+        (("MIG-aa", "MIG-ab"), "MIG-ab", 101),  # CUDA gives the GPU's
+        (("MIG-a1-x", "MIG-b1-x"), "MIG-b1", 101),
+        (("MIG-GPU-1234-abcd/1/0", "MIG-GPU-1234-abcd/2/0"), "MIG-GPU-1234-abcd/2/0", 101),  # drivers before 470
+        (("MIG-a",), "0", 100),
+        (("MIG-a",), None, 100),
+    ],
+)
+def test_of_a_slice_only_what_is_its_own_is_known(install, monkeypatch, slices, visible, pid):
+    install(SlicedNvml(*slices))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert of_slice(Gpu()) == ("570.1", [pid])
+
+
+@pytest.mark.parametrize("visible", ["0", "", "MIG-a", "MIG-aa,MIG-ab", "MIG-c"])
+def test_a_slice_that_cannot_be_told_from_others_is_unknown(install, monkeypatch, visible):
+    install(SlicedNvml("MIG-aa", "MIG-ab"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert of_slice(Gpu()) == (None, None)
+
+
+def test_a_slice_without_permissions_is_unknown_and_no_crash(install, monkeypatch):
+    library = install(SlicedNvml("MIG-1234-abcd"))
+    library.broken = (*library.broken, "nvmlDeviceGetComputeRunningProcesses", "nvmlSystemGetDriverVersion")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert of_slice(Gpu()) == (None, None)
+
+
+def test_a_gpu_that_could_be_divided_and_is_not_is_whole(install):
+    install(FakeNvml())
+    assert not Gpu().sliced
+    install(FakeNvml("nvmlDeviceGetMigMode"))  # an older one
+    assert not Gpu().sliced

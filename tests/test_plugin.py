@@ -20,6 +20,7 @@ from halobench.measure import refusal
 from halobench.measure.refusal import check_results_path
 from halobench.records import table as results
 from tests import third_party
+from tests.other_readers import bencher, github_action_benchmark
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 90
@@ -95,6 +96,12 @@ def measured(run, tmp_path_factory):
 
 
 POINT = "b8h3-16x16-n1x4-d16e16-float32"
+
+
+def test_other_services_read_the_file(measured):
+    """Failures beside it, and whatever the run found out: Bencher and github-action-benchmark see the four times."""
+    _, file, _ = measured
+    assert len(bencher(file.read_text())) == len(github_action_benchmark(file.read_text())) == 4
 
 
 def test_the_file_holds_the_samples_and_the_rows(measured):

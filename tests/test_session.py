@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 
 import pytest
 
@@ -13,6 +14,7 @@ from halobench.measure.engine import Settings
 from halobench.measure.latency import LEAST, Effort
 from halobench.measure.session import Session
 from halobench.records import floors
+from halobench.records.roofline import Ceilings
 from halobench.records.schema import checked_row
 from tests import third_party
 
@@ -185,6 +187,12 @@ def test_environment(session):
     assert row["floor"]["share"] == pytest.approx(row["floor"]["ms"] / row["latency"]["median_ms"])
     assert row["floor"]["bound"] in {"bytes", "flops", "exponentials"}
     assert all(ceilings["routes"][bound] for bound in ("bytes", "flops", "exponentials"))
+
+
+def test_ceilings_that_are_known_are_not_measured_again(session):
+    known = Ceilings("cpu", "float32", 1.0, 2.0, 3.0, taken_over=True)
+    found = session.environment("float32", known)
+    assert found["ceilings"] == asdict(known)
 
 
 def test_without_times_every_case_is_only_checked():

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from halobench import terminal
 from halobench.ab import protocol, worktrees
-from halobench.ab.protocol import BASE, CONTROL, HEAD, Stage
+from halobench.ab.display import Display
+from halobench.ab.protocol import BASE, CONTROL, HEAD
 from halobench.ab.runner import RunError, Suites, test_ids
 from halobench.ab.worktrees import Checkout, GitError
 from halobench.compare import settings, sides
@@ -35,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         root = Path(worktrees.git(Path.cwd(), "rev-parse", "--show-toplevel"))
         output = fresh_folder(options.output)
         chosen = settings.load(root / "pyproject.toml").with_threshold(options.threshold)
-        with worktrees.checkouts(root, options.base, options.head) as (base, head):
-            outcome = ab(base, head, Suites(suite_arguments(options)), output, chosen)
+        with worktrees.checkouts(root, options.base, options.head) as (base, head), Display() as display:
+            outcome = ab(base, head, Suites(suite_arguments(options)), output, chosen, display)
             note_instruments(outcome, worktrees.changed(root, base, head, *INSTRUMENTS))
     except KeyboardInterrupt:
         print(f"{NAME}: interrupted; the worktrees are removed", file=sys.stderr)
@@ -49,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return conclude(NAME, outcome, as_json, as_markdown, more=f"results: {output}")
 
 
-def ab(base: Checkout, head: Checkout, measure: protocol.Measure, output: Path, chosen: Settings) -> Outcome:
+def ab(
+    base: Checkout, head: Checkout, measure: protocol.Measure, output: Path, chosen: Settings, display: Display
+) -> Outcome:
     """Screen all cases, confirm the suspects, and judge both head and control.
 
     Raises:
@@ -57,23 +60,28 @@ def ab(base: Checkout, head: Checkout, measure: protocol.Measure, output: Path, 
         ResultsError: what it wrote cannot be used.
     """
     folders = {BASE: base.folder, HEAD: head.folder, CONTROL: base.folder}
-    screened = protocol.measure_stage(measure, folders, output / "screening", protocol.SCREENING_ROUNDS, say)
-    screening = Stage(*(screened[stream].cases for stream in protocol.STREAMS))
+    streams = len(protocol.STREAMS)
+    most = protocol.CONFIRMATION_ROUNDS * streams
+    display.begin("screening", protocol.SCREENING_ROUNDS * streams, later=most)
+    rounds = range(protocol.SCREENING_ROUNDS)
+    screened = protocol.measure_rounds(measure, folders, output / "screening", rounds, display.starts)
+    screening = protocol.staged(screened)
     found = protocol.suspects(screening, chosen)
+    gated = protocol.gated(found, screening, chosen)
     confirmation = None
-    if found:
-        processes = protocol.CONFIRMATION_ROUNDS * len(protocol.STREAMS)
-        suspects, cases = counted(len(found), "suspect"), counted(len(screening.base), "case")
-        say(f"{suspects} among {cases}, measured again in {counted(processes, 'process', 'processes')}")
+    if gated:
+        suspects, cases = counted(len(gated), "suspect"), counted(len(screening.base), "case")
+        display.say(f"{suspects} among {cases}, measured again as long as that may decide something")
+        display.begin("confirmation", most)
         known = test_ids((output / "screening" / BASE).glob("*.json"))
-        ids = [known[name] for name in found]
-        confirmed = protocol.measure_stage(
-            measure, folders, output / "confirmation", protocol.CONFIRMATION_ROUNDS, say, ids
-        )
-        confirmation = Stage(*(confirmed[stream].cases for stream in protocol.STREAMS))
+        ids = {name: known[name] for name in gated}
+        confirmation = protocol.confirm(measure, folders, output / "confirmation", ids, chosen, display.starts)
     judged, control = protocol.verdicts(screening, confirmation, chosen)
     apart = sides.differences(screened[BASE].headers[0], screened[HEAD].headers[0])
     notes = [f"differs, base | head: {each}" for each in apart]
+    if len(gated) < len(found):
+        advisory = counted(len(found) - len(gated), "advisory case")
+        notes.append(f"measured in the screening alone, where they looked changed: {advisory}")
     one, other = (f"{each.revision} ({each.commit[:10]})" for each in (base, head))
     return Outcome(one, other, judged, chosen, control=control, notes=notes)
 
@@ -82,11 +90,6 @@ def note_instruments(outcome: Outcome, files: Sequence[str]) -> None:
     """Say so where the revisions do not measure alike."""
     if files:
         outcome.notes.append(f"the revisions differ in how they measure: {', '.join(files)}")
-
-
-def say(what: str) -> None:
-    """Progress, a line on stderr."""
-    print(f"[{time.strftime('%H:%M:%S')}] {what}", file=sys.stderr, flush=True)
 
 
 def fresh_folder(chosen: Path | None) -> Path:

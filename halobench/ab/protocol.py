@@ -5,9 +5,9 @@ rounds mirror one another (ABC CBA), so that a steady drift adds the same to all
 has stood in every place equally often.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +19,12 @@ from halobench.compare.verdict import Judged, Verdict, judge
 BASE, HEAD, CONTROL = "base", "head", "control"
 STREAMS = (BASE, HEAD, CONTROL)
 SCREENING_ROUNDS = 4
-CONFIRMATION_ROUNDS = 12
+CONFIRMATION_ROUNDS = 12  # at most: suspects are dropped on the way
+LOOK_AFTER, LOOK_EVERY = 4, 2  # rounds of a confirmation, before the first look at it and between looks
+LEAN = 0.75  # the share of pairs of runs, less than what the rank test asks of twelve rounds (0.79)
+
+
+Starts = Callable[[str], None]
 
 
 class Measure(Protocol):
@@ -41,46 +46,88 @@ class Stage:
     control: Cases
 
 
-def order(rounds: int) -> Iterator[tuple[int, str]]:
-    """The runs of a stage, (round, stream): A B C, C B A, B C A, A C B, C A B, B A C, and again."""
-    for number in range(rounds):
+def order(rounds: Iterable[int]) -> Iterator[tuple[int, str]]:
+    """The runs of these rounds, (round, stream): A B C, C B A, B C A, A C B, C A B, B A C, and again."""
+    for number in rounds:
         turn = number // 2 % len(STREAMS)
         streams = STREAMS[turn:] + STREAMS[:turn]
         for stream in reversed(streams) if number % 2 else streams:
             yield number, stream
 
 
-def measure_stage(
+def measure_rounds(
     measure: Measure,
     folders: Mapping[str, Path],
     output: Path,
-    rounds: int,
-    said: Callable[[str], None],
+    rounds: Iterable[int],
+    starts: Starts,
     cases: Sequence[str] = (),
 ) -> dict[str, Side]:
-    """All runs of a stage, their results files in a folder for each stream.
+    """Rounds of a stage, their results files in a folder for each stream: all that is there by now.
 
     Args:
         measure: measures one checkout.
         folders: the checkout of each stream.
         output: where the results go.
-        rounds: runs of each stream.
-        said: told of each run before it starts, and from the second on how long the rest will take.
+        rounds: the numbers of the rounds.
+        starts: told the stream of each run before it starts.
         cases: test ids to narrow it to.
     """
-    total, started = rounds * len(STREAMS), time.monotonic()
-    for count, (number, stream) in enumerate(order(rounds), 1):
-        said(f"{output.name} {count}/{total}: {stream}{left(count - 1, total, time.monotonic() - started)}")
+    for number, stream in order(rounds):
+        starts(stream)
         measure(folders[stream], output / stream / f"{number:02}.json", cases)
     return {stream: sides.load(output / stream) for stream in STREAMS}
 
 
-def left(done: int, total: int, elapsed_s: float) -> str:
-    """How long the rest of a stage will take, from what its processes took so far; nothing before the first is done."""
-    if not done:
-        return f", the first of {total} processes says how long they will take"
-    each_s = elapsed_s / done
-    return f", {total - done} processes of {each_s:.0f} s: {each_s * (total - done) / 60:.1f} min left"
+def staged(streams: Mapping[str, Side]) -> Stage:
+    """The cases of a stage's streams."""
+    return Stage(*(streams[stream].cases for stream in STREAMS))
+
+
+def confirm(
+    measure: Measure,
+    folders: Mapping[str, Path],
+    output: Path,
+    test_ids: Mapping[str, str],
+    settings: Settings,
+    starts: Starts,
+) -> Stage:
+    """Fresh runs of the suspects, given with their test ids: of each as long as they may still decide something.
+
+    After four rounds, and after every two more, a suspect is dropped if neither its head nor its control leans away
+    from the base: what is left to measure would not show a change. So it is if something else was at work in so many
+    runs of the base that its times will not be judged. Dropping can lose a finding and never makes one: no verdict is
+    drawn early, and all suspects count in the correction for many cases.
+    """
+    left, done = list(test_ids), 0
+    stage = Stage({}, {}, {})
+    while left and done < CONFIRMATION_ROUNDS:
+        following = min(done + LOOK_EVERY if done else LOOK_AFTER, CONFIRMATION_ROUNDS)
+        ids = [test_ids[name] for name in left]
+        stage = staged(measure_rounds(measure, folders, output, range(done, following), starts, ids))
+        left, done = [name for name in left if undecided(name, stage, settings)], following
+    return stage
+
+
+def undecided(name: str, stage: Stage, settings: Settings) -> bool:
+    """Whether more runs of a suspect may show that its head, or its control, differs from the base."""
+    base, others = stage.base[name], [side[name] for side in (stage.head, stage.control) if name in side]
+    if not base.samples_ms or 2 * len(base.disturbed) >= CONFIRMATION_ROUNDS:
+        return False
+    return any(leans(base, other, least(name, base, settings)) for other in others if other.samples_ms)
+
+
+def leans(base: Repeated, other: Repeated, threshold: float) -> bool:
+    """Whether a side left the base by more than the threshold, and three of four pairs of runs agree in which way."""
+    pairs = list(product(base.medians_ms, other.medians_ms))
+    slower, faster = (sum(sign * (two - one) > 0 for one, two in pairs) / len(pairs) for sign in (1, -1))
+    ratio = middle(other) / middle(base)
+    return (ratio > 1 + threshold and slower >= LEAN) or (ratio < 1 / (1 + threshold) and faster >= LEAN)
+
+
+def least(name: str, base: Repeated, settings: Settings) -> float:
+    """The relative change that counts, of a case that takes so long."""
+    return max(settings.threshold(name), settings.threshold_us / 1e3 / middle(base))
 
 
 def suspects(stage: Stage, settings: Settings) -> list[str]:
@@ -91,12 +138,16 @@ def suspects(stage: Stage, settings: Settings) -> list[str]:
             other = side.get(name)
             if other is None or not other.samples_ms or not base.samples_ms:
                 continue
-            before, after = middle(base), middle(other)
-            least = max(settings.threshold(name), settings.threshold_us / 1e3 / before)
-            if not 1 / (1 + least) <= after / before <= 1 + least:
+            most = 1 + least(name, base, settings)
+            if not 1 / most <= middle(other) / middle(base) <= most:
                 found.append(name)
                 break
     return found
+
+
+def gated(names: Sequence[str], stage: Stage, settings: Settings) -> list[str]:
+    """Those of the cases that can fail the gate: nothing is decided by the others."""
+    return [name for name in names if settings.advised(name, middle(stage.base[name])) is None]
 
 
 def middle(case: Repeated) -> float:

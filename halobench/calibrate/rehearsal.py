@@ -6,11 +6,19 @@ another, so their number says how finely the shares are resolved, not how much w
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from halobench.ab.protocol import CONFIRMATION_ROUNDS, SCREENING_ROUNDS, Stage, suspects
+from halobench.ab.protocol import (
+    CONFIRMATION_ROUNDS,
+    LOOK_AFTER,
+    LOOK_EVERY,
+    SCREENING_ROUNDS,
+    Stage,
+    suspects,
+    undecided,
+)
 from halobench.calibrate.campaign import PLAIN, Campaign
 from halobench.compare.evidence import Evidence, weigh
 from halobench.compare.settings import Settings
@@ -132,25 +140,53 @@ def found_alone(
     )
 
 
+def as_measured(stage: Stage, names: Sequence[str], settings: Settings) -> Stage:
+    """The confirmation of suspects with no more runs of each than were taken before it was dropped."""
+    runs = {name: rounds_of(name, stage, settings) for name in names}
+    return Stage(*({name: first(side[name], runs[name]) for name in names if name in side} for side in sides(stage)))
+
+
+def rounds_of(name: str, stage: Stage, settings: Settings) -> int:
+    """After how many rounds a suspect is dropped, or all of them."""
+    for rounds in range(LOOK_AFTER, CONFIRMATION_ROUNDS, LOOK_EVERY):
+        so_far = Stage(*({name: first(side[name], rounds)} if name in side else {} for side in sides(stage)))
+        if not undecided(name, so_far, settings):
+            return rounds
+    return CONFIRMATION_ROUNDS
+
+
+def first(case: Repeated, runs: int) -> Repeated:
+    """The first runs of a case."""
+    return replace(case, samples_ms=case.samples_ms[:runs], cycles=case.cycles[:runs])
+
+
+def sides(stage: Stage) -> tuple[Mapping[str, Repeated], ...]:
+    """Base, head and control."""
+    return stage.base, stage.head, stage.control
+
+
 def in_turns(pool: Pool, settings: Settings, random: Random) -> Draw:
-    """``ab``: a screening, a confirmation of its suspects by other processes, and the control of both."""
+    """``ab``: a screening, a confirmation of its suspects by other processes, and the control of both.
+
+    Advisory cases, which ``ab`` does not confirm, are confirmed here: that says what it could see of them.
+    """
     sizes = (SCREENING_ROUNDS,) * 3 + (CONFIRMATION_ROUNDS,) * 3
-    first, second = _stages([repeated(group) for group in dealt(pool.levels[PLAIN], sizes, random)])
-    suspected = suspects(first, settings)
-    null = weigh(list(second.base), second.base, second.head)
-    judged = conclude({name: null[name] for name in suspected}, settings)
-    control = conclude(weigh(suspected, second.base, second.control), settings)
+    screening, confirmation = _stages([repeated(group) for group in dealt(pool.levels[PLAIN], sizes, random)])
+    suspected = suspects(screening, settings)
+    confirmed = as_measured(confirmation, suspected, settings)
+    null = weigh(suspected, confirmed.base, confirmed.head)
+    judged = conclude(null, settings)
+    control = conclude(weigh(suspected, confirmed.base, confirmed.control), settings)
     gated = [case for case in control if case.advisory is None]
     fired = bool(of(gated, Verdict.SLOWER) | of(gated, Verdict.FASTER))
     found = {}
     for level in pool.planted:
         groups = dealt(pool.levels[level], (SCREENING_ROUNDS, CONFIRMATION_ROUNDS), random)
-        screened, confirmed = (repeated(group) for group in groups)
+        screened, head = (repeated(group) for group in groups)
         names = [name for name in screened if pool.can_plant(level, name)]
-        caught = suspects(Stage(first.base, {name: screened[name] for name in names}, {}), settings)
-        slowed = weigh(names, second.base, confirmed)
-        family = {name: null[name] for name in suspected}
-        found[level] = found_alone(family, slowed, settings, caught)
+        caught = suspects(Stage(screening.base, {name: screened[name] for name in names}, {}), settings)
+        planted = as_measured(Stage(confirmation.base, head, confirmation.control), caught, settings)
+        found[level] = found_alone(null, weigh(caught, planted.base, planted.head), settings, caught)
     return Draw(of(judged, Verdict.SLOWER), of(judged, Verdict.FASTER), inconclusive=fired, found=found)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from halobench.cases.network import AnyCase
 from halobench.cases.options import Options
+from halobench.machine import ceilings
 from halobench.machine.load import Load, average
 from halobench.measure import latency
 from halobench.measure.engine import Settings
@@ -24,7 +25,7 @@ class Run:
 
     Raises:
         JournalError: the journal belongs to a run on another machine, software or with other options.
-        RuntimeError: the device cannot be used.
+        RuntimeError: the device, or the ceilings that the run is to take over, cannot be used.
     """
 
     def __init__(self, settings: Settings, options: Options, journal: Journal | None) -> None:
@@ -35,7 +36,8 @@ class Run:
         self.rows: list[Fields] = []
         self.spent = {"warmup": 0.0, "measured": 0.0}
         try:
-            environment = self.session.environment(options.dtype)
+            known = ceilings.of_the_job(options.device, options.dtype) if settings.timed else None
+            environment = self.session.environment(options.dtype, known)
             self.spent["measured"] += environment.pop("measured_s")
             self.header: Fields = {
                 "schema": SCHEMA_VERSION,

@@ -13,6 +13,7 @@ from halobench.cases.network import AnyCase
 from halobench.machine.cgroup import Cgroup
 from halobench.measure.engine import Settings
 from halobench.measure.worker import serve
+from halobench.records.roofline import Ceilings
 
 Fields = dict[str, Any]
 Target = Callable[[Connection, Settings, Path], None]
@@ -47,13 +48,15 @@ class Session:
         self.stop()
         self._folder.cleanup()
 
-    def environment(self, dtype: str) -> Fields:
+    def environment(self, dtype: str, known: Ceilings | None = None) -> Fields:
         """The fingerprint, the ceilings of the device for ``dtype`` (``None`` when nothing is timed), and their time.
+
+        Ceilings that are known already are not measured again.
 
         Raises:
             RuntimeError: the device cannot be used at all; the message holds the worker's last words.
         """
-        reply = self.request("environment", dtype)
+        reply = self.request("environment", dtype, known)
         if "status" in reply:
             raise RuntimeError(f"the device {self.settings.device!r} cannot be used: {reply['reason']}")
         return reply

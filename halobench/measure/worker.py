@@ -37,7 +37,7 @@ LEAK_BYTES = 2**30  # more than caches of compilers and of the oracle, less than
 
 
 def serve(pipe: Connection, settings: Settings, log: Path) -> None:
-    """Answer requests until the pipe closes: ``("environment", dtype)`` or ``("case", case)``."""
+    """Answer requests until the pipe closes: ``("environment", dtype, known ceilings)`` or ``("case", case)``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it closes the pipe
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     redirect_output(log)
@@ -59,10 +59,10 @@ def serve(pipe: Connection, settings: Settings, log: Path) -> None:
         if request[0] == "environment":
             started = time.monotonic()
             before = asdict(load.watch(settings.device, BEFORE_S))
-            best = asdict(ceilings.measure(settings.device, request[1])) if settings.timed else None
+            best = (request[2] or ceilings.measure(settings.device, request[1])) if settings.timed else None
             measured_s = time.monotonic() - started
-            reply: Reply = {"fingerprint": fingerprint(settings.device), "ceilings": best, "load": before}
-            reply["measured_s"] = measured_s
+            reply: Reply = {"fingerprint": fingerprint(settings.device), "load": before, "measured_s": measured_s}
+            reply["ceilings"] = None if best is None else asdict(best)
             pipe.send((reply, False))
             continue
         _, case = request

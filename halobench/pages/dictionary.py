@@ -16,6 +16,7 @@ TABLES: dict[str, Mapping[str, Field] | Mapping[str, Column]] = {
     "summed-up": columns.DOUBT | columns.SUMMED_UP,
     "beside": columns.BESIDE,
     "section": columns.SECTION,
+    "exported": columns.EXPORTED,
     "curves": columns.CURVES,
     "times": columns.TIMES,
     "kernels": columns.KERNELS,

@@ -61,6 +61,19 @@ BESIDE = {  # what tables do not take up: paths in a row, beside those of fields
     "paired.rival": Column("the rival's model", null="the network was measured alone"),
     "paired.rival_samples_ms": Column("the rival's samples, each beside one of the network's", "ms", "as above"),
 }
+EXPORTED = {  # what `python -m halobench.export` adds: a table of runs, and how rows and samples belong to them
+    "run": Column("the run: a digest of what it measured, and when and on what"),
+    "datetime": Column("when the run ended, in UTC; of a journal, when it began", null="an older journal"),
+    "complete": Column("whether the run ended: a journal is one that did not"),
+    "options": Column("as in the section, as JSON"),
+    "fingerprint": Column("as in the section, as JSON"),
+    "ceilings": Column("as in the section, as JSON"),
+    "harness": Column("as in the section, as JSON"),
+    "load": Column("what else was at work before and after the run, as JSON"),
+    "number": Column("number of a sample in the order they were taken, from 0"),
+    "ms": Column("a sample of the call", "ms"),
+    "rival_ms": Column("the rival's sample beside it", "ms", "the case has no rival"),
+}
 SECTION = {  # of the whole run: paths below `halobench`
     "schema": Column("version of this form of files"),
     "tier": Column("as in the tables"),
@@ -74,6 +87,9 @@ SECTION = {  # of the whole run: paths below `halobench`
     "ceilings.routes": Column("by which call, of which size, each ceiling was reached", null="an older file"),
     "ceilings.raised": Column(
         "which case raised a ceiling (by), and what had been measured before", null="an older file"
+    ),
+    "ceilings.taken_over": Column(
+        "whether an earlier run of the same job measured them (`halobench.ab`)", null="an older file"
     ),
     "failures": Column("the rows without a time; those with one stand in `benchmarks`"),
     "harness.wall_s": Column("wall time of the run", "s"),

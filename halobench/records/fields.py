@@ -9,7 +9,7 @@ from typing import Literal
 Kind = Literal["text", "flag", "count", "number", "positive"]
 UNTIMED = "the case has no time: its status says why, or the run only checked (--benchmark-disable)"
 NO_LOAD = "no time, an older file, or the system does not say"
-NO_NVML = "NVML gave nothing, or the case ran on a CPU"
+NO_NVML = "NVML gave nothing, as of a MIG slice, or the case ran on a CPU"
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ FIELDS = {
     ),
     "energy_joules": Field(
         "energy_joules", "number", "energy of the whole GPU for a call", "J", "halobench.measure.energy",
-        "not asked for, on a CPU, a call under 1 ms, or no counter",
+        "not asked for, on a CPU or a MIG slice, a call under 1 ms, or no counter",
     ),
     "sm_mhz": of_clock("sm_mhz", "number", "clock of the multiprocessors", "MHz"),
     "throttled": of_clock("throttled", "flag", "whether the GPU held its clock down, in a second attempt too"),

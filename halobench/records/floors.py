@@ -75,7 +75,8 @@ def parsed(ceilings: Any) -> Ceilings | None:
         if isinstance(by, dict) and fits(by.get("measured"), "positive")
     }
     copy, matmul, exponentials = rates
-    return Ceilings(ceilings["device"], ceilings["dtype"], copy, matmul, exponentials, routes, lifted)
+    taken_over = ceilings.get("taken_over") is True
+    return Ceilings(ceilings["device"], ceilings["dtype"], copy, matmul, exponentials, routes, lifted, taken_over)
 
 
 def items(part: Any) -> Iterable[tuple[str, Any]]:

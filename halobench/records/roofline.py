@@ -50,7 +50,7 @@ class Ceilings:
 
     ``None`` where a rate could not be measured. ``routes`` says by which call, of which size, each was reached.
     ``raised`` names, for a rate that a measured case beat, what had been measured before (``"measured"``) and the
-    case (``"by"``).
+    case (``"by"``). ``taken_over`` says that an earlier run of the same job measured them.
     """
 
     device: str
@@ -60,6 +60,7 @@ class Ceilings:
     exponentials_per_s: float | None
     routes: Mapping[str, str] = field(default_factory=dict)
     raised: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    taken_over: bool = False
 
     def rate(self, bound: Bound) -> float | None:
         """The ceiling of one kind of work."""

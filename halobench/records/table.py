@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,12 @@ __all__ = [
 ]
 
 SUFFIXES = (".json", ".jsonl")
-# Control characters in names and reasons would reach terminals and fonts; JSON has them as escapes only.
+# Control characters in names and reasons would reach terminals and fonts, and halves of a surrogate pair are no text;
+# JSON has both as escapes only.
 FLAG = Field("", "flag", "", null="the row has no share")
-CONTROL, REPLACED = re.compile(rb"\\u00(?:[01][0-9A-Fa-f]|7[Ff])"), rb"\\ufffd"
+HIGH, LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+NO_TEXT = re.compile(rb"\\u00(?:[01][0-9A-Fa-f]|7[Ff])|" + HIGH + rb"(?!" + LOW + rb")|(?<!" + HIGH + rb")" + LOW)
+REPLACED = rb"\\ufffd"
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,14 @@ class Results:
 
     ``table`` has a row per case and file, in the columns ``COLUMNS``: unknown is null, ``groups`` is separated by
     spaces, ``samples`` counts them. ``networks`` has the rows about whole networks, in ``NETWORK_COLUMNS``. ``headers``
-    is by file name, ``samples_ms`` by (file name, case).
+    is by file name, ``samples_ms`` by (file name, case); ``rows``, too, has all rows as they stand in the files.
     """
 
     table: pd.DataFrame
     networks: pd.DataFrame
     headers: dict[str, Header]
     samples_ms: dict[tuple[str, str], tuple[float, ...]]
+    rows: dict[tuple[str, str], Json] = field(default_factory=dict)
 
     @property
     def by_age(self) -> list[str]:
@@ -160,6 +164,7 @@ def read_all(paths: Path | str | Iterable[Path | str]) -> Results:
         networks=pd.concat([results.networks for results in found.values()], ignore_index=True),
         headers={file: results.headers[file] for file, results in found.items()},
         samples_ms={key: value for results in found.values() for key, value in results.samples_ms.items()},
+        rows={key: row for results in found.values() for key, row in results.rows.items()},
     )
 
 
@@ -238,7 +243,7 @@ def parse(content: bytes) -> Any:
     if not content.strip():
         raise ResultsError("the file is empty")
     try:
-        return json.loads(CONTROL.sub(REPLACED, content).decode())
+        return json.loads(NO_TEXT.sub(REPLACED, content).decode())
     except UnicodeDecodeError:
         raise ResultsError("not text in UTF-8") from None
     except json.JSONDecodeError as error:
@@ -310,6 +315,7 @@ def tabulate(header: Header, rows: list[tuple[Any, list[Any] | None]]) -> Result
         typed(pd.DataFrame.from_records(records[True], columns=list(NETWORK_COLUMNS)), NETWORK_FIELDS),
         {header.file: header},
         samples_ms,
+        {(header.file, row["case"]): row for row, _ in rows},
     )
 
 
@@ -331,7 +337,7 @@ def typed(table: pd.DataFrame, fields: dict[str, Field]) -> pd.DataFrame:
     """A table with the same column types whatever is unknown in it, so that tables of several files fit together."""
     kinds = {"text": "object", "flag": "boolean", "number": "float64", "positive": "float64"}
     types = {
-        name: ("int64" if field.required else "float64") if field.kind == "count" else kinds[field.kind]
-        for name, field in fields.items()
+        name: ("int64" if each.required else "float64") if each.kind == "count" else kinds[each.kind]
+        for name, each in fields.items()
     }
     return table.astype({**types, "dirty": "boolean", "declared": "boolean", "samples": "float64"})

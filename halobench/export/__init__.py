@@ -1,0 +1,1 @@
+"""Results files -> tables that other tools query: SQLite, Parquet, CSV."""
