@@ -1,7 +1,9 @@
 """Whole networks: training steps and inference of HaloNet in turn with EfficientNet's, and what explains the ratio.
 
-- ``pairs``: H0 to H7 against B0 to B7, at the published image sizes and one batch for both, eager and compiled;
-- ``accelerate``: timm's halonet50ts and halonet_h1 with our layers, in turn with timm's own;
+- ``pairs``: H0 to H7 against B0 to B7, at the published image sizes and one batch for both, eager and compiled; in
+  compiled steps on a GPU the rival is at its best, with our normalisation fused into it, as HaloNet's is;
+- ``accelerate``: timm's halonet50ts and halonet_h1 with our layers, and its EfficientNets with our normalisation, in
+  turn with timm's own;
 - ``hybrids``: H7 with convolution in stages -, 1, 1-2, 1-2-3, against B7 (the paper's table 4);
 - ``transfer``: the three H4 of base width 128 against ViT-L/16 (the paper's table 6);
 - ``components``: squeeze-and-excitation, SiLU, label smoothing and RandAugment, one after the other;
@@ -120,7 +122,7 @@ def real(options: Options) -> Iterator[NetworkCase]:
         return
     yield from accelerated(options, compiled=True)
     for name, stages in HYBRIDS.items():
-        rival = network(options, "efficientnet_b7", compiled=True)
+        rival = best(options, network(options, "efficientnet_b7", compiled=True))
         for own in filled(options, network(options, name, compiled=True)):
             yield case(options, own, rival, "hybrids", label=f"convolution in {stages}")
     yield from transfer(options)
@@ -135,14 +137,20 @@ def real(options: Options) -> Iterator[NetworkCase]:
 def pair(
     options: Options, number: int, direction: Direction, *, compiled: bool, batch: int = BATCH
 ) -> Iterator[NetworkCase]:
-    """The EfficientNet of this number, then the HaloNet with each backend, in turn with it; timm's own H1 with them."""
+    """The EfficientNet of this number as timm wrote it, and at its best where that is something else, in turn with it.
+
+    Then the HaloNet with each backend, in turn with the best; timm's own H1 with them.
+    """
     group = "pairs" if direction == "training" else "inference"
     names = [f"efficientnet_b{number}", f"halonet_h{number}", *["timm_halonet_h1"] * (number == 1)]
     called = [network(options, name, compiled=compiled, batch=batch) for name in names]
-    rival, own, *others = as_called(options, called, direction)
+    written, own, *others = as_called(options, called, direction)
     spared = SPARED if compiled and options.tier == "default" and number != 1 and unnamed(options) else ()
     contestants = [one for one in filled(options, own) if one.backend not in spared]
-    yield case(options, rival, None, group, direction, label=f"B{number}")
+    yield case(options, written, None, group, direction, label=f"B{number}")
+    if compiled:
+        yield case(options, fused(written), written, "accelerate", label=f"B{number}")
+    rival = best(options, written)
     for contestant in (*contestants, *others):
         yield case(options, contestant, rival, group, direction, label=f"H{number}")
 
@@ -214,6 +222,8 @@ def smoke(options: Options) -> Iterator[NetworkCase]:
             hybrid = replace(base, overrides=(("convolution_stages", stages),))
             label = f"convolution in {'-'.join(map(str, stages))}"
             yield case(options, hybrid, rival, "hybrids", label=label)
+    written = replace(rival, compiled=True)
+    yield case(options, fused(written), written, "accelerate", label="fused")  # UNSUPPORTED without a GPU
     with_one = replace(options, backends=tuple(chosen(options)[:1]))
     yield from sides(with_one, ("halonet_mini", "efficientnet_mini"), (32, SMOKE_SIDE), SMOKE_BATCH)
     yield from grid(with_one, "halonet_mini", SMOKE_SIDE, (4, 8), (1, 2), SMOKE_BATCH)
@@ -225,6 +235,16 @@ def network(
     """A network at its published side unless another is given, without a backend."""
     side = side or models.entry(model).image_size
     return Network(model, side, options.batch or batch, options.dtype, compiled=compiled)
+
+
+def fused(written: Network) -> Network:
+    """The network of timm's with our operator in place of its normalisation and activation."""
+    return replace(written, model=f"fused_{written.model}")
+
+
+def best(options: Options, written: Network) -> Network:
+    """A rival at its best: compiled on a GPU it has our normalisation, which is not at work elsewhere."""
+    return fused(written) if written.compiled and options.device == "cuda" else written
 
 
 def captured(options: Options, launched: Network) -> Network:

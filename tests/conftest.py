@@ -114,3 +114,12 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixt
     """A folder of this run, which all its processes share."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if hasattr(request.config, "workerinput") else own
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """The calls of the operator of normalisation, as if every call of a module were compiled, on a GPU."""
+    from tests import served_normalisation  # noqa: PLC0415 - timm takes seconds, and is not for all tests
+
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    return served_normalisation.operator(monkeypatch)

@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 
 from halobench.figures import bars
-from halobench.figures.selection import selections
+from halobench.figures.selection import network_selections, selections
 from halobench.pages import operators
 from halobench.pages.__main__ import made, main
 from halobench.pages.dictionary import TABLES
 from halobench.pages.marks import BEGIN, END, PageError, filled, marked
+from halobench.pages.networks import pairs
 from halobench.pages.sections import published, sections
 from halobench.profile import show
 from halobench.profile.recording import Kernel, Recording
@@ -242,3 +243,51 @@ def test_the_heads_of_the_page_are_in_the_dictionary(tmp_path):
     explained = {*TABLES["page"], *FIELDS, *NETWORK_FIELDS}
     plain = {head.removeprefix("forward ").removeprefix("training ") for head in heads}
     assert plain - explained == set()
+
+
+def pair_table(tmp_path, fused_ratio, *, fused=True):
+    """The table of a pair whose HaloNet takes 0.9 of its rival, fused or not, which takes so much of timm's own."""
+    same = {"compiled": True, "side": 224}
+    rival = "fused_efficientnet_b0" if fused else "efficientnet_b0"
+    rows = [
+        results_files.network_row("efficientnet_b0", **same),
+        results_files.network_row("halonet_h0", "fused", rival=rival, compiled=True),
+    ]
+    rows[1]["paired"] |= {"ratio": 0.9, "ratio_low": 0.89, "ratio_high": 0.91, "rival_median_ms": 20.0}
+    if fused_ratio is not None:
+        best = results_files.network_row(rival, rival="efficientnet_b0", groups=["accelerate"], **same)
+        best["paired"] |= {"ratio": fused_ratio, "rival_median_ms": 25.0}
+        rows.append(best)
+    read = read_all(results_files.write(tmp_path / "mine.json", rows))
+    head, _, line, *_ = pairs(network_selections(read)).splitlines()
+    return dict(zip(*([cell.strip() for cell in text.split("|")[1:-1]] for text in (head, line)), strict=True))
+
+
+def test_a_pair_stands_against_the_faster_rival_and_the_other_beside_it(tmp_path):
+    """Timm's own is reached by way of the fused one; where that is slower, it is the other."""
+    for fused_ratio, faster, other in ((0.8, "**0.90**", "0.72"), (1.1, "0.99", "**0.90**")):
+        said = pair_table(tmp_path, fused_ratio)
+        assert (said["EfficientNet as timm wrote it"], said["with fused normalisation"]) == ("25.0 ms", "20.0 ms")
+        assert (said["ratio to the faster"], said["to the other"]) == (faster, other)
+        assert said["image sides"] == "256 : 224"
+        assert said["of peak memory"] != "-"
+
+
+def test_a_pair_without_a_row_of_its_rival_says_what_is_known(tmp_path):
+    alone = pair_table(tmp_path, None)
+    assert (alone["EfficientNet as timm wrote it"], alone["ratio to the faster"]) == ("-", "**0.90**")
+    usual = pair_table(tmp_path, None, fused=False)
+    assert list(usual) == [
+        "pair",
+        "image sides",
+        "batch",
+        "HaloNet",
+        "EfficientNet",
+        "ratio of times",
+        "of peak memory",
+    ]
+    assert (usual["EfficientNet"], usual["ratio of times"], usual["image sides"]) == (
+        "20.0 ms",
+        "**0.90**",
+        "256 : 224",
+    )

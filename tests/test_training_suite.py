@@ -7,14 +7,18 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "suites"))
 
 import bench_training
 
-from halobench import backends, models
+from halobench import Unsupported, backends, models
+from halobench.cases.network import Network, NetworkCase
 from halobench.cases.options import TIERS, Options
 from halobench.figures import published
+from halobench.measure import networks
+from halobench.models.norm.deferred import FusedBatchNormAct2d
 
 GROUPS = {"pairs", "hybrids", "transfer", "components", "side", "grid", "inference", "accelerate"}
 
@@ -54,17 +58,65 @@ def test_rivals_share_batch_dtype_and_mode(tier):
 
 @pytest.mark.parametrize(("tier", "numbers"), [("default", range(3)), ("full", range(8))])
 def test_the_pairs_of_the_tiers(tier, numbers):
-    """Each HaloNet meets the EfficientNet of its number, eager and compiled, which has a row of its own before."""
+    """Each HaloNet meets the EfficientNet of its number, which has a row of its own before: eager as timm wrote it,
+    compiled at its best.
+    """
     pairs = [case for case in cases(tier) if "pairs" in case.groups]
     for compiled in (False, True):
         of = [case for case in pairs if case.network.compiled == compiled]
         rivals = {case.network.model: case.rival.model for case in of if case.rival and case.network.backend}
-        assert rivals == {f"halonet_h{number}": f"efficientnet_b{number}" for number in numbers}
-        order = [case.network for case in of]
+        best = "fused_" if compiled else ""
+        assert rivals == {f"halonet_h{number}": f"{best}efficientnet_b{number}" for number in numbers}
+        order = [case.network for case in cases(tier)]
         for case in of:
             if case.rival:
                 assert order.index(case.rival) < order.index(case.network)
         assert "timm_halonet_h1" in {case.network.model for case in of}
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_rival_at_its_best_is_taken_in_turn_with_itself_as_timm_wrote_it(device):
+    """Every EfficientNet that is measured compiled; it is a rival only where its normalisation is at work."""
+    found = list(bench_training.cases(replace(options("full"), device=device)))
+    fused = {case.network: case for case in found if case.network.model.startswith("fused_")}
+    written = {case.network for case in found if case.network.compiled and case.network.model.startswith("efficient")}
+    assert {case.rival for case in fused.values()} == written
+    assert len(written) == 8
+    for network, case in fused.items():
+        assert case.groups == ("accelerate",)
+        assert replace(network, model=network.model.removeprefix("fused_")) == case.rival
+        assert models.entry(network.model).image_size == models.entry(case.rival.model).image_size
+    rivals = {case.rival for case in found} & set(fused)
+    assert rivals == (set(fused) if device == "cuda" else set())
+
+
+def test_models_with_fused_normalisation_are_those_that_they_are_named_after():
+    for name in (name for name in models.names() if name.startswith("fused_")):
+        ours, theirs = models.entry(name), models.entry(name.removeprefix("fused_"))
+        assert ours == replace(theirs, name=name, recipe=replace(theirs.recipe, fused=True))
+    with torch.device("meta"):
+        ours, theirs = models.create("fused_efficientnet_mini"), models.create("efficientnet_mini")
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert sum(isinstance(module, FusedBatchNormAct2d) for module in ours.modules()) == 21
+
+
+@pytest.mark.parametrize(
+    ("changes", "direction", "device"),
+    [
+        ({}, "training", "cpu"),
+        ({"compiled": False}, "training", "cuda"),
+        ({"captured": True, "compiled": False}, "training", "cuda"),
+        ({}, "forward", "cuda"),
+    ],
+)
+def test_where_fused_normalisation_is_not_at_work_nothing_is_measured_twice(changes, direction, device):
+    """As a case and as a rival, before anything is built."""
+    best = Network("fused_efficientnet_mini", 64, 2, "float32", **{"compiled": True, **changes})
+    own = replace(best, model="resnet_mini")
+    for network, rival in ((best, None), (own, best)):
+        case = NetworkCase("training", network, direction, device, rival=rival)
+        with pytest.raises(Unsupported, match="serves compiled training steps on a GPU"):
+            networks.measure(case, None, None, None)
 
 
 def test_cases_of_one_scope_follow_one_another():
@@ -77,11 +129,7 @@ def test_cases_of_one_scope_follow_one_another():
 def test_no_group_is_empty():
     assert {group for case in cases("full") for group in case.groups} == GROUPS
     assert {group for case in cases("default") for group in case.groups} == {"pairs", "accelerate"}
-    assert {group for case in cases("smoke") for group in case.groups} == GROUPS - {
-        "transfer",
-        "components",
-        "accelerate",
-    }
+    assert {group for case in cases("smoke") for group in case.groups} == GROUPS - {"transfer", "components"}
 
 
 def test_the_figures_know_what_the_suite_measures():

@@ -8,9 +8,22 @@ import pandas as pd
 from halobench.figures.names import pair_name
 from halobench.figures.networks import SUITE
 from halobench.figures.scale import three_digits
-from halobench.figures.selection import Selection, measured
+from halobench.figures.selection import Selection, in_group, measured
 
 HEAD = ("pair", "image sides", "batch", "HaloNet", "EfficientNet", "ratio of times", "of peak memory")
+HEAD_OF_BOTH = (
+    "pair",
+    "image sides",
+    "batch",
+    "HaloNet",
+    "EfficientNet as timm wrote it",
+    "with fused normalisation",
+    "ratio to the faster",
+    "to the other",
+    "of peak memory",
+)
+FUSED = "fused_"  # begins the name of a rival with our normalisation
+Said = Callable[["pd.Series[Any]"], str]
 
 
 def compiled_pairs(one: Selection) -> pd.DataFrame:
@@ -21,16 +34,47 @@ def compiled_pairs(one: Selection) -> pd.DataFrame:
     return best[best["pair"].astype(str).str.contains(" : ")].sort_values("pair")
 
 
-def pair_line(one: Selection, row: "pd.Series[Any]", times_as: Callable[["pd.Series[Any]"], str]) -> list[str]:
+def pair_table(one: Selection, pairs: pd.DataFrame, times_as: Said) -> tuple[list[str], list[list[str]]]:
+    """Head and lines of a table of pairs. Where there are fused rivals, a rival as it was written has its own place."""
+    both = bool(pairs["rival"].str.startswith(FUSED).any())
+    lines = [pair_line(one, row, times_as, both=both) for _, row in pairs.iterrows()]
+    return list(HEAD_OF_BOTH if both else HEAD), lines
+
+
+def pair_line(one: Selection, row: "pd.Series[Any]", times_as: Said, *, both: bool) -> list[str]:
     """A pair: both times, their paired ratio, and the quotient of both peaks of memory, if the rival has a row too."""
-    rivals = measured(one.rows(SUITE, "pairs", "training"), "peak_bytes")
-    for name, value in (("model", row["rival"]), ("mode", row["mode"]), ("batch", row["batch"])):
-        rivals = rivals[rivals[name] == value]
+    rival = row_of_rival(one, row)
     sides, memory = f"{row['side']} : -", "-"
-    for _, rival in rivals.head(1).iterrows():
+    if rival is not None:
         sides, memory = f"{row['side']} : {rival['side']}", f"{row['peak_bytes'] / rival['peak_bytes']:.2f}"
-    times = [milliseconds(row[name]) for name in ("median_ms", "rival_ms")]
-    return [row["pair"], sides, f"{row['batch']:g}", *times, times_as(row), memory]
+    start = [row["pair"], sides, f"{row['batch']:g}", milliseconds(row["median_ms"])]
+    if both:
+        return [*start, *beside_both(row, rival, times_as), memory]
+    return [*start, milliseconds(row["rival_ms"]), times_as(row), memory]
+
+
+def row_of_rival(one: Selection, row: "pd.Series[Any]") -> "pd.Series[Any] | None":
+    """The rival's own row, in the same mode and at the same batch, if there is one."""
+    rows = measured(one.rows(SUITE, direction="training"), "peak_bytes")
+    rows = rows[in_group(rows, "pairs") | in_group(rows, "accelerate")]
+    for name, value in (("model", row["rival"]), ("mode", row["mode"]), ("batch", row["batch"])):
+        rows = rows[rows[name] == value]
+    return None if rows.empty else rows.iloc[0]
+
+
+def beside_both(row: "pd.Series[Any]", rival: "pd.Series[Any] | None", times_as: Said) -> list[str]:
+    """The rival's times as timm wrote it and fused, and the ratios to the faster of them and to the other.
+
+    The fused rival was taken in turn with the HaloNet, and in another turn with itself as timm wrote it; so the ratio
+    to that is the product of two.
+    """
+    if not row["rival"].startswith(FUSED):
+        return [milliseconds(row["rival_ms"]), "-", times_as(row), "-"]
+    if rival is None or pd.isna(rival["ratio"]):
+        return ["-", milliseconds(row["rival_ms"]), times_as(row), "-"]
+    times = [milliseconds(rival["rival_ms"]), milliseconds(row["rival_ms"])]
+    ratios = [times_as(row), f"{row['ratio'] * rival['ratio']:.2f}"]
+    return [*times, *(reversed(ratios) if rival["ratio"] > 1 else ratios)]
 
 
 def milliseconds(value: float) -> str:

@@ -19,6 +19,7 @@ NO_BACKEND = "none"  # of models without attention slots
 MODES = ("eager", "captured", "compiled")  # how a network is called; captured is eager, replayed as a CUDA graph
 FAMILIES = {
     "efficientnet": "EfficientNet",
+    "fused_efficientnet": "EfficientNet, fused",
     "resnet": "ResNet",
     "seresnet": "ResNet",
     "vit": "ViT",

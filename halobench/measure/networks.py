@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from halobench import models
 from halobench.attention.problem import Direction, Unsupported
 from halobench.cases.network import Network, NetworkCase
 from halobench.machine.clock import Burst, Clock
@@ -17,6 +18,7 @@ from halobench.measure import conformance, energy, graphs, memory, steps
 from halobench.measure.engine import Incorrect, Settings, Stopwatch, clock_fields, latency_fields
 from halobench.measure.rivals import Rivals
 from halobench.measure.statistics import summarize
+from halobench.models.catalogue import FromTimm
 from halobench.train.workload import inference, network_model, training_step
 
 Fields = dict[str, Any]
@@ -108,11 +110,14 @@ def measure(case: NetworkCase, clock: Clock, settings: Settings, rivals: Rivals[
 
     Raises:
         ModuleNotFoundError: the backend needs a package that is not installed.
-        Unsupported: the backend refuses a layer, the dtype cannot train, or the steps cannot be replayed.
+        Unsupported: the backend refuses a layer, the dtype cannot train, the steps cannot be replayed, or fused
+            normalisation would not be at work.
         Incorrect: the backend is wrong in a layer of the network; nothing was timed.
         Uncapturable: the call of the network, or of its rival, could not be captured as a CUDA graph.
         MemoryError, torch.OutOfMemoryError: the network, or its rival, does not fit.
     """
+    for network in (case.network, case.rival):
+        refuse_fused(network, case.direction, case.device)
     if case.direction == "training" and case.network.dtype == "float16":
         raise Unsupported("a training step in float16 needs loss scaling, which no step here has: bfloat16 or float32")
     stopwatch = Stopwatch()
@@ -133,6 +138,18 @@ def measure(case: NetworkCase, clock: Clock, settings: Settings, rivals: Rivals[
                 return {**measured, "accuracy": checked}
             rivals.clear()  # after the exception is gone, with the tensors its frames held
             batch //= 2
+
+
+def refuse_fused(network: Network | None, direction: Direction, device: str) -> None:
+    """Raise ``Unsupported`` for fused normalisation where it is not at work: the same would be measured twice."""
+    recipe = None if network is None else models.entry(network.model).recipe
+    if network is None or not (isinstance(recipe, FromTimm) and recipe.fused):
+        return
+    if not network.compiled or direction != "training" or torch.device(device).type != "cuda":
+        how = f"{direction}, {'compiled' if network.compiled else 'uncompiled'}, on {device}"
+        raise Unsupported(
+            f"fused normalisation serves compiled training steps on a GPU; {how}, {network.model} is as timm wrote it"
+        )
 
 
 def at_batch(

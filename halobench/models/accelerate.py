@@ -5,11 +5,8 @@ adds its relative positions unscaled unless told otherwise; all of this an atten
 cannot is timm's strided queries: their positions are looked up by the number of the query, not by the pixel it stands
 on.
 
-An accelerated layer is the same object with the same parameters, of another class: PyTorch's parametrisations do
-likewise. So nothing is converted, and state dicts, optimisers, averages, hooks and ties stay what they were.
+An accelerated layer is the same object with the same parameters, of another class (``exchange``).
 """
-
-from dataclasses import dataclass
 
 import torch
 from timm.layers.halo_attn import HaloAttn, PosEmbedRel
@@ -19,21 +16,14 @@ from halobench.attention import backends
 from halobench.attention.geometry import Geometry
 from halobench.attention.layer import AttentionLayer, hooked
 from halobench.attention.problem import Attend, LayerSpec, RelativeTables, Unsupported
+from halobench.models.exchange import Acceleration, Exchanged
 
 
-@dataclass(frozen=True)
-class Acceleration:
-    """What became of a model's ``HaloAttn`` layers: the names of those replaced, and of those kept, with the reason.
-
-    A layer that stands in several places has a name for each.
-    """
-
-    replaced: list[str]
-    kept: dict[str, str]
-
-
-class AcceleratedPosEmbedRel(PosEmbedRel):
+class AcceleratedPosEmbedRel(Exchanged, PosEmbedRel):
     """timm's ``PosEmbedRel`` inside an accelerated layer, which wants its tables: called, so that its hooks run."""
+
+    original = PosEmbedRel
+    reported = False
 
     def forward(self, q: Tensor | None) -> Tensor:
         """Both tables, rows first (2, 2 * window - 1, key_dim); timm's logits where there are queries."""
@@ -43,12 +33,19 @@ class AcceleratedPosEmbedRel(PosEmbedRel):
         return logits
 
 
-class AcceleratedHaloAttn(AttentionLayer, HaloAttn):
+class AcceleratedHaloAttn(Exchanged, AttentionLayer, HaloAttn):
     """timm's ``HaloAttn``, its attention computed by a backend; maps of any size.
 
     Its parameters are timm's, by name, shape and unit; keys and values come from one projection, head by head. Only
     ``accelerate`` makes one, out of a ``HaloAttn``.
     """
+
+    original = HaloAttn
+
+    def release(self) -> None:
+        """Forget backend and specification, and pool as timm does."""
+        del self.spec, self.attend
+        round_pool(self, up=False)
 
     def tables(self, dtype: torch.dtype) -> RelativeTables:
         """The tables, as ``attend`` takes them: counted from the query, not from the window's corner, and scaled."""
@@ -120,32 +117,6 @@ def accelerate(model: nn.Module, backend: str = "strided_gather") -> Acceleratio
             exchange(module, chosen.attend)
         replaced.append(name)
     return Acceleration(replaced, kept)
-
-
-def restore(model: nn.Module) -> list[str]:
-    """Make every accelerated layer in ``model`` timm's ``HaloAttn`` again, in place, and return their names.
-
-    Raises:
-        TypeError: a layer has become another class since, which somebody else has to take back first.
-    """
-    found = [
-        (name, module)
-        for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, AcceleratedHaloAttn)
-    ]
-    for name, module in found:
-        for one, made in ((module, AcceleratedHaloAttn), (module.pos_embed, AcceleratedPosEmbedRel)):
-            if type(one) is not made or "forward" in vars(one):
-                raise TypeError(
-                    f"{name} can be restored once its {type(one).__name__} is a plain {made.__name__} again, "
-                    "with no forward put in the place of its own"
-                )
-    for module in dict.fromkeys(module for _, module in found):
-        del module.spec, module.attend
-        module.__class__ = HaloAttn  # type: ignore[assignment]  # declared as the class that it leaves
-        module.pos_embed.__class__ = PosEmbedRel
-        round_pool(module, up=False)
-    return [name for name, _ in found]
 
 
 def obstacle(attention: HaloAttn) -> str | None:

@@ -11,9 +11,10 @@ from halobench.models.architecture import Architecture
 
 @dataclass(frozen=True)
 class FromTimm:
-    """A model that timm has, under its name there."""
+    """A model that timm has, under its name there; ``fused``: after ``models.fuse_normalisation``."""
 
     name: str
+    fused: bool = False
     has_attention: ClassVar[bool] = False
 
 
@@ -134,4 +135,10 @@ OTHERS = [
     Entry("resnet_mini", FromTimm("test_resnet"), 64),
     Entry("efficientnet_mini", FromTimm("tinynet_e"), 64),
 ]
-CATALOGUE = {entry.name: entry for entry in [*HALONETS, *HALO_RESNETS, *RESNETS, *EFFICIENTNETS, *OTHERS]}
+# The EfficientNets with what HaloNets have in compiled training steps: the same networks, at their best.
+FUSED = [
+    replace(entry, name=f"fused_{entry.name}", recipe=replace(entry.recipe, fused=True))
+    for entry in (*EFFICIENTNETS, OTHERS[-1])
+    if isinstance(entry.recipe, FromTimm)
+]
+CATALOGUE = {entry.name: entry for entry in [*HALONETS, *HALO_RESNETS, *RESNETS, *EFFICIENTNETS, *OTHERS, *FUSED]}

@@ -18,6 +18,7 @@ from halobench.attention.problem import LayerSpec
 from halobench.models.accelerate import accelerate
 from halobench.models.architecture import Architecture
 from halobench.models.catalogue import Accelerated, Entry, FromTimm, HaloResNet, entry
+from halobench.models.fusion import fuse_normalisation
 from halobench.models.halonet import HaloNet
 
 DEFAULT_BACKEND = "strided_gather"
@@ -42,7 +43,10 @@ def create(name: str, backend: str | None = None, num_classes: int = 1000, **ove
     model = entry(name)
     if isinstance(model.recipe, FromTimm):
         check(model, backend)
-        return timm.create_model(model.recipe.name, num_classes=num_classes, **overrides)
+        network: nn.Module = timm.create_model(model.recipe.name, num_classes=num_classes, **overrides)
+        if model.recipe.fused:
+            fuse_normalisation(network)
+        return network
     return build(model, backend, num_classes=num_classes, **overrides)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from halobench.figures.names import pair_name
 from halobench.figures.networks import SUITE
-from halobench.figures.pairs import HEAD, compiled_pairs, milliseconds, pair_line
+from halobench.figures.pairs import compiled_pairs, milliseconds, pair_table
 from halobench.figures.published import HYBRIDS, TRANSFER, TRANSFER_AT, ratio
 from halobench.figures.selection import MODES, Selection, measured
 from halobench.figures.summary import markdown
@@ -30,7 +30,7 @@ def pairs(chosen: Sequence[Selection]) -> str:
     made = []
     for one, _ in each(chosen, "pairs", "training"):
         best = compiled_pairs(one)
-        table = markdown(list(HEAD), [pair_line(one, row, times_as) for _, row in best.iterrows()])
+        table = markdown(*pair_table(one, best, times_as))
         backends = " and ".join(f"`{name}`" for name in sorted(best["variant"].unique()))
         made.append(f"{table}\n\n*HaloNet with {backends}. {measured_on(one, best)}*")
     return "\n\n".join(made)
@@ -95,6 +95,8 @@ def accelerated(chosen: Sequence[Selection]) -> str:
     made = []
     for one, rows in each(chosen, "accelerate", "training"):
         own = rows[rows["model"].str.startswith("accelerated_")]
+        if own.empty:
+            continue
         head = ["network", "backend", "as it is", "accelerated", "time"]
         lines = [
             [

@@ -8,7 +8,7 @@ import pandas as pd
 
 from halobench.figures import bars, networks
 from halobench.figures.bars import with_speedup
-from halobench.figures.pairs import HEAD, compiled_pairs, pair_line
+from halobench.figures.pairs import compiled_pairs, pair_table
 from halobench.figures.selection import Drawn, Selection, held, measured, network_selections, selections
 from halobench.figures.style import look, png
 from halobench.figures.summary import memory, network_lines, share, speedup, time
@@ -69,10 +69,9 @@ def of_networks(one: Selection) -> Headline:
     drawn = picture(networks.draw(one))
     pairs = compiled_pairs(one)
     if len(pairs):
-        lines = [pair_line(one, row, times_as) for _, row in pairs.iterrows()]
         backends = " and ".join(sorted(pairs["variant"].unique()))
         caption = f"{one.machine}, {one.dtype}: compiled training steps, HaloNet with {backends}"
-        return Headline(Plain(caption, list(HEAD), lines), PAIRED, drawn)
+        return Headline(Plain(caption, *pair_table(one, pairs, times_as)), PAIRED, drawn)
     paired = measured(one.table, "ratio")
     rows = next(rows for rows in (paired, measured(one.table)) if not rows.empty)
     keys = ["direction", "model", "side", "batch"]

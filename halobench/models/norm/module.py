@@ -54,6 +54,11 @@ class NormActivation(nn.Sequential):
 
 
 def fuses(parts: Parts, pixels: Tensor, shortcut: Tensor | None) -> bool:
+    """Whether the operator serves this call of a ``NormActivation``: another class of norm is another's meaning."""
+    return type(parts.norm) is nn.BatchNorm2d and serves(parts, pixels, shortcut)
+
+
+def serves(parts: Parts, pixels: Tensor, shortcut: Tensor | None) -> bool:
     """Whether the operator serves this call. Uncompiled, launching it would cost what it saves."""
     return (
         torch.compiler.is_compiling()
@@ -62,17 +67,22 @@ def fuses(parts: Parts, pixels: Tensor, shortcut: Tensor | None) -> bool:
         and pixels.dtype in FUSED_DTYPES
         and pixels.numel() > pixels.shape[1]  # one pixel has no variance: PyTorch says so
         and fits(parts, joined=shortcut is not None)
-        and (shortcut is None or (shortcut.shape == pixels.shape and shortcut.dtype == pixels.dtype))
+        and (shortcut is None or joins(shortcut, pixels))
     )
 
 
+def joins(shortcut: Tensor, pixels: Tensor) -> bool:
+    """Whether the operator adds this shortcut to this map."""
+    return shortcut.shape == pixels.shape and shortcut.dtype == pixels.dtype
+
+
 def fits(parts: Parts, *, joined: bool) -> bool:
-    """Whether the modules compute what the operator does: another's class, or setting, is another's meaning."""
+    """Whether the modules are set to compute what the operator does."""
     norm, pooling = parts.norm, parts.pooling
     window = pooling and (pooling.kernel_size, pooling.stride, pooling.padding, pooling.dilation, pooling.ceil_mode)
     return (
-        type(norm) is nn.BatchNorm2d
-        and norm.training
+        norm.training
+        and bool(norm.track_running_stats)
         and all(part is not None for part in (norm.weight, norm.bias, norm.running_mean, norm.momentum))
         and isinstance(parts.activation, nn.SiLU | nn.ReLU)
         and (pooling is None or (not joined and window == (3, 2, 1, 1, False)))
