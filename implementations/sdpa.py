@@ -5,10 +5,10 @@ border ride along in the head dimension (``halobench.attention.folding``) instea
 kernels apply and no score matrix reaches memory; what remains is the copy of overlapping windows.
 """
 
-import torch
 from torch import Tensor
 
 from halobench.attention import formula
+from halobench.attention.compilation import exporting
 from halobench.attention.folding import fold, folded_dim, fused_attention
 from halobench.attention.geometry import Geometry
 from halobench.attention.problem import Execution, Problem, RelativeTables
@@ -17,7 +17,7 @@ from halobench.attention.tokens import Tokens
 
 def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
     """Halo attention, one batch entry of ``scaled_dot_product_attention`` per block and head."""
-    if torch.compiler.is_exporting():
+    if exporting():
         return attend_tokens(query, key, value, relative, geometry)
     height, width = key.shape[2:4]
     queries = formula.blocks(query, geometry)  # [b n R C i j d]

@@ -1,7 +1,9 @@
 """Fixtures for all tests: the device, and images to train on; how tests run in parallel, and which need a GPU."""
 
+import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from halobench.machine import ceilings
 from tests import training_data
 from tests.interpreter import Interpreter
 
@@ -123,3 +126,12 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     return served_normalisation.operator(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def known_ceilings(shared_folder: Path) -> Path:
+    """A results file of this run that holds the CPU's ceilings: suites take them over instead of measuring again."""
+    file = shared_folder / "ceilings.json"
+    if not file.exists():
+        file.write_text(json.dumps({"halobench": {"ceilings": asdict(ceilings.measure("cpu", "float32"))}}))
+    return file

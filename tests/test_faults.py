@@ -19,6 +19,7 @@ from halobench import plot
 from halobench.attention.geometry import Geometry
 from halobench.attention.problem import Problem
 from halobench.cases.case import Case
+from halobench.machine.ceilings import OF_THE_JOB
 from halobench.measure.engine import Settings
 from halobench.measure.journal import Journal, JournalError
 from halobench.measure.latency import LEAST, Effort
@@ -66,14 +67,16 @@ def packages(tmp_path_factory):
 
 
 @pytest.fixture
-def run(packages, tmp_path):
+def run(packages, tmp_path, known_ceilings):
     """Run pytest on one problem from the root of the repository, its results in ``tmp_path``."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COLUMNS"))}
     environment |= {"PYTHONPATH": third_party.python_path(packages), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment[OF_THE_JOB] = str(known_ceilings)
 
     def run(backends, *arguments, file=tmp_path / "mine.json"):
         chosen = ["-k", "b8h3-16x16-n1x4", "--device=cpu", f"--backends={backends}", f"--benchmark-json={file}"]
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "suites/bench_operator.py", *chosen]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+        command += ["suites/bench_operator.py", *chosen]
         done = subprocess.run(
             [*command, *arguments], cwd=ROOT, env={**environment, "FULL_PLACE": str(tmp_path)},
             capture_output=True, text=True, timeout=90, check=False,

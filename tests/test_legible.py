@@ -94,6 +94,11 @@ def test_ticks_are_round_few_and_inside(ends):
     assert all(len(plain(tick).strip("0.").replace(".", "")) <= 4 for tick in ticks)
 
 
+@pytest.mark.parametrize(("value", "said"), [(1e-26, "1e-26"), (2e15, "2e+15"), (1.5e-7, "0.00000015"), (0, "0")])
+def test_numbers_beyond_all_panels_have_an_exponent(value, said):
+    assert plain(value) == said
+
+
 def test_colours_hold_every_number(figures):
     """A share above 100 % has a colour of its own, and its bar goes on to it."""
     scaled = 0
@@ -174,7 +179,15 @@ def test_numbers_under_an_axis_do_not_touch(values, logarithmic):
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(0.013, "0.0130"), (0.13, "0.130"), (36, "36.0"), (99.96, "100"), (100.4, "100"), (1234.5, "1234")],
+    [
+        (0.013, "0.0130"),
+        (0.13, "0.130"),
+        (36, "36.0"),
+        (99.96, "100"),
+        (100.4, "100"),
+        (1234.5, "1234"),
+        (1e26, "1.00e+26"),
+    ],
 )
 def test_numbers_have_three_digits(value, said):
     assert three_digits(value) == said

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from halobench.cases.options import Options
+from halobench.machine.ceilings import OF_THE_JOB
 from halobench.measure import refusal
 from halobench.measure.refusal import check_results_path
 from halobench.records import table as results
@@ -48,28 +49,30 @@ BACKENDS = {
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
+def environment(tmp_path_factory, known_ceilings):
     """The environment of a user on a machine without a GPU, with another package's backends installed."""
     folder = tmp_path_factory.mktemp("packages")
     third_party.install(folder, BACKENDS)
     own = {"PYTHONPATH": third_party.python_path(folder), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COLUMNS"))}
-    return {**kept, **own, "WAITING_PLACE": str(folder), "PYTHONWARNINGS": "default::ResourceWarning"}
+    own |= {"WAITING_PLACE": str(folder), "PYTHONWARNINGS": "default::ResourceWarning"}
+    return {**kept, **own, OF_THE_JOB: str(known_ceilings)}
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, arguments)]
+    plugins = ("no:cacheprovider", "no:hypothesispytest")  # the latter takes a second to import
+    return [sys.executable, "-m", "pytest", *(part for name in plugins for part in ("-p", name)), *map(str, arguments)]
 
 
 @pytest.fixture(scope="module")
 def run(environment):
     """Run pytest in the root of the repository."""
 
-    def run(*arguments, optimize=False):
+    def run(*arguments, optimize=False, **changes):
         whole = command(*arguments)
         done = subprocess.run(
             [whole[0], "-O", *whole[1:]] if optimize else whole,
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+            cwd=ROOT, env=environment | changes, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
         )  # fmt: skip
         assert "ResourceWarning" not in done.stderr
         return done
@@ -90,7 +93,7 @@ def measured(run, tmp_path_factory):
     file = folder / "a new one" / "mine.json"
     saved = ("--benchmark-save=first", "--benchmark-save-data", f"--benchmark-storage={folder / 'saved'}")
     chosen = ("--backends", "conv,sdpa,wrong,missing,broken")
-    done = run(OPERATOR, *TINY, *chosen, f"--benchmark-json={file}", *saved)
+    done = run(OPERATOR, *TINY, *chosen, f"--benchmark-json={file}", *saved, **{OF_THE_JOB: ""})
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
     return done, file, folder / "saved"
 

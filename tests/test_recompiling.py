@@ -1,4 +1,4 @@
-"""Networks meet any number of shapes with backends that compile each: no limit of recompilations ends a run."""
+"""Compiled calls: any number of shapes, no limit of recompilations ends a run; and no export is taken for one."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from halobench.implementations import compiled, flex
 from torch import nn
 
 from halobench import Geometry, LayerSpec, backends, formula
-from halobench.attention.compilation import by_kind
+from halobench.attention.compilation import by_kind, exporting
 
 SPECS = [LayerSpec(4, 1, 8, 8, Geometry(2, 1)), LayerSpec(8, 1, 8, 8, Geometry(2, 1, stride=2))]
 
@@ -49,3 +49,17 @@ def test_each_kind_is_compiled_once():
     for kind in ("one", "one", "another"):
         assert copies(kind)(torch.ones(2)).tolist() == [2, 2]
     assert len(compilations) == 2
+
+
+def test_a_compiled_call_is_not_an_exported_one():
+    """PyTorch 2.11's compiler takes ``torch.compiler.is_exporting()`` for true, and would compile what export needs."""
+
+    class Asks(nn.Module):
+        def forward(self, pixels):
+            return pixels + 1 if exporting() else pixels - 1
+
+    pixels = torch.zeros(2)
+    assert torch.compile(Asks(), backend="eager", fullgraph=True)(pixels).tolist() == [-1, -1]
+    for strict in (False, True):
+        assert torch.export.export(Asks(), (pixels,), strict=strict).module()(pixels).tolist() == [1, 1]
+    assert Asks()(pixels).tolist() == [-1, -1]

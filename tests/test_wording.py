@@ -72,17 +72,6 @@ def test_a_figure_a_page_and_their_files(tmp_path, capsys):
     assert not PLURAL_OF_ONE.findall((tmp_path / "out" / "summary.md").read_text())
 
 
-def test_a_network_that_is_as_fast_as_its_rival(tmp_path):
-    rows = [
-        results_files.network_row("efficientnet_b0"),
-        results_files.network_row("halonet_h0", "sdpa", rival="efficientnet_b0"),
-    ]
-    rows[1]["paired"] |= {"ratio": 1.0001}
-    file = results_files.write(tmp_path / "mine.json", rows)
-    assert report([str(file), "-o", str(tmp_path / "page.html")]) == 0
-    assert "halonet_h0 takes as long as efficientnet_b0" in (tmp_path / "page.html").read_text()
-
-
 def test_a_journal_of_one_row(tmp_path):
     path = results_files.write_journal(tmp_path / "mine.jsonl", [results_files.row()])
     with pytest.raises(JournalError, match="holds 1 row of a run"):

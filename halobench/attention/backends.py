@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halobench.attention.compilation import exporting
 from halobench.attention.geometry import Geometry
 from halobench.attention.layer import HaloAttention
 from halobench.attention.problem import Attend, AttendPacked, Backend, RelativeTables, as_given, check_inputs
@@ -92,7 +93,7 @@ class Operator:
             ValueError: the arguments do not fit one another.
             Unsupported: the backend refuses them.
         """
-        if not torch.compiler.is_exporting():  # comparing sizes would fix those that are to stay symbols
+        if not exporting():  # comparing sizes would fix those that are to stay symbols
             check_inputs(query, key, value, relative, geometry)
         return self.attend(query, key, value, relative, geometry)
 

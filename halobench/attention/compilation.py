@@ -1,4 +1,4 @@
-"""Compiled operators that know no limit of shapes: one copy of a function for each kind of call.
+"""What operators ask of PyTorch's compiler: whether they are exported, and a copy of a function for each kind of call.
 
 ``torch.compile`` remembers what it made on a function's code, and gives up at the ninth kind of call that one code has
 met (``torch._dynamo.config.recompile_limit``). A network with four maps, trained and evaluated, meets eight. So each
@@ -17,6 +17,14 @@ from halobench.attention.geometry import Geometry
 from halobench.attention.problem import RelativeTables
 
 MOST_KINDS = 256  # the one met longest ago is forgotten, and compiled anew if it returns
+
+
+def exporting() -> bool:
+    """Whether ``torch.export`` traces this call, whose sizes may be symbols; not whether ``torch.compile`` does.
+
+    ``torch.compiler.is_exporting()`` returns the same, but to PyTorch 2.11's compiler it is true of all it compiles.
+    """
+    return torch.compiler._is_exporting_flag  # noqa: SLF001
 
 
 def kind(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Hashable:

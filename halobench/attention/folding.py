@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from halobench.attention.compilation import exporting
+
 ALIGNMENT = 8  # fused kernels want 16-byte rows in half precision
 CUDNN_BATCH = 2**16
 
@@ -81,7 +83,7 @@ def kernels_for(query: Tensor) -> AbstractContextManager[None]:
     None of the fused kernels has a backward for an empty batch, and cuDNN's fails from 65536 entries on. An exported
     program does not know its batch: there the choice is PyTorch's.
     """
-    if torch.compiler.is_exporting():
+    if exporting():
         return nullcontext()
     if query.shape[0] == 0:
         return sdpa_kernel(SDPBackend.MATH)

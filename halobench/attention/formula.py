@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from halobench.attention.compilation import exporting
 from halobench.attention.geometry import Geometry
 from halobench.attention.problem import Execution, Problem, RelativeTables, Unsupported
 from halobench.attention.tokens import Tokens
@@ -36,7 +37,7 @@ def attend(
     Raises:
         Unsupported: block and stride do not divide one another, so that blocks hold different numbers of queries.
     """
-    if torch.compiler.is_exporting():
+    if exporting():
         return attend_tokens(query, key, value, relative, geometry)
     windows = windows or strided_windows
     height, width = key.shape[2:4]

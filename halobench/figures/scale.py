@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullLocator
 
 LEAST = 4  # ticks that an axis should have
 LONGEST = 6.0  # inches of a bar of colours
+LONG = 1e-9, 1e12  # numbers beyond have more digits than a panel has room for
 STEPS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9))
 
 
@@ -37,13 +38,14 @@ class PlainLogLocator(Locator):
 
 
 def plain(value: float, _position: int | None = None) -> str:
-    """A tick's number without an exponent: 0.01, 1.5, 10000."""
-    return np.format_float_positional(float(f"{value:.6g}"), trim="-")
+    """A tick's number without an exponent, unless it is very small or large: 0.01, 1.5, 10000, 1e-26."""
+    short = not value or LONG[0] <= abs(value) < LONG[1]
+    return np.format_float_positional(float(f"{value:.6g}"), trim="-") if short else f"{value:.6g}"
 
 
 def three_digits(value: float) -> str:
-    """A number in three digits: 0.0120, 1.23, 12.0, 1234."""
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
+    """A number in three digits: 0.0120, 1.23, 12.0, 1234, 1.00e+26."""
+    return f"{value:.0f}" if 100 <= value < LONG[1] else f"{value:#.3g}".rstrip(".")
 
 
 def plain_log(axes: Axes, *which: str) -> None:

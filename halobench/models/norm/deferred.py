@@ -16,6 +16,7 @@ import torch.fx
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
+from halobench.attention.compilation import exporting
 from halobench.attention.layer import hooked
 from halobench.models.exchange import Exchanged
 from halobench.models.norm.module import Parts, fused, joins, serves
@@ -157,8 +158,7 @@ def takes(norm: nn.Module, activation: nn.Module, pixels: Tensor) -> bool:
     """
     return (
         serves(Parts([], norm, activation, None), pixels, None)
-        # What ``is_exporting()`` returns; itself it is true of every compilation to the compiler of PyTorch 2.11.
-        and not torch.compiler._is_exporting_flag  # noqa: SLF001
+        and not exporting()
         and pixels.dim() == 4
         and pixels.is_contiguous(memory_format=torch.channels_last)
     )
