@@ -338,16 +338,18 @@ THEIR_TESTS = os.environ.get("TIMM_TESTS")
 
 
 @pytest.mark.skipif(not THEIR_TESTS, reason="TIMM_TESTS names no copy of timm's tests/test_models.py")
-def test_timms_own_tests():
-    """All but those of TorchScript, which no model with our layers supports."""
+@pytest.mark.parametrize("which", ["halobench", "accelerated"])
+def test_timms_own_tests(which):
+    """All but those of TorchScript, which no layer of ours supports: on our names, and on theirs accelerated."""
     theirs = Path(THEIR_TESTS).resolve()
     result = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "tests.timm_names_only", "-p", "no:cacheprovider"),
             *("-c", os.devnull, "--rootdir", theirs.parent, "--import-mode=importlib"),  # their package is `tests`, too
-            *("-k", "halobench and not torchscript", theirs),
+            *("-k", "halo and not torchscript", theirs),
         ],
         cwd=Path(__file__).parent.parent,
+        env=os.environ | ({"ACCELERATED": "1"} if which == "accelerated" else {}),
         text=True,
         stdout=subprocess.PIPE,
         check=False,

@@ -262,12 +262,13 @@ inline void copy_async(u32 address, const void* source, bool valid) {
 inline void copies_commit() { machine::fibers[machine::current].group++; }
 template <int pending> inline void copies_wait() {
   machine::Fiber& fiber = machine::fibers[machine::current];
-  std::erase_if(fiber.copies, [&](const machine::Copy& copy) {
+  auto landed = std::remove_if(fiber.copies.begin(), fiber.copies.end(), [&](const machine::Copy& copy) {
     if (copy.group >= fiber.group - pending) return false;
     if (copy.source) memcpy(machine::memory + copy.target, copy.source, 16);
     else memset(machine::memory + copy.target, 0, 16);
     return true;
   });
+  fiber.copies.erase(landed, fiber.copies.end());
 }
 template <class T> inline T& at(u32 offset) {
   machine::demand(offset, sizeof(T), "shared memory address");
