@@ -130,6 +130,19 @@ def test_all_commands_run_where_the_wheel_is_installed(python, elsewhere):
     assert list((elsewhere / "profiles").rglob("*.json"))
 
 
+READERS = """
+import json, sys
+import halobench.compare.__main__, halobench.export.__main__, halobench.plot, halobench.report.__main__
+waited = "torch" in sys.modules
+print(json.dumps([waited, [name for name in halobench.__all__ if getattr(halobench, name) is None]]))
+"""
+
+
+def test_results_are_read_without_pytorch(tmp_path):
+    """What the package offers beside is there when it is asked for."""
+    assert run(sys.executable, READERS, cwd=tmp_path, path=ROOT) == [False, []]
+
+
 ANOTHER = """
 import importlib.abc, importlib.util, json, multiprocessing, sys
 
