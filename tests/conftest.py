@@ -41,7 +41,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         options.numprocesses = "logical"
         options.maxprocesses = options.maxprocesses or MOST_PROCESSES
     if options.numprocesses and options.dist == "no":
-        options.dist = "loadgroup"
+        # A file stays in one process, for its fixtures; in the files' order, of which the last are short.
+        options.dist, options.loadscopereorder = "loadscope", False
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the workers, which are not started yet
 
 
@@ -52,7 +53,7 @@ def on_a_gpu(config: pytest.Config) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a GPU where there is none, and keep together what shares a fixture or the GPU."""
+    """Leave out what needs a GPU where there is none."""
     if not torch.cuda.is_available() and not on_a_gpu(config):
         left_out = [item for item in items if item.get_closest_marker("gpu")]
         config.stash[NEED_A_GPU] = len(left_out)
@@ -61,17 +62,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             items[:] = [item for item in items if not item.get_closest_marker("gpu")]
     if hasattr(config, "workerinput"):
         config.workeroutput["need_a_gpu"] = config.stash.get(NEED_A_GPU, 0)
-        for item in items:
-            if group := group_of(item):
-                item.add_marker(pytest.mark.xdist_group(group))
-
-
-def group_of(item: pytest.Item) -> str | None:
-    """The tests that run in one process with this one: those on the GPU, or those of its file that share fixtures."""
-    if item.get_closest_marker("gpu"):
-        return "gpu"
-    scopes = {found[-1].scope for found in item._fixtureinfo.name2fixturedefs.values()}
-    return item.path.stem if "module" in scopes else None
 
 
 @pytest.hookimpl(optionalhook=True)

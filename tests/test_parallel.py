@@ -1,4 +1,4 @@
-"""When the tests run in parallel, which stay together, and what is left out without a GPU."""
+"""When the tests run in parallel, that files stay together, and what is left out without a GPU."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,16 +14,12 @@ TESTS = Path(__file__).parent
 FILE = """
 import pytest
 
-@pytest.fixture(scope="module")
-def costly():
-    return 1
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("number", [1, 2])
 def test_on_a_gpu(number):
     pytest.skip("asked for")
 
-def test_sharing(costly):
+def test_one():
     pass
 
 def test_free():
@@ -46,10 +42,10 @@ def started(monkeypatch, *, folder=TESTS.parent, arguments=("tests",), **changes
 
 
 def test_the_whole_folder_runs_in_parallel(monkeypatch):
-    assert started(monkeypatch) == ("logical", "loadgroup")
-    assert started(monkeypatch, arguments=[str(TESTS)]) == ("logical", "loadgroup")
-    assert started(monkeypatch, folder=TESTS, arguments=["."]) == ("logical", "loadgroup")
-    assert started(monkeypatch, markexpr="not gpu") == ("logical", "loadgroup")
+    assert started(monkeypatch) == ("logical", "loadscope")
+    assert started(monkeypatch, arguments=[str(TESTS)]) == ("logical", "loadscope")
+    assert started(monkeypatch, folder=TESTS, arguments=["."]) == ("logical", "loadscope")
+    assert started(monkeypatch, markexpr="not gpu") == ("logical", "loadscope")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +66,7 @@ def test_what_is_named_debugged_or_on_a_gpu_runs_in_one_process(monkeypatch, cha
 
 def test_a_number_that_is_asked_for_holds(monkeypatch):
     assert started(monkeypatch, numprocesses=0) == (0, "no")
-    assert started(monkeypatch, arguments=["tests/test_geometry.py"], numprocesses=3) == (3, "loadgroup")
+    assert started(monkeypatch, arguments=["tests/test_geometry.py"], numprocesses=3) == (3, "loadscope")
     assert started(monkeypatch, numprocesses=3, dist="load") == (3, "load")
 
 
@@ -108,7 +104,25 @@ def test_tests_of_a_gpu_run_where_there_is_one_or_they_are_asked_for(run):
         done.stdout.no_fnmatch_line("*need a GPU*")
 
 
-def test_what_shares_a_fixture_or_the_gpu_stays_together(pytester):
-    items = pytester.getitems(FILE)
-    names = [conftest.group_of(item) for item in items]
-    assert names == ["gpu", "gpu", items[0].path.stem, None]
+SHARED = """
+import os, pathlib, pytest
+@pytest.fixture(scope="module")
+def made():
+    with pathlib.Path(__file__).with_name("made.txt").open("a") as file:
+        file.write("once\\n")
+@pytest.mark.parametrize("number", range(6))
+def test_it(made, number):
+    pass
+"""
+
+
+def test_a_shared_fixture_is_made_in_one_process_only(pytester, monkeypatch):
+    """Under pytest-xdist itself, as it deals out the whole folder."""
+    hooks = "pytest_cmdline_main, pytest_collection_modifyitems"
+    pytester.makeconftest(f"from tests.conftest import {hooks}")
+    pytester.makepyfile(test_one=SHARED, test_two="def test_that(): pass")
+    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+    done = pytester.runpytest_subprocess("-n", "2", "-p", "no:cacheprovider")
+    done.assert_outcomes(passed=7)
+    (made,) = pytester.path.glob("made.txt")
+    assert made.read_text() == "once\n"
