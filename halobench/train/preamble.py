@@ -41,7 +41,7 @@ def lines(settings: Settings, known: Row, found: Data, training: Images, test: I
     backend = f", backend {settings.backend}" if settings.backend else ""
     yield (
         f"{settings.model}{backend}: {known['parameters']:,} parameters, on {known['machine']} ({settings.device}) in "
-        f"{settings.dtype}{why(settings)}; {known['batch']} images of {settings.image_size} pixels a step, "
+        f"{settings.dtype}{why(settings)}; {counted(known['batch'], 'image')} of {settings.image_size} pixels a step, "
         f"processes: {known['processes']}"
     )
     yield f"{settings.data}: {counted(len(found.classes), 'class', 'classes')}"
