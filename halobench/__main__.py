@@ -19,12 +19,15 @@ COMMANDS = {
     "pytest suites/": "measure",
     "halobench.plot": "draw figures of results files",
     "halobench.report": "one interactive HTML page of results files",
+    "halobench.export": "results as tables to query: SQLite, Parquet or CSV",
     "halobench.compare": "a verdict a case between two results files or folders",
     "halobench.ab": "two revisions measured in turns, with a null control",
     "halobench.calibrate": "the gate measured with planted slowdowns",
     "halobench.profile": "kernels, memory and traces of one case",
     "halobench.train": "a training run, on images or Fashion-MNIST",
+    "halobench.train.time_to_accuracy": "how long small networks take to one test accuracy",
     "halobench.models": "the cost table of all models",
+    "halobench.fuzz": "random problems for backends, against the oracle",
     "halobench.pages": "the tables of README and docs/, made anew from results/",
 }
 
@@ -50,8 +53,7 @@ def show_doctor() -> int:
         console.print(line, soft_wrap=True)
         if finding.remedy:
             console.print(Text(f"{'':8}remedy: {finding.remedy}"), soft_wrap=True)
-    counted = ", ".join(f"{states.count(state)} {state}" for state in COLOURS if state in states)
-    console.print(Text(f"{counted}"))
+    console.print(Text(", ".join(f"{states.count(state)} {state}" for state in COLOURS if state in states)))
     return int("bad" in states)
 
 

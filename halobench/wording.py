@@ -1,9 +1,9 @@
 """Numbers in sentences: 1 file, 2 files; 1.3 times as long, and never "1 times" as long."""
 
 
-def counted(number: int, noun: str, many: str | None = None) -> str:
+def counted(number: float, noun: str, many: str | None = None) -> str:
     """How many of something there are: ``1 file``, ``0 files``. ``many`` is a plural that is not the noun and an s."""
-    return f"{number} {noun if number == 1 else many or f'{noun}s'}"
+    return f"{number:.15g} {noun if number == 1 else many or f'{noun}s'}"
 
 
 def times_as(factor: float, what: str) -> str:

@@ -251,6 +251,8 @@ def test_a_checkout_with_a_part_of_the_history_names_what_to_fetch(tmp_path, rep
     one = clone(repository, tmp_path, "--single-branch", "--branch", "topic")
     assert refused(one, "main").endswith(": git fetch origin main:main")
     assert refused(one, "main...").endswith(": git fetch origin main:main")
+    assert refused(one, "a&b").endswith(": git fetch origin 'a&b:a&b'")  # what a shell would take apart is quoted
+    assert refused(one, "main~1").endswith(f"names no commit of {one}")  # no name of a branch: nothing to fetch by
     git(one, "fetch", "--quiet", "origin", "main:refs/remotes/origin/main")
     assert refused(one, "main").endswith(", but origin/main does: give that")
     git(one, "fetch", "--quiet", "origin", "main:main")  # as the message says

@@ -160,6 +160,7 @@ def test_a_model(tmp_path, capsys):
             "--nvtx marks ranges on a GPU's timeline, and there is none on the CPU",
         ),
         (["sdpa", "--block", "0"], "block must be"),
+        (["conv", "--diff", "conv"], "--diff must name another backend or model than what is profiled, got 'conv'"),
     ],
 )
 def test_what_cannot_be_gets_one_line(tmp_path, capsys, arguments, said):

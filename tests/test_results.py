@@ -253,6 +253,14 @@ def test_two_files_of_one_name_are_refused(tmp_path, rows):
         results.read_all([tmp_path / "base", tmp_path / "head"])
 
 
+def test_one_file_given_twice_is_not_called_two(tmp_path, rows):
+    file = files.write(tmp_path / "mine.json", rows)
+    (tmp_path / "below").mkdir()
+    for again in (file, tmp_path, tmp_path / "below" / ".." / "mine.json"):
+        with pytest.raises(ResultsError, match=r"mine\.json is given twice"):
+            results.read_all([file, again])
+
+
 @pytest.mark.parametrize(
     ("bad", "said"), [(0, "holds no results files"), (2, "holds 2 results files, and none could be read")]
 )

@@ -337,7 +337,7 @@ def test_two_processes_train_one_model(fashion, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "goes on after epoch 2 of 3" in said
     assert (
-        "no longer bit for bit: on 1 processes instead of 2, 32 images a step instead of 64, "
+        "no longer bit for bit: on 1 process instead of 2, 32 images a step instead of 64, "
         "highest learning rate 0.025 instead of 0.05"
     ) in said
     assert "no longer bit for bit: 3 epochs instead of 2, and from here on the learning rate of a run of 3" in said

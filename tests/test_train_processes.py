@@ -85,7 +85,7 @@ def test_a_process_that_ended_without_a_word_is_told_once(two):
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     joined = Processes(2, 3, 2).joined(torch.device("cuda", 2))
-    with pytest.raises(Unusable, match="3 processes on this host need as many GPUs, got 2"):
+    with pytest.raises(Unusable, match="each process on this host needs a GPU of its own, got 2 GPUs"):
         joined.__enter__()
 
 

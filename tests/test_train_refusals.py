@@ -131,7 +131,7 @@ def test_memory_that_runs_out_later(error, fashion, tmp_path, monkeypatch, capsy
 def test_sizes_that_the_model_does_not_take(fashion, tmp_path, unread, capsys):
     """A map of one pixel has no variance."""
     said = refused(capsys, fashion, tmp_path, image_size=1, batch=1)
-    cannot = "halonet_mini cannot take a step of 1 images of 1 pixels: "
+    cannot = "halonet_mini cannot take a step of 1 image of 1 pixel: "
     assert said.startswith(f"{cannot}Expected more than 1 value per channel when training")
 
 

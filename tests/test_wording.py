@@ -27,6 +27,11 @@ def test_only_one_is_singular(number, said):
 
 
 def test_a_plural_of_its_own():
+    assert (counted(1.0, "core"), counted(1.5, "core"), counted(1234567, "core")) == (
+        "1 core",
+        "1.5 cores",
+        "1234567 cores",
+    )
     assert (counted(1, "launch", "launches"), counted(3, "launch", "launches")) == ("1 launch", "3 launches")
 
 
@@ -87,7 +92,10 @@ def test_images_and_labels_of_another_number(tmp_path):
 
 def test_no_message_counts_past_the_helper():
     """What counts a collection in a sentence asks ``counted``; a number that is never one stands in capitals."""
-    plain = re.compile(r"\{len\([^{}]*\)\} (?!more\b)[a-z]+")
+    things = "batches|cases|channels|classes|cores|epochs|files|images|kernels|models|processes|rows|runs|samples|steps"
+    plain = re.compile(
+        rf"\{{len\([^{{}}]*\)\}} (?!more\b)[a-z]+|(?<! of )\{{(?!suite\}}|place\}})[a-z][^{{}}:]*\}} (?:{things})\b"
+    )
     found = [
         f"{path}: {match}"
         for path in Path(halobench.__file__).parent.rglob("*.py")

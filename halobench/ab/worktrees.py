@@ -1,6 +1,7 @@
 """Git worktrees of the revisions to measure, and their removal whatever happens."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -71,8 +72,9 @@ def remedy(root: Path, *names: str) -> str:
             if not resolves(root, name) and resolves(root, f"refs/remotes/{remote}/{name}"):
                 return f", but {remote}/{name} does: give that"
     if remotes:
-        fetched = " ".join(name for name in names if name and not resolves(root, name))
-        return f": git fetch {remotes[0]} {fetched}:{fetched}" if " " not in fetched and fetched else ""
+        absent = [name for name in names if name and not resolves(root, name)]
+        if len(absent) == 1 and not set(absent[0]) & set(" :~^"):
+            return f": {shlex.join(['git', 'fetch', remotes[0], f'{absent[0]}:{absent[0]}'])}"
     return ""
 
 

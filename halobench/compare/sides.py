@@ -11,6 +11,7 @@ import pandas as pd
 
 from halobench.compare import foreign
 from halobench.records.table import OK, SUFFIXES, Header, Results, ResultsError, read
+from halobench.wording import counted
 
 NOT_THE_MACHINE = ("commit", "halobench")  # what two sides of a comparison differ in on purpose
 NOT_THE_TASK = ("backends",)  # a run of fewer backends measures the others no differently
@@ -79,7 +80,7 @@ def described_load(row: dict[str, Any]) -> str:
     """Under what a row was measured, in words."""
     average, cores = row["load_average"], row["load_cores"]
     known = not pd.isna(average) and not pd.isna(cores)
-    load = f"load {average:.1f} on {cores:g} cores" if known else "an unknown load"
+    load = f"load {average:.1f} on {counted(cores, 'core')}" if known else "an unknown load"
     return load if pd.isna(row["disturbed_by"]) else f"{load} ({row['disturbed_by']})"
 
 

@@ -18,6 +18,7 @@ from halobench.records.columns import Column
 from halobench.records.fields import FIELDS, NETWORK_FIELDS, Field, Kind
 from halobench.records.schema import Json, ResultsError, checked, shown
 from halobench.records.table import COLUMNS, NETWORK_COLUMNS, Header, Results
+from halobench.wording import counted
 
 JSON = "json"
 TYPES = {"text": "string", JSON: "string", "flag": "boolean", "count": "Int64", "number": "Float64"}
@@ -143,7 +144,7 @@ def rival_samples(row: Json, count: int) -> list[float | None]:
     if given is None:
         return [None] * count
     if not isinstance(given, list) or len(given) != count:
-        raise ResultsError(f"case {shown(row.get('case'))}: paired.rival_samples_ms must be {count} samples")
+        raise ResultsError(f"case {shown(row.get('case'))}: paired.rival_samples_ms must be {counted(count, 'sample')}")
     field = Field("ms", "positive", "a sample", "ms", null="unknown")
     return [checked({"ms": sample}, field, f"case {shown(row.get('case'))}: rival_samples_ms") for sample in given]
 

@@ -15,6 +15,7 @@ import torch
 
 from halobench.machine.cgroup import Cgroup, lines, text
 from halobench.machine.nvml import Gpu
+from halobench.wording import counted
 
 DISTURBED = 0.05
 """The share of the wanted processors, or of a GPU, that others must have had for a time to count as disturbed.
@@ -53,8 +54,7 @@ class Load:
     def said(self) -> str:
         """The load in a line."""
         average = "unknown load" if self.average is None else f"load {self.average:.1f}"
-        cores = "1 core" if self.cores == 1 else f"{self.cores:g} cores"
-        return f"{average} on {cores}" + (f": {self.by}" if self.by else "")
+        return f"{average} on {counted(self.cores, 'core')}" + (f": {self.by}" if self.by else "")
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,8 @@ def chosen(options: argparse.Namespace) -> list[Subject]:
         raise ValueError("--device cuda: torch sees no CUDA device on this machine")
     if options.nvtx and options.device == "cpu":
         raise ValueError("--nvtx marks ranges on a GPU's timeline, and there is none on the CPU")
+    if options.diff == options.name:
+        raise ValueError(f"--diff must name another backend or model than what is profiled, got {options.diff!r}")
     options.dtype = options.dtype or ("bfloat16" if options.device == "cuda" else "float32")
     problem = Problem(
         Geometry(options.block, options.halo, options.stride, options.border), options.side, options.side,

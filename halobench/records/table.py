@@ -147,16 +147,19 @@ def read_all(paths: Path | str | Iterable[Path | str]) -> Results:
     Files of a folder that cannot be read are reported on stderr, one line each, and left out.
 
     Raises:
-        ResultsError: a named file cannot be read, a folder is missing or holds nothing readable, or two files have
-            the same name.
+        ResultsError: a named file cannot be read or is given twice, a folder is missing or holds nothing readable, or
+            two files have the same name.
     """
     found: dict[str, Results] = {}
+    given: dict[str, Path] = {}
     for path in [Path(paths)] if isinstance(paths, Path | str) else map(Path, paths):
         for results in read_folder(path) if path.is_dir() else [read(path)]:
             (file,) = results.headers
+            place = (path / file if path.is_dir() else path).resolve()
             if file in found:
-                raise ResultsError(f"{path}: two files are called {file}; rename one")
-            found[file] = results
+                said = f"{file} is given twice" if given[file] == place else f"two files are called {file}; rename one"
+                raise ResultsError(f"{path}: {said}")
+            found[file], given[file] = results, place
     if not found:
         raise ResultsError("no results files were given")
     return Results(

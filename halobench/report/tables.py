@@ -126,7 +126,8 @@ def loaded(header: Header) -> str:
     before, after = (header.load.get(name) or {} for name in ("before", "after"))
     if not isinstance(before, dict) or not isinstance(after, dict) or not before:
         return "unknown"
-    said = f"{before.get('average')} on {before.get('cores')} cores at the start"
+    cores = before.get("cores")
+    said = f"{before.get('average')} on {cores} {'core' if cores == 1 else 'cores'} at the start"
     said += f", {before['by']}" if before.get("by") else ""
     return f"{said}; {after.get('disturbed_rows')} of {after.get('timed_rows')} rows disturbed" if after else said
 

@@ -10,6 +10,7 @@ import torch
 
 from halobench.train.unusable import Unusable
 from halobench.train.whole_file import whole
+from halobench.wording import counted
 
 VERSION = 2
 SHARES = ("processes", "batch", "learning_rate")  # with the number of processes, the images of a step may change
@@ -68,15 +69,16 @@ def changes(path: Path, was: Values, now: Values) -> Iterator[str]:
     changed = {name for name in now if was.get(name) != now[name]}
     if "processes" in changed:
         changed -= set(SHARES)
+        on, images = counted(now["processes"], "process", "processes"), now["batch"] * now["processes"]
         yield (
-            f"no longer bit for bit: on {now['processes']} processes instead of {was['processes']}, "
-            f"{now['batch'] * now['processes']} images a step instead of {was['batch'] * was['processes']}, "
+            f"no longer bit for bit: on {on} instead of {was['processes']}, "
+            f"{counted(images, 'image')} a step instead of {was['batch'] * was['processes']}, "
             f"highest learning rate {now['learning_rate']:g} instead of {was['learning_rate']:g}"
         )
     if "epochs" in changed and now["epochs"] > was["epochs"]:
         changed.remove("epochs")
         yield (
-            f"no longer bit for bit: {now['epochs']} epochs instead of {was['epochs']}, "
+            f"no longer bit for bit: {counted(now['epochs'], 'epoch')} instead of {was['epochs']}, "
             f"and from here on the learning rate of a run of {now['epochs']}"
         )
     if changed:
@@ -95,7 +97,9 @@ def refuse_other_classes(path: Path, was: Sequence[str], now: Sequence[str]) -> 
 
 def refuse_other_counts(path: Path, was: dict[str, int], now: dict[str, int]) -> None:
     """Raise ``CheckpointError`` where the parts of the data have other numbers of images."""
-    said = ", ".join(f"{part} had {was[part]} images, not {now[part]}" for part in now if was[part] != now[part])
+    said = ", ".join(
+        f"{part} had {counted(was[part], 'image')}, not {now[part]}" for part in now if was[part] != now[part]
+    )
     if said:
         raise CheckpointError(f"{path} cannot be resumed with other data: {said}")
 

@@ -39,10 +39,10 @@ def described(settings: Settings, processes: Processes, model: nn.Module) -> Row
 def lines(settings: Settings, known: Row, found: Data, training: Images, test: Images) -> Iterator[str]:
     """What is trained, where, on which images, and where it is written."""
     backend = f", backend {settings.backend}" if settings.backend else ""
+    step = f"{counted(known['batch'], 'image')} of {counted(settings.image_size, 'pixel')} a step"
     yield (
         f"{settings.model}{backend}: {known['parameters']:,} parameters, on {known['machine']} ({settings.device}) in "
-        f"{settings.dtype}{why(settings)}; {known['batch']} images of {settings.image_size} pixels a step, "
-        f"processes: {known['processes']}"
+        f"{settings.dtype}{why(settings)}; {step}, processes: {known['processes']}"
     )
     yield f"{settings.data}: {counted(len(found.classes), 'class', 'classes')}"
     yield f"  to train on: {counted(len(training), 'image')}{left_out(training)}"

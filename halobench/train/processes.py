@@ -13,6 +13,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from halobench.train.unusable import Unusable
+from halobench.wording import counted
 
 LOST = "another process of the run ended"
 TOLD = "told"  # the key under which processes count what they told
@@ -24,7 +25,9 @@ def finding(count: int) -> Iterator[None]:
     try:
         yield
     except distributed.DistError as error:
-        raise Unusable(f"the {count} processes do not find each other: {str(error).splitlines()[0]}") from error
+        raise Unusable(
+            f"the {counted(count, 'process', 'processes')} do not find each other: {str(error).splitlines()[0]}"
+        ) from error
 
 
 @dataclass
@@ -68,7 +71,7 @@ class Processes:
         """
         if device.type == "cuda":
             if self.local >= (here := torch.cuda.device_count()):
-                raise Unusable(f"{self.local + 1} processes on this host need as many GPUs, got {here}")
+                raise Unusable(f"each process on this host needs a GPU of its own, got {counted(here, 'GPU')}")
             torch.cuda.set_device(device)
         if self.count == 1:
             yield

@@ -12,6 +12,7 @@ from halobench.train.repeatable import repeatable
 from halobench.train.settings import Settings
 from halobench.train.step import Step
 from halobench.train.unusable import Unusable
+from halobench.wording import counted
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def reason(error: Exception, settings: Settings) -> str:
     """Why a step failed, in one line."""
     if isinstance(error, Unsupported):
         return f"{settings.model} cannot use the backend {settings.backend!r} here: {error}"
-    sizes = f"a step of {settings.batch} images of {settings.image_size} pixels"
+    sizes = f"a step of {counted(settings.batch, 'image')} of {counted(settings.image_size, 'pixel')}"
     if is_out_of_memory(error):
         return f"out of memory: {settings.model} takes more than {settings.device} has for {sizes}"
     return f"{settings.model} cannot take {sizes}: {(str(error).splitlines() or [type(error).__name__])[0]}"

@@ -71,7 +71,7 @@ def arranged(
         )
     if weight.shape != pixels.shape[1:2] or bias.shape != weight.shape:
         raise ValueError(
-            f"weight and bias must have a number for each of {pixels.shape[1]} channels; "
+            f"weight and bias must have a number for each channel, {pixels.shape[1]} in all; "
             f"got {tuple(weight.shape)} and {tuple(bias.shape)}"
         )
     shortcut = None if shortcut is None else channels_last(shortcut)
