@@ -17,8 +17,8 @@ def available_bytes(device: str) -> int | None:
     limit leaves of it.
     """
     if torch.device(device).type == "cuda":
-        free, _ = torch.cuda.mem_get_info()
-        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        unused, _ = torch.cuda.mem_get_info()
+        return unused + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     free, allowed = machine_bytes(), Cgroup().memory_free()
     return min((known for known in (free, allowed) if known is not None), default=None)
 
