@@ -44,14 +44,7 @@ def examine() -> Iterator[Finding]:
     """Everything that bears on what can be measured here."""
     yield processor()
     yield load()
-    free, limit = available_bytes("cpu") / 2**30, Cgroup().memory_limit()
-    yield Finding(
-        "memory",
-        "good" if free >= 4 else "limited",
-        f"{free:.1f} GiB are free"
-        + ("" if limit is None else f", of {limit / 2**30:.1f} GiB that the container may use"),
-        "" if free >= 4 else "end other programs" if limit is None else "end other programs, or raise the limit",
-    )
+    yield memory()
     yield Finding("PyTorch", "good", f"{torch.__version__}, built for CUDA {torch.version.cuda or 'none'}")
     yield from gpu()
     yield from packages()
@@ -65,6 +58,22 @@ def processor() -> Finding:
     if allowed < cores:
         said, threads = f"{said}, of which the container may use {allowed:g}", min(threads, whole(allowed))
     return Finding("processor", "good", f"{said}, {counted(threads, 'thread')}")
+
+
+def memory() -> Finding:
+    """How much memory a call may still take."""
+    free, limit = available_bytes("cpu"), Cgroup().memory_limit()
+    if free is None:
+        said = "how much is free is unknown: what cannot fit is not refused"
+        return Finding("memory", "limited", said, "ask the system before large cases")
+    enough = free >= 4 * 2**30
+    return Finding(
+        "memory",
+        "good" if enough else "limited",
+        f"{free / 2**30:.1f} GiB are free"
+        + ("" if limit is None else f", of {limit / 2**30:.1f} GiB that the container may use"),
+        "" if enough else "end other programs" if limit is None else "end other programs, or raise the limit",
+    )
 
 
 def load() -> Finding:

@@ -3,9 +3,10 @@
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 from rich.console import Console
 from rich.table import Table
@@ -53,6 +54,17 @@ def refuse(name: str, problem: object) -> int:
     with suppress(OSError):  # nobody reads on; the exit status still says so
         print(f"{name}: {' '.join(str(problem).split())}", file=sys.stderr)
     return UNUSABLE
+
+
+def end(main: Callable[[], int]) -> NoReturn:
+    """End with the status of a command whose status 1 is a verdict: Python gives it to what nobody foresaw, too."""
+    try:
+        status = main()
+    except Exception:  # noqa: BLE001 - whatever it is, it is no verdict
+        status = UNUSABLE
+        with suppress(OSError):  # nobody reads on
+            traceback.print_exc()
+    sys.exit(status)
 
 
 def end_with_reader() -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from halobench import doctor
 from halobench.machine import cgroup, memory
 from halobench.machine.cgroup import Cgroup, whole
-from halobench.measure import worker
+from halobench.measure import engine, worker
 from tests import third_party
 
 GIB = 2**30
@@ -133,6 +134,17 @@ def test_the_memory_guard_keeps_to_the_limit(monkeypatch):
     assert memory.available_bytes("cpu") == 5
     monkeypatch.setattr(Cgroup, "memory_free", lambda _: 2**60)
     assert memory.available_bytes("cpu") < 2**50
+
+
+@pytest.mark.fault
+def test_memory_of_which_the_system_says_nothing_is_unknown_and_refuses_no_case(monkeypatch, tmp_path):
+    """As on Windows, which has no /proc, no control groups and no sysconf."""
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.delattr(memory.os, "sysconf")
+    monkeypatch.setattr(Cgroup, "memory_free", lambda _: None)
+    assert memory.available_bytes("cpu") is None
+    engine.refuse_what_cannot_fit(2**60, "cpu")
+    assert "unknown" in doctor.memory().said
 
 
 @pytest.mark.parametrize(("named", "chosen"), [(None, 1), ("2", None)])

@@ -1,6 +1,7 @@
 """Comparing results files: verdicts, thresholds, refusals, exit statuses, and what is shown."""
 
 import copy
+import errno
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from halobench import terminal
 from halobench.compare import settings, sides
 from halobench.compare.__main__ import compare, main
 from halobench.compare.outcome import Exit, Outcome
@@ -505,6 +507,7 @@ def test_help_has_examples(capsys):
 UNWRITABLE = {
     "closed": "{} | exec true",
     "full": "{} > /dev/full",
+    "gone": "{} >&-",
     "json": "{} --json nowhere/out.json",
     "markdown": "{} --markdown /dev/full",
 }
@@ -524,3 +527,26 @@ def test_what_cannot_be_written_is_no_regression(tmp_path, kind):
     assert "no regression (4 SAME)" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.fault
+def test_a_file_that_cannot_be_written_is_named_and_the_other_is_written(tmp_path, capsys):
+    base, same = folder(tmp_path, "base", 1, runs=5), folder(tmp_path, "same", 2, runs=5)
+    markdown = tmp_path / "comment.md"
+    full = Path("/dev/full")  # of which Python's own message names no file
+    assert main([str(base), str(same), "--json", str(full), "--markdown", str(markdown)]) == Exit.UNUSABLE
+    assert capsys.readouterr().err.endswith(f"{full} cannot be written: {os.strerror(errno.ENOSPC)}\n")
+    assert markdown.read_text().startswith("### halobench: no regression")
+
+
+@pytest.mark.fault
+def test_what_nobody_foresaw_is_no_regression(capsys):
+    """Python ends with 1 then, which would be one."""
+
+    def broken():
+        raise KeyError("unforeseen")
+
+    with pytest.raises(SystemExit) as ended:
+        terminal.end(broken)
+    assert ended.value.code == Exit.UNUSABLE
+    assert "unforeseen" in capsys.readouterr().err

@@ -380,6 +380,25 @@ def test_a_system_without_fcntl_does(path, monkeypatch):
     monkeypatch.setitem(globals(), "Journal", anew.Journal)
     monkeypatch.setitem(globals(), "JournalError", anew.JournalError)
     check_that_it_works(path)
+    check_that_open_files_are_not_renamed(path, monkeypatch)
+
+
+def check_that_open_files_are_not_renamed(path, monkeypatch):
+    """Windows refuses to."""
+    opened = []
+    monkeypatch.setattr(
+        Journal, "_open", lambda journal, open_one=Journal._open: opened.append(open_one(journal)) or opened[-1]
+    )
+    rename = type(path).rename
+
+    def rename_closed(one, other):
+        assert all(file.closed for file in opened)
+        return rename(one, other)
+
+    monkeypatch.setattr(type(path), "rename", rename_closed)
+    journal_of(path, ROWS[:1]).close()
+    Journal(path, resume=False, rotate=True).close()
+    assert path.with_stem(f"{path.stem}-1").exists()
 
 
 @pytest.mark.parametrize("content", [None, b"not a journal\n", b""])

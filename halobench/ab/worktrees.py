@@ -1,11 +1,12 @@
 """Git worktrees of the revisions to measure, and their removal whatever happens."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,11 +72,19 @@ def remedy(root: Path, *names: str) -> str:
         for remote in remotes:
             if not resolves(root, name) and resolves(root, f"refs/remotes/{remote}/{name}"):
                 return f", but {remote}/{name} does: give that"
-    if remotes:
-        absent = [name for name in names if name and not resolves(root, name)]
-        if len(absent) == 1 and not set(absent[0]) & set(" :~^"):
-            return f": {shlex.join(['git', 'fetch', remotes[0], f'{absent[0]}:{absent[0]}'])}"
-    return ""
+    branches = [re.split(r"[~^:]|@{", name)[0] for name in names]  # main~2 is two commits before main
+    absent = [name for name in branches if name and not resolves(root, name)]
+    if not remotes or len(absent) != 1 or " " in absent[0]:
+        return ""
+    return f": {shlex.join(['git', 'fetch', *refspec(remotes, absent[0])])}"
+
+
+def refspec(remotes: Sequence[str], branch: str) -> tuple[str, str]:
+    """The remote that a branch comes from, and what to fetch of it so that it has this name here."""
+    for remote in remotes:
+        if branch.startswith(f"{remote}/"):
+            return remote, f"{branch.removeprefix(f'{remote}/')}:refs/remotes/{branch}"
+    return remotes[0], f"{branch}:{branch}"
 
 
 def resolves(root: Path, name: str) -> bool:

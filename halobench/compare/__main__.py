@@ -1,10 +1,11 @@
 """``python -m halobench.compare BASE HEAD``: a verdict for every case of two results files or folders."""
 
 import argparse
+import errno
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,21 +46,28 @@ def conclude(name: str, outcome: Outcome, as_json: Path | None, as_markdown: Pat
         render.show(outcome, console)
         if more:
             console.print(more, markup=False, soft_wrap=True)
-        sys.stdout.flush()
-    except (
-        OSError,
-        SystemExit,
-    ) as error:  # rich makes an exit status 1 of a closed pipe, which means a regression here
-        # Python would try once more at exit, fail again, and change the exit status to 120.
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        flush()
+    except (OSError, SystemExit) as error:  # rich makes an exit status 1 of a closed pipe, which means a regression
+        if sys.stdout is not None:
+            # Python would try once more at exit, fail again, and change the exit status to 120.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         why = error.strerror if isinstance(error, OSError) else "nobody reads it"
         unusable = terminal.refuse(name, f"the verdict cannot be shown: {why}: {outcome.headline}")
-    try:
-        write(outcome, as_json, as_markdown)
-    except OSError as error:
-        unusable = terminal.refuse(name, error)
+    for problem in write(outcome, as_json, as_markdown):
+        unusable = terminal.refuse(name, problem)
     return unusable or int(outcome.status)
+
+
+def flush() -> None:
+    """Write out what was shown.
+
+    Raises:
+        OSError: it cannot be written, as where standard output was closed before Python began (``>&-``).
+    """
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    sys.stdout.flush()
 
 
 def compare(base: Side, head: Side, chosen: Settings, *, across: bool = False) -> Outcome:
@@ -86,12 +94,15 @@ def compare(base: Side, head: Side, chosen: Settings, *, across: bool = False) -
     return Outcome(base.name, head.name, judge(base.cases, head.cases, chosen), chosen, notes=notes)
 
 
-def write(outcome: Outcome, as_json: Path | None, as_markdown: Path | None) -> None:
-    """Write the files that were asked for."""
-    if as_json is not None:
-        as_json.write_text(json.dumps(outcome.document(), indent=1) + "\n", encoding="utf-8")
-    if as_markdown is not None:
-        as_markdown.write_text(render.markdown(outcome), encoding="utf-8")
+def write(outcome: Outcome, as_json: Path | None, as_markdown: Path | None) -> Iterator[str]:
+    """Write the files that were asked for, one whatever becomes of the other; which cannot be written, in words."""
+    document, comment = json.dumps(outcome.document(), indent=1) + "\n", render.markdown(outcome)
+    for path, text in ((as_json, document), (as_markdown, comment)):
+        try:
+            if path is not None:
+                path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            yield f"{path} cannot be written: {error.strerror}"
 
 
 def percent(text: str) -> float:
@@ -140,4 +151,4 @@ def add_report_options(command: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.end(main)

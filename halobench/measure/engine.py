@@ -104,7 +104,7 @@ def measure(case: Case, clock: Clock, settings: Settings) -> Fields:
 def refuse_what_cannot_fit(needed: int | None, device: str) -> None:
     """Raise ``MemoryError`` for a task that cannot fit: a CPU's memory is overcommitted, and its kernel kills."""
     available = available_bytes(device)
-    if needed is not None and needed > available:
+    if needed is not None and available is not None and needed > available:
         raise MemoryError(
             f"needs about {needed / 2**30:.1f} GiB above its inputs, {available / 2**30:.1f} GiB are free"
         )

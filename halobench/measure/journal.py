@@ -45,6 +45,8 @@ class Journal:
             self._read()
             self._refuse_to_lose_rows(resume=resume)
         except JournalError:
+            if fcntl is None:
+                self._file.close()  # Windows renames no open file; elsewhere it stays locked until it has another name
             if rotate and not resume:
                 path.rename(free_name(path))
                 self.header, self.rows = None, {}

@@ -17,6 +17,7 @@ from halobench.records.roofline import Ceilings
 
 Fields = dict[str, Any]
 Target = Callable[[Connection, Settings, Path], None]
+KILLED = getattr(signal, "SIGKILL", 9)  # Windows knows no such signal, and no negative exit codes
 TIMEOUT_S = 180.0  # one case, compilation included; a case's ``patience`` multiplies it
 
 
@@ -108,7 +109,7 @@ class Session:
             self._process.join()
             code = self._process.exitcode or 0
             self._process = self._pipe = None
-            if code == -signal.SIGKILL and (reason := out_of_memory(killed)):
+            if code == -KILLED and (reason := out_of_memory(killed)):
                 return {"status": "OOM", "reason": reason}
             end = f"signal {-code}" if code < 0 else f"exit status {code}"
             return {"status": "CRASHED", "reason": f"the worker ended with {end}{self._last_words()}"}
