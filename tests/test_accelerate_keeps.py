@@ -158,6 +158,10 @@ def other_projection(attention):
     attention.kv = nn.Sequential(attention.kv, nn.Tanh())
 
 
+def sharpened(attention):
+    attention.scale *= 2
+
+
 class NoPositions(nn.Module):
     """In place of timm's relative positions: none."""
 
@@ -178,6 +182,7 @@ def other_positions(attention):
         (parametrized_itself, "ParametrizedHaloAttn"),
         (other_projection, "Sequential"),
         (other_positions, "NoPositions"),
+        (sharpened, "its scale is 0.707107"),
         (lambda attention: parametrizations.orthogonal(attention.pos_embed, "width_rel"), "ParametrizedPosEmbedRel"),
         (lambda attention: prune.random_unstructured(attention.pos_embed, "height_rel", 0.5), "pruning"),
         (lambda attention: attention.pos_embed.register_forward_hook(lambda *_: None), "hooks"),
@@ -189,6 +194,7 @@ def other_positions(attention):
         "parametrized layer",
         "other projection",
         "other positions",
+        "other scale",
         "parametrized positions",
         "pruned",
         "hook",
@@ -206,10 +212,18 @@ def test_what_would_be_lost_is_kept_and_named(change, reason):
     assert torch.equal(attention(pixels), wanted)
 
 
+def projected_by_neighbourhoods(attention):
+    """Both projections see 3 x 3 pixels."""
+    for name in ("q", "kv"):
+        channels = getattr(attention, name).out_channels
+        setattr(attention, name, nn.Conv2d(16, channels, 3, padding=1, bias=False, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
     "change",
     [
+        projected_by_neighbourhoods,
         lambda attention: prune.l1_unstructured(attention.kv, "weight", 0.4),
         lambda attention: parametrizations.weight_norm(attention.q),
         lambda attention: spectral_norm(attention.q),
@@ -217,7 +231,7 @@ def test_what_would_be_lost_is_kept_and_named(change, reason):
         lambda attention: attention.q.register_forward_pre_hook(lambda _, inputs: (inputs[0] - 1,)),
         lambda attention: attention.register_forward_hook(lambda *call: -call[-1]),
     ],
-    ids=["pruned", "weight norm", "spectral norm", "hook", "pre-hook", "layer's hook"],
+    ids=["3x3", "pruned", "weight norm", "spectral norm", "hook", "pre-hook", "layer's hook"],
 )
 def test_what_can_be_carried_over_is(change, packed, monkeypatch):
     """Before or after acceleration, by one projection or by two: outputs and gradients are those of timm's layer."""

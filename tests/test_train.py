@@ -268,6 +268,14 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine(fashion, tmp_path):
     assert rates[-1] == pytest.approx(0.8 / 128, rel=0.1)
 
 
+def test_a_cosine_of_one_step_is_its_highest_rate_and_no_warning(fashion, tmp_path, caplog):
+    settings = settings_of(fashion, tmp_path, epochs=1, warm_up_epochs=1, learning_rate=0.8)
+    for_rates = schedule(settings, chosen := optimizer(settings, models.create("resnet_mini")), steps=10)
+    for_rates.step_update(9)
+    assert chosen.param_groups[0]["lr"] == 0.8
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("name", ["halonet_mini", "seresnet50_halo_b8", "accelerated_halonet50ts"])
 def test_stochastic_depth_reaches_models_of_every_kind(fashion, tmp_path, name):
     settings = settings_of(fashion, tmp_path, model=name, stochastic_depth=0.25)

@@ -49,8 +49,10 @@ def rename_all(folder):
         (lambda folder: (folder / "train/class1/11.png").unlink(), "other data: train had 40 images, not 39"),
         (lambda folder: [(folder / "train/class1/11.png").unlink(), (folder / "val/class1/11.png").unlink()],
          "other data: train had 40 images, not 39, val had 20 images, not 19"),
+        (lambda folder: (folder / "train/class1/11.png").rename(folder / "train/class2/11.png"),
+         "other data: the images of train have other names now"),
     ],
-    ids=["one more", "renamed", "all renamed", "fewer images", "fewer in both"],
+    ids=["one more", "renamed", "all renamed", "fewer images", "fewer in both", "of another class"],
 )  # fmt: skip
 def test_other_data_are_refused(change, said, tmp_path, capsys):
     folder = training_data.image_folder(tmp_path / "images")

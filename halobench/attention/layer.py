@@ -66,7 +66,7 @@ class AttentionLayer(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Mix the pixels of a map; sizes as in the class docstring."""
         spec = self.spec
-        # A projection that is more than a convolution, by hooks or by its class, is called.
+        # A projection that is more than a 1x1 convolution, by hooks, its class or its kernel, is called.
         if getattr(self.attend, "packed", None) and spec.geometry.stride == 1 and all(map(plain, self.projections())):
             packed = F.conv2d(pixels, *self.packed())
             relative = self.tables(packed.dtype)
@@ -122,9 +122,12 @@ class HaloAttention(AttentionLayer):
 
 
 def plain(projection: nn.Module) -> bool:
-    """Whether calling this module is a convolution by its weight and bias, and nothing else."""
-    own = "forward" in projection.__dict__ or type(projection).forward is not nn.Conv2d.forward
-    return not own and not hooked(projection)
+    """Whether calling this module is a 1x1 convolution by its weight and bias, and nothing else."""
+    if "forward" in projection.__dict__ or type(projection).forward is not nn.Conv2d.forward or hooked(projection):
+        return False
+    assert isinstance(projection, nn.Conv2d)
+    kind = projection.kernel_size, projection.stride, projection.padding, projection.groups
+    return kind == ((1, 1), (1, 1), (0, 0), 1)
 
 
 def hooked(module: nn.Module) -> bool:

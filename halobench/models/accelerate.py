@@ -93,8 +93,8 @@ def accelerate(model: nn.Module, backend: str = "strided_gather") -> Acceleratio
 
     Parameters are timm's before and after, so that checkpoints of either load into both, and an optimiser made before
     goes on. Called again, it changes the backend; ``restore`` undoes it. A layer that would lose something is kept and
-    named: one of a class derived from ``HaloAttn``, with another ``forward`` put in its place, with hooks or
-    parametrisations on ``pos_embed``, or with other modules than timm's inside.
+    named: one of a class derived from ``HaloAttn``, with another ``forward`` put in its place or another ``scale``,
+    with hooks or parametrisations on ``pos_embed``, or with other modules than timm's inside.
 
     Raises:
         ValueError: there is no such backend.
@@ -121,13 +121,20 @@ def accelerate(model: nn.Module, backend: str = "strided_gather") -> Acceleratio
 
 def obstacle(attention: HaloAttn) -> str | None:
     """Why timm's layer has to stay as it is, or ``None``."""
-    positions = attention.pos_embed
     if type(attention) is not HaloAttn:
         return f"it is a {type(attention).__name__}, derived from HaloAttn, which may compute something else"
-    if "forward" in vars(attention) or "forward" in vars(positions):
+    if "forward" in vars(attention) or "forward" in vars(attention.pos_embed):
         return "a forward of its own was put in the place of timm's"
     if attention.block_stride > 1:
         return "its strided queries index positions by query number: no table of true offsets does the same"
+    if attention.scale != attention.dim_head_qk**-0.5:
+        return f"its scale is {attention.scale:g}, and backends divide logits by the root of the key dim"
+    return obstacle_inside(attention)
+
+
+def obstacle_inside(attention: HaloAttn) -> str | None:
+    """Why a layer of timm's has to stay as it is for its modules, or ``None``."""
+    positions = attention.pos_embed
     others: list[nn.Module] = [one for one in (attention.q, attention.kv) if not isinstance(one, nn.Conv2d)]
     if type(positions) not in (PosEmbedRel, AcceleratedPosEmbedRel):
         others.append(positions)

@@ -12,7 +12,7 @@ from halobench.train.unusable import Unusable
 from halobench.train.whole_file import whole
 from halobench.wording import counted
 
-VERSION = 2
+VERSION = 3
 SHARES = ("processes", "batch", "learning_rate")  # with the number of processes, the images of a step may change
 Values = dict[str, Any]
 
@@ -102,6 +102,13 @@ def refuse_other_counts(path: Path, was: dict[str, int], now: dict[str, int]) ->
     )
     if said:
         raise CheckpointError(f"{path} cannot be resumed with other data: {said}")
+
+
+def refuse_other_names(path: Path, was: dict[str, str], now: dict[str, str]) -> None:
+    """Raise ``CheckpointError`` where the parts of the data have images of other names."""
+    if changed := [part for part in now if was[part] != now[part]]:
+        parts = " and ".join(changed)
+        raise CheckpointError(f"{path} cannot be resumed with other data: the images of {parts} have other names now")
 
 
 def some(names: Sequence[str], most: int = 3) -> str:

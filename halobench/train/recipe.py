@@ -32,7 +32,7 @@ def schedule(settings: Settings, optimizer: Optimizer, steps: int) -> CosineLRSc
     warm_up = min(round(settings.warm_up_epochs * steps), total - 1)
     return CosineLRScheduler(
         optimizer,
-        t_initial=total - warm_up,
+        t_initial=max(total - warm_up, 2),  # timm warns of a cosine of one step, which is the first one of any cosine
         lr_min=settings.learning_rate / 128,
         warmup_t=warm_up,
         warmup_lr_init=settings.learning_rate / 128,

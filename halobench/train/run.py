@@ -91,6 +91,7 @@ class Run:
         """The images of both parts, and what reads them."""
         settings, fashion = self.settings, self.data.fashion
         self.training, self.test = self.data.part("train"), self.data.part("val")
+        self.names = {"train": self.data.digest("train", self.training), "val": self.data.digest("val", self.test)}
         augmented, plain = for_training(settings, fashion=fashion), for_evaluation(settings, fashion=fashion)
         self.loader, self.batches = loader(self.training, augmented, settings, self.processes, training=True)
         self.test_loader, _ = loader(self.test, plain, settings, self.processes, training=False)
@@ -108,6 +109,7 @@ class Run:
         path = self.settings.checkpoint
         with checkpoint.fitting(path):
             checkpoint.refuse_other_counts(path, saved["images"], self.counts())
+            checkpoint.refuse_other_names(path, saved["names"], self.names)
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.step.scaler.load_state_dict(saved["scaler"])
@@ -124,6 +126,7 @@ class Run:
                 "fixed": self.fixed(),
                 "classes": list(self.data.classes),
                 "images": self.counts(),
+                "names": self.names,
                 "unreadable": sorted(self.unreadable.names),
                 "model": self.model.state_dict(),
                 "ema": None if self.ema is None else self.ema.module.state_dict(),
