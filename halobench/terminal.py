@@ -26,10 +26,18 @@ class Help(RawDescriptionRichHelpFormatter):
     help_markup: ClassVar[bool] = False
 
 
-def parser(name: str, description: str, examples: Sequence[str]) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Options that cannot be are one line on stderr; ``--help`` has the others."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with what is wrong, and where all options are listed."""
+        self.exit(refuse(self.prog.removeprefix("python -m "), f"{message} (--help lists all options)"))
+
+
+def parser(name: str, description: str, examples: Sequence[str]) -> Parser:
     """The parser of ``python -m NAME``, its examples at the end of ``--help``."""
     shown = "\n".join(f"  python -m {name} {example}".rstrip() for example in examples)
-    return argparse.ArgumentParser(
+    return Parser(
         prog=f"python -m {name}",
         description=description,
         epilog=f"examples:\n{shown}",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import halobench
-from halobench import plot
+from halobench import plot, terminal
 from halobench.measure.journal import Journal, JournalError
 from halobench.profile.recording import Kernel, Recording
 from halobench.profile.show import compared
@@ -75,6 +75,24 @@ def test_a_figure_a_page_and_their_files(tmp_path, capsys):
     assert "<p>1 case with a time and 0 without, from 1 file:" in (tmp_path / "page.html").read_text()
     assert not PLURAL_OF_ONE.findall(said)
     assert not PLURAL_OF_ONE.findall((tmp_path / "out" / "summary.md").read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--epochs", "two"], "argument --epochs: invalid int value: 'two'"),
+        (["--rate", "-inf"], "argument --rate: expected one argument"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+    ],
+)
+def test_options_that_cannot_be_are_one_line(capsys, arguments, said):
+    parser = terminal.parser("halobench.it", "It does something.", ["--epochs 3"])
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--rate", type=float)
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(arguments)
+    assert ended.value.code == terminal.UNUSABLE
+    assert capsys.readouterr().err == f"halobench.it: {said} (--help lists all options)\n"
 
 
 def test_a_journal_of_one_row(tmp_path):
