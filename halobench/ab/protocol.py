@@ -7,7 +7,7 @@ has stood in every place equally often.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Protocol
 
@@ -99,14 +99,19 @@ def confirm(
     runs of the base that its times will not be judged. Dropping can lose a finding and never makes one: no verdict is
     drawn early, and all suspects count in the correction for many cases.
     """
-    left, done = list(test_ids), 0
-    stage = Stage({}, {}, {})
-    while left and done < CONFIRMATION_ROUNDS:
-        following = min(done + LOOK_EVERY if done else LOOK_AFTER, CONFIRMATION_ROUNDS)
+    left, stage = list(test_ids), Stage({}, {}, {})
+    for done, following in pairwise([0, *looks()]):
+        if not left:
+            break
         ids = [test_ids[name] for name in left]
         stage = staged(measure_rounds(measure, folders, output, range(done, following), starts, ids))
-        left, done = [name for name in left if undecided(name, stage, settings)], following
+        left = [name for name in left if undecided(name, stage, settings)]
     return stage
+
+
+def looks() -> list[int]:
+    """After how many rounds a confirmation is looked at; the last is its end."""
+    return [*range(LOOK_AFTER, CONFIRMATION_ROUNDS, LOOK_EVERY), CONFIRMATION_ROUNDS]
 
 
 def undecided(name: str, stage: Stage, settings: Settings) -> bool:

@@ -123,11 +123,16 @@ class HaloAttention(AttentionLayer):
 
 def plain(projection: nn.Module) -> bool:
     """Whether calling this module is a 1x1 convolution by its weight and bias, and nothing else."""
-    if "forward" in projection.__dict__ or type(projection).forward is not nn.Conv2d.forward or hooked(projection):
+    if not untouched(projection) or type(projection).forward is not nn.Conv2d.forward:
         return False
     assert isinstance(projection, nn.Conv2d)
     kind = projection.kernel_size, projection.stride, projection.padding, projection.groups
     return kind == ((1, 1), (1, 1), (0, 0), 1)
+
+
+def untouched(module: nn.Module) -> bool:
+    """Whether calling this module calls its class's ``forward``, and nothing else."""
+    return not hooked(module) and "forward" not in module.__dict__
 
 
 def hooked(module: nn.Module) -> bool:

@@ -12,10 +12,9 @@ from typing import Any
 
 from halobench.ab.protocol import (
     CONFIRMATION_ROUNDS,
-    LOOK_AFTER,
-    LOOK_EVERY,
     SCREENING_ROUNDS,
     Stage,
+    looks,
     suspects,
     undecided,
 )
@@ -148,7 +147,7 @@ def as_measured(stage: Stage, names: Sequence[str], settings: Settings) -> Stage
 
 def rounds_of(name: str, stage: Stage, settings: Settings) -> int:
     """After how many rounds a suspect is dropped, or all of them."""
-    for rounds in range(LOOK_AFTER, CONFIRMATION_ROUNDS, LOOK_EVERY):
+    for rounds in looks():
         so_far = Stage(*({name: first(side[name], rounds)} if name in side else {} for side in sides(stage)))
         if not undecided(name, so_far, settings):
             return rounds

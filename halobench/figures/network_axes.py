@@ -5,14 +5,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from matplotlib.transforms import ScaledTranslation
 
 from halobench.figures.heat import cells, failures, scale_of, without_number
 from halobench.figures.names import conditions
 from halobench.figures.networks import SUITE, look_of, variants
 from halobench.figures.scale import colour_bar, plain_log, three_digits
 from halobench.figures.selection import NO_BACKEND, Drawn, Selection, measured, of_the_device
-from halobench.figures.style import canvas, entry, failure_entry, failure_mark, legend
+from halobench.figures.style import canvas, entry, failure_entry, legend, mark_below_edge
 from halobench.records.table import OK
 
 
@@ -67,10 +66,7 @@ def fates(axes: Axes, selection: Selection, rows: pd.DataFrame) -> list[Line2D]:
     for number, (key, part) in enumerate(failed.groupby(["variant", "model", "status"], sort=True)):
         name, model, status = map(str, key)
         label, colour = f"{model}, {name}: {status}", look_of(selection, name, rows).colour
-        height = axes.get_xaxis_transform() + ScaledTranslation(0, -(8 + 9 * number) / 72, axes.figure.dpi_scale_trans)
-        axes.plot(
-            part["side"], [1] * len(part), transform=height, linestyle="", label=label, **failure_mark(status, colour)
-        )
+        mark_below_edge(axes, part["side"], status, label, colour, 8 + 9 * number)
         entries.append(failure_entry(status, label, colour))
     return entries
 

@@ -6,13 +6,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.transforms import ScaledTranslation
 
 from halobench.figures.labels import Label, place
 from halobench.figures.names import conditions, pair_name, short, with_batch
 from halobench.figures.scale import plain_log
 from halobench.figures.selection import MODES, NO_BACKEND, Drawn, Selection, measured
-from halobench.figures.style import INK, WIDEST, Style, canvas, entry, failure_entry, failure_mark, legend
+from halobench.figures.style import INK, WIDEST, Style, canvas, entry, failure_entry, legend, mark_below_edge
 from halobench.records.table import OK
 
 SUITE = "training"
@@ -71,6 +70,13 @@ def by_model(selection: Selection, rows: pd.DataFrame, title: str, fill: Fill, p
         several = panels == "mode" and len(set(rows["batch"].dropna())) > 1
         axes.set_xticks(range(len(names)), [with_batch(part, name) if several else name for name in names])
         axes.set_xlim(-0.5, len(names) - 0.5)
+    return labelled(figure, selection, rows, labels)
+
+
+def labelled(
+    figure: Figure, selection: Selection, rows: pd.DataFrame, labels: list[tuple[Axes, list[Label]]]
+) -> Figure:
+    """The figure with its legend, and with the labels of each panel."""
     legend(figure, handles_of(selection, rows))
     figure.draw_without_rendering()  # settles where the panels stand
     for axes, wanted in labels:
@@ -149,14 +155,10 @@ def lines(
 def marks(axes: Axes, selection: Selection, rows: pd.DataFrame, models: list[str]) -> None:
     """What failed, inside the upper edge."""
     failed = rows[rows["status"] != OK]
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    below_edge = axes.get_xaxis_transform() + ScaledTranslation(0, -8 / 72, figure.dpi_scale_trans)
     for name, aside in beside(selection, rows):
         for _, row in failed[failed["variant"] == name].iterrows():
-            mark = failure_mark(row["status"], look_of(selection, name, rows).colour)
             at, label = models.index(pair_name(row["model"])) + aside, fate(name, row["status"])
-            axes.plot([at], [1], transform=below_edge, linestyle="", label=label, **mark)
+            mark_below_edge(axes, [at], row["status"], label, look_of(selection, name, rows).colour)
 
 
 def throughput(selection: Selection, rows: pd.DataFrame) -> Figure:
@@ -181,11 +183,7 @@ def throughput(selection: Selection, rows: pd.DataFrame) -> Figure:
         axes.set_ylabel("images a second" if number == 0 else "")
         axes.margins(x=0.12, y=0.08)  # room for the names
         plain_log(axes, "x", "y")
-    legend(figure, handles_of(selection, rows))
-    figure.draw_without_rendering()  # settles where the panels stand
-    for axes, wanted in labels:
-        place(axes, wanted)
-    return figure
+    return labelled(figure, selection, rows, labels)
 
 
 def over_models(rows: pd.DataFrame, name: str, column: str) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from halobench.figures.names import pair_name
+from halobench.figures.names import FUSED, pair_name
 from halobench.figures.networks import SUITE
 from halobench.figures.scale import three_digits
 from halobench.figures.selection import Selection, in_group, measured
@@ -22,7 +22,6 @@ HEAD_OF_BOTH = (
     "to the other",
     "of peak memory",
 )
-FUSED = "fused_"  # begins the name of a rival with our normalisation
 Said = Callable[["pd.Series[Any]"], str]
 
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from halobench.figures.names import SAID, conditions
+from halobench.figures.names import FUSED, SAID, conditions
 from halobench.figures.networks import SUITE, look_of, variants
 from halobench.figures.selection import Drawn, Selection, measured
 from halobench.figures.style import INK, WIDEST, canvas, legend
@@ -57,7 +57,7 @@ class Group:
 
 def ratio(model: str, rival: str, direction: str, side: int) -> float | None:
     """The published time over the rival's: of a hybrid's training, of a transfer model's step or inference."""
-    if model in HYBRIDS and (rival.removeprefix("fused_"), direction) == ("efficientnet_b7", "training"):
+    if model in HYBRIDS and (rival.removeprefix(FUSED), direction) == ("efficientnet_b7", "training"):
         return HYBRIDS[model][1]
     if model not in TRANSFER or rival != "vit_large_patch16" or (direction, side) not in TRANSFER_AT:
         return None

@@ -12,8 +12,10 @@ from zlib import crc32
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -22,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.path import Path as Outline
 from matplotlib.text import Text
 from matplotlib.textpath import TextPath
-from matplotlib.transforms import Affine2D
+from matplotlib.transforms import Affine2D, ScaledTranslation
 
 from halobench.records.table import OK, STATUSES
 
@@ -220,6 +222,16 @@ def failure_entry(status: str, label: str | None = None, colour: str = INK) -> L
 def failure_mark(status: str, colour: str) -> dict[str, Any]:
     """How a failure is marked."""
     return {"marker": FAILURES[status], "color": colour, "markeredgewidth": 0.3, "markersize": 6}
+
+
+def mark_below_edge(
+    axes: Axes, at: "Sequence[float] | pd.Series[float]", status: str, label: str, colour: str, points: float = 8
+) -> None:
+    """Mark failures so many points inside the upper edge of a panel."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    height = axes.get_xaxis_transform() + ScaledTranslation(0, -points / 72, figure.dpi_scale_trans)
+    axes.plot(at, [1] * len(at), transform=height, linestyle="", label=label, **failure_mark(status, colour))
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -6,7 +6,7 @@ want do not disturb it, as far as can be seen here: that they share caches and m
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -125,13 +125,8 @@ def judged(seen: Load, wanted: float, cores: float) -> Load:
     if seen.gpu_processes and (seen.gpu_share is None or seen.gpu_share > DISTURBED):
         used = "how much is unknown" if seen.gpu_share is None else f"{seen.gpu_share:.0%} of its time"
         reasons.append(f"{seen.gpu_processes} other processes used the GPU, {used}")
-    known = seen.others_cores is not None
-    fields = {
-        **vars(seen),
-        "disturbed": True if reasons else False if known else None,
-        "by": "; ".join(reasons) or None,
-    }
-    return Load(**fields)
+    undisturbed = None if seen.others_cores is None else False
+    return replace(seen, disturbed=True if reasons else undisturbed, by="; ".join(reasons) or None)
 
 
 def watch(device: str, seconds: float) -> Load:

@@ -109,7 +109,7 @@ class Session:
             self._process.join()
             code = self._process.exitcode or 0
             self._process = self._pipe = None
-            if code == -KILLED and (reason := out_of_memory(killed)):
+            if code == -KILLED and (reason := killed_for_memory(killed)):
                 return {"status": "OOM", "reason": reason}
             end = f"signal {-code}" if code < 0 else f"exit status {code}"
             return {"status": "CRASHED", "reason": f"the worker ended with {end}{self._last_words()}"}
@@ -133,7 +133,7 @@ class Session:
         return f": {lines[-1][:300]}" if lines else ""
 
 
-def out_of_memory(before: int | None) -> str | None:
+def killed_for_memory(before: int | None) -> str | None:
     """Why the kernel killed the worker, if it has killed more for want of memory than ``before``."""
     group = Cgroup()
     after, limit = group.killed(), group.memory_limit()

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from halobench.attention.layer import hooked
+from halobench.attention.layer import hooked, untouched
 from halobench.models.exchange import Acceleration, give_back, plain
 from halobench.models.norm.deferred import (
     ACTIVATIONS,
@@ -15,7 +15,6 @@ from halobench.models.norm.deferred import (
     DeferringBatchNorm2d,
     DeferringBatchNormAct2d,
     FusedBatchNormAct2d,
-    untouched,
 )
 from halobench.models.norm.pairs import NORMS, Followers, behind
 

@@ -53,9 +53,9 @@ __all__ = [
 ]
 
 SUFFIXES = (".json", ".jsonl")
+FLAG = Field("", "flag", "", null="the row has no share")
 # Control characters in names and reasons would reach terminals and fonts, and halves of a surrogate pair are no text;
 # JSON has both as escapes only.
-FLAG = Field("", "flag", "", null="the row has no share")
 HIGH, LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 NO_TEXT = re.compile(rb"\\u00(?:[01][0-9A-Fa-f]|7[Ff])|" + HIGH + rb"(?!" + LOW + rb")|(?<!" + HIGH + rb")" + LOW)
 REPLACED = rb"\\ufffd"

@@ -17,7 +17,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from halobench.attention.compilation import exporting
-from halobench.attention.layer import hooked
+from halobench.attention.layer import untouched
 from halobench.models.exchange import Exchanged
 from halobench.models.norm.module import Parts, fused, joins, serves
 
@@ -162,11 +162,6 @@ def takes(norm: nn.Module, activation: nn.Module, pixels: Tensor) -> bool:
         and pixels.dim() == 4
         and pixels.is_contiguous(memory_format=torch.channels_last)
     )
-
-
-def untouched(module: nn.Module) -> bool:
-    """Whether calling a module calls what its class says, and nothing else."""
-    return not hooked(module) and "forward" not in module.__dict__
 
 
 def leaf(module: nn.Module, proxy: torch.fx.Proxy) -> Any:

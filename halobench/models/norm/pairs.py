@@ -14,8 +14,8 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.fx import Graph, Node
 
-from halobench.attention.layer import hooked
-from halobench.models.norm.deferred import ACTIVATIONS, untouched
+from halobench.attention.layer import hooked, untouched
+from halobench.models.norm.deferred import ACTIVATIONS
 from halobench.models.norm.module import NormActivation
 
 NORMS = (nn.BatchNorm2d, BatchNormAct2d)
