@@ -1,6 +1,6 @@
 """What Triton's assembler would get wrong is seen in PTX, and compiled in another way (``fused/soundness.py``)."""
 
-import math
+import re
 
 import pytest
 import torch
@@ -8,7 +8,6 @@ import torch
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
 from halobench.implementations.fused import launch, soundness  # noqa: E402
-from halobench.implementations.fused.forward import attend_forward  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
@@ -18,6 +17,8 @@ HOPPER = GPUTarget("cuda", 90, 32)
 TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", float: "fp32", int: "i32"}
 ADDED = "	add.s64 	%rd{result}, %rd{address}, {constant};\n"
 NARROW, WIDE = -9223372036854775806, -9223371899415822334  # offset 2 in layouts 0x80000000 and 0x80000020
+SENT = re.compile(r"shfl\.sync\.bfly\.b32\s+(%r\d+)")
+ADDED_TO_A_PRODUCT = re.compile(r"fma\.rn\.f32\s+%r\d+, %r\d+, %r\d+, (%r\d+);")
 
 
 def ptx(*sums):
@@ -85,18 +86,25 @@ def test_arguments_are_told_apart_as_triton_specializes_them():
     assert soundness.trait(17) == soundness.trait(19)
 
 
-def compiled_for_hopper(call, schedule):
-    """PTX of the forward kernel, compiled on any machine."""
-    output, log_sum_exp = launch.empty_outputs(call.query, call.value)
-    arguments = (
-        call.query, call.key, call.value, *call.tables, output, log_sum_exp,
-        *call.query.stride(), *call.key.stride(), *call.value.stride(), *call.table_strides, *call.sizes,
-        call.scale * math.log2(math.e),
-    )  # fmt: skip
-    constants = {"PADDED": False, **call.constants(call.tiling.walked)}
+def launches(monkeypatch, call):
+    """What a call launches, forward and backward, launching nothing: (kernel, arguments, constants, schedule) each."""
+    launched = []
+
+    def note(kernel, _programs, *rest):
+        launched.append((kernel, *rest))
+
+    monkeypatch.setattr(launch, "refuse", lambda _: None)
+    monkeypatch.setattr(launch, "run", note)
+    output, log_sum_exp = launch.forward(call)
+    launch.backward(call, output, output, log_sum_exp, tables=True)
+    return launched
+
+
+def compiled_for_hopper(kernel, arguments, constants, schedule):
+    """PTX of a kernel, compiled on any machine."""
     given = iter(arguments)
     signature, fixed, attributes = {}, {}, {}
-    for place, name in enumerate(attend_forward.arg_names):
+    for place, name in enumerate(kernel.arg_names):
         value = constants[name] if name in constants else next(given)
         if name in constants or (isinstance(value, int) and value == 1):
             signature[name], fixed[(place,)] = "constexpr", value
@@ -106,21 +114,34 @@ def compiled_for_hopper(call, schedule):
         )
         if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
             attributes[(place,)] = [["tt.divisibility", 16]]
-    source = ASTSource(fn=attend_forward, signature=signature, constexprs=fixed, attrs=attributes)
-    warps, stages = schedule
-    return triton.compile(source, target=HOPPER, options={"num_warps": warps, "num_stages": stages}).asm["ptx"]
+    source = ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=attributes)
+    options = soundness.options(schedule, arguments[0].dtype)
+    return triton.compile(source, target=HOPPER, options=options).asm["ptx"]
 
 
-def test_a_kernel_that_went_wrong_shows_the_pattern_and_its_alternative_does_not():
+def pixels(dim, dtype=torch.bfloat16):
+    return torch.zeros(3, 30, 5, 1, dim, dtype=dtype).permute(0, 3, 1, 2, 4)
+
+
+def test_a_kernel_that_went_wrong_shows_the_pattern_and_its_alternative_does_not(monkeypatch):
     """Key heads of 24, filled up to 32, beside values of 160: the output was off by 80 % with ptxas 12.8."""
-
-    def pixels(dim):
-        return torch.zeros(3, 30, 5, 1, dim, dtype=torch.bfloat16).permute(0, 3, 1, 2, 4)
-
     table = torch.zeros(25, 24, dtype=torch.bfloat16)
     call = launch.Call(pixels(24)[:, :, ::2, ::2].clone(), pixels(24), pixels(160), table, table, Geometry(7, 3, 2))
-    wanted = call.tiling.warps[0], call.tiling.stages[0]
-    first, second = (compiled_for_hopper(call, schedule) for schedule in soundness.alternatives(wanted)[:2])
+    kernel, arguments, constants, wanted = launches(monkeypatch, call)[0]
+    first, second = (
+        compiled_for_hopper(kernel, arguments, constants, schedule) for schedule in soundness.alternatives(wanted)[:2]
+    )
     assert "wgmma" in first
     assert soundness.mixed_layouts(first)
     assert not soundness.mixed_layouts(second)
+
+
+def test_lanes_that_share_a_sum_round_it_alike(monkeypatch):
+    """In float32 one lane's product was joined with what another had sent: both wrote their own sum to one place."""
+    table = torch.zeros(27, 16)
+    query, key, value = (pixels(16, torch.float32) for _ in range(3))
+    call = launch.Call(query, key, value, table, table, Geometry(8, 3))
+    text = compiled_for_hopper(*launches(monkeypatch, call)[1])
+    sent = set(SENT.findall(text))
+    assert sent
+    assert not sent & set(ADDED_TO_A_PRODUCT.findall(text))

@@ -10,7 +10,7 @@ import torch
 from halobench.implementations.fused.backward_keys import attend_backward_keys
 from halobench.implementations.fused.backward_queries import attend_backward_queries
 from halobench.implementations.fused.forward import attend_forward
-from halobench.implementations.fused.soundness import Schedule, sound_schedule
+from halobench.implementations.fused.soundness import Schedule, options, sound_schedule
 from halobench.implementations.fused.tiles import KeyTile, Tiling, key_tiles, tiling
 from torch import Tensor
 
@@ -110,8 +110,8 @@ def refuse(call: Call) -> None:
 
 def run(kernel: Any, programs: int, arguments: tuple[Any, ...], constants: dict[str, Any], wanted: Schedule) -> None:
     """Launch a kernel with the warps and stages that are wanted, or with others where it would be assembled wrongly."""
-    warps, stages = sound_schedule(kernel, arguments, constants, wanted) if arguments[0].is_cuda else wanted
-    kernel[(programs,)](*arguments, **constants, num_warps=warps, num_stages=stages)
+    schedule = sound_schedule(kernel, arguments, constants, wanted) if arguments[0].is_cuda else wanted
+    kernel[(programs,)](*arguments, **constants, **options(schedule, arguments[0].dtype))
 
 
 def on_device(tensor: Tensor) -> AbstractContextManager[object]:

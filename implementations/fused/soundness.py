@@ -78,9 +78,19 @@ def alternatives(wanted: Schedule) -> tuple[Schedule, ...]:
 
 def ptx(kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any], schedule: Schedule) -> str:
     """What Triton hands to the assembler."""
-    warps, stages = schedule
-    compiled = kernel.warmup(*arguments, grid=(1,), **constants, num_warps=warps, num_stages=stages)
+    compiled = kernel.warmup(*arguments, grid=(1,), **constants, **options(schedule, arguments[0].dtype))
     return str(compiled.asm["ptx"])
+
+
+def options(schedule: Schedule, dtype: torch.dtype) -> dict[str, int | bool]:
+    """What Triton compiles a kernel with.
+
+    Lanes that share a sum each add their own part to what the others sent, and several write the result to the same
+    place. In float32 a part is a product, and joined with the addition it is rounded once less than the same part is
+    on its way to another lane: so every lane would have another sum, and the last to write would win.
+    """
+    warps, stages = schedule
+    return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": dtype != torch.float32}
 
 
 def mixed_layouts(text: str) -> bool:
