@@ -45,9 +45,7 @@ def attend(
     keys, values = windows(key, geometry), windows(value, geometry)  # [b n R C y x d], [b n R C y x e]
 
     logits = scores(queries, keys, relative, geometry) * query.shape[-1] ** -0.5
-    if geometry.border == "masked":
-        inside = inside_image(height, width, geometry, query.device)  # [R C y x]
-        logits = logits.masked_fill(~inside[:, :, None, None], -torch.inf)
+    logits = hide(logits, height, width, geometry)
 
     weights = logits.flatten(-2).softmax(-1).view_as(logits)
     output = torch.einsum("bnRCijyx,bnRCyxe->bnRCije", weights, values)
@@ -62,6 +60,14 @@ def scores(queries: Tensor, keys: Tensor, relative: RelativeTables | None, geome
         products = products + torch.einsum("bnRCijd,iyd->bnRCijy", queries, rows).unsqueeze(-1)
         products = products + torch.einsum("bnRCijd,jxd->bnRCijx", queries, columns).unsqueeze(-2)
     return products
+
+
+def hide(logits: Tensor, height: int, width: int, geometry: Geometry) -> Tensor:
+    """No weight for what lies beyond a masked border: [b n R C i j y x], of a map of ``height`` x ``width`` pixels."""
+    if geometry.border == "zero":
+        return logits
+    inside = inside_image(height, width, geometry, logits.device)  # [R C y x]
+    return logits.masked_fill(~inside[:, :, None, None], -torch.inf)
 
 
 def attend_tokens(

@@ -23,11 +23,11 @@ from halobench.attention import oracle
 from halobench.attention.geometry import Geometry
 from halobench.attention.layer import HaloAttention
 from halobench.attention.problem import Attend, Backend, Direction, Problem, RelativeTables
-from halobench.cases import conditioning
+from halobench.cases import conditioning, rounding
 from halobench.cases.operator_call import OUTPUT, Call, yardstick
 from halobench.cases.workload import Slot, Task, Workload, bind
 
-RESCALINGS = tuple(2 ** (step / 6) for step in range(1, 6))  # a power of two rounds alike
+DRAWS = 8  # of the formula's roundings, in a second look
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,14 @@ def compare_attention(
     """The rule for an operator's output and gradients, by name; ``call`` has its inputs, on the images compared.
 
     Where something is off, a second look asks how much the problem magnifies roundings (``conditioning``), and whether
-    the formula was lucky.
+    the formula was lucky with its own (``rounding``).
     """
     scale = float(call.cotangent.norm(dtype=torch.float64))
     least = {name: roundings(call.cotangent.dtype, gradient=name != OUTPUT) for name in found}
     check = compare(found, truth, plain, least, scale)
     if check.fault is None:
         return check
-    grown, unlucky = magnified(truth, backend, call), rescaled(backend, call)
+    grown, unlucky = magnified(truth, backend, call), redrawn(truth, backend, call)
     return compare(found, truth, plain, {name: max(grown[name], unlucky[name]) for name in found}, scale)
 
 
@@ -115,18 +115,17 @@ def magnified(truth: dict[str, Tensor], backend: Backend, call: Call) -> dict[st
     }
 
 
-def rescaled(backend: Backend, call: Call) -> dict[str, float]:
-    """The formula's largest error when values and cotangent are scaled, which changes nothing but the roundings."""
-    reference, dtype = Reference(backend), call.cotangent.dtype
-    worst = dict.fromkeys((OUTPUT, *call.tensors), 0.0)
-    for factor in RESCALINGS:
-        scaled = call.scaled(factor)
-        truth = scaled.to(torch.float64).results(reference.through(oracle.attend).attend)
-        plain = scaled.to(dtype).results(reference.through(yardstick).attend)
-        scale = float(scaled.cotangent.norm(dtype=torch.float64))
+def redrawn(truth: dict[str, Tensor], backend: Backend, call: Call) -> dict[str, float]:
+    """The formula's largest error when its roundings are drawn anew; by tensor."""
+    recomputed = Reference(backend).through(partial(yardstick, attend=rounding.recomputing))
+    exact, scale = call.to(torch.float64), float(call.cotangent.norm(dtype=torch.float64))
+    worst = dict.fromkeys(truth, 0.0)
+    for seed in range(DRAWS):
+        with rounding.Rounding(call.cotangent.dtype, call.cotangent.device, seed):
+            drawn = exact.results(recomputed.attend)
         for name, exactly in truth.items():
-            if plain[name].isfinite().all():
-                worst[name] = max(worst[name], error(plain[name], exactly, scale))
+            if drawn[name].isfinite().all():
+                worst[name] = max(worst[name], error(drawn[name], exactly, scale))
     return worst
 
 

@@ -31,12 +31,8 @@ def logits_and_sums(call: Call) -> tuple[float, dict[str, float]]:
     values = formula.strided_windows(tensors["value"], geometry)
     gradients = formula.blocks(call.cotangent, geometry)
     logits = scored(call) * scale
-    hidden = torch.zeros_like(logits)
-    if geometry.border == "masked":
-        height, width = tensors["key"].shape[2:4]
-        inside = formula.inside_image(height, width, geometry, logits.device)
-        hidden = hidden.masked_fill(~inside[:, :, None, None], -torch.inf)
-    weights = (logits + hidden).flatten(-2).softmax(-1).view_as(logits)
+    height, width = tensors["key"].shape[2:4]
+    weights = formula.hide(logits, height, width, geometry).flatten(-2).softmax(-1).view_as(logits)
     outputs = torch.einsum("bnRCijyx,bnRCyxe->bnRCije", weights, values)
     products = torch.einsum("bnRCije,bnRCyxe->bnRCijyx", gradients, values)
     means = (gradients * outputs).square().sum(-1)[..., None, None]

@@ -32,10 +32,6 @@ class Call:
         tensors = {name: tensor.detach().to(dtype) for name, tensor in self.tensors.items()}
         return Call(tensors, self.cotangent.to(dtype), self.geometry)
 
-    def scaled(self, factor: float) -> "Call":
-        """With values and cotangent times ``factor``, rounded to their dtype."""
-        return Call({**self.tensors, "value": self.tensors["value"] * factor}, self.cotangent * factor, self.geometry)
-
     def meant(self, meaning: Meaning) -> "Call":
         """In float64, with the tables and the geometry that a backend means, as the formula knows them."""
         exact = self.to(torch.float64)
@@ -58,11 +54,18 @@ class Call:
         return {OUTPUT: output.detach(), **dict(zip(leaves, gradients, strict=True))}
 
 
-def yardstick(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
-    """The readable formula, for every geometry."""
+def yardstick(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    relative: RelativeTables | None,
+    geometry: Geometry,
+    attend: Attend = formula.attend,
+) -> Tensor:
+    """The readable formula, or another spelling of it, for every geometry."""
     stride = geometry.stride
     every, geometry = on_every_pixel(query, key, geometry)
-    output = formula.attend(every, key, value, relative, geometry)
+    output = attend(every, key, value, relative, geometry)
     return output if geometry.stride == stride else output[:, :, ::stride, ::stride]
 
 
