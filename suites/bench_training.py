@@ -10,6 +10,7 @@
 - ``side``, ``grid``: the step over the image side, and over block and halo;
 - ``inference``: the pairs' forward passes at batch 1 and at the training batch, eager, and as people deploy them:
   compiled, with batch normalisation folded into convolutions;
+- ``memory``: compiled steps of H0 and H1 that keep no queries, keys and values, in turn with those that keep them;
 - ``modes``: compiled steps of B0 and B1, as timm wrote them and fused, in the compiler's other modes.
 
 On a GPU the compiled ones are replayed as CUDA graphs, and so are, uncompiled, those of ``inference``, ``side``,
@@ -46,6 +47,7 @@ TRANSFER_SIDES: dict[Direction, tuple[tuple[int, int], ...]] = {
 ACCELERATED = ("halonet50ts", "halonet_h1")
 SIDES = (128, 192, 256, 320, 384, 512)
 BLOCKS, HALOS = (4, 8, 16), (1, 2, 3, 4)
+HUNGRY = ("halonet_h0", "halonet_h1")  # take more memory than EfficientNet as timm wrote it
 SEARCHED = ("efficientnet_b0", "efficientnet_b1")  # for the mode that is fastest for them
 MODES = ("autotuned", "contiguous", "contiguous-autotuned")  # of the compiler, beside its defaults
 BEST_MODE: str | None = (
@@ -140,6 +142,7 @@ def real(options: Options) -> Iterator[NetworkCase]:
         for batch in (1, BATCH):
             yield from pair(options, number, "forward", compiled=False, batch=batch)
             yield from deployed(options, number, batch)
+    yield from recomputing(options)
     for name in SEARCHED:
         yield from searched(options, network(options, name, compiled=True))
 
@@ -175,6 +178,14 @@ def deployed(options: Options, number: int, batch: int) -> Iterator[NetworkCase]
     yield case(options, rival, None, "inference", "forward", label=f"B{number}")
     for own in filled(options, empty):
         yield case(options, own, rival, "inference", "forward", label=f"H{number}")
+
+
+def recomputing(options: Options) -> Iterator[NetworkCase]:
+    """The networks that take most memory beside their rivals, with less to keep, in turn with themselves."""
+    for name in HUNGRY:
+        for own in filled(options, network(options, name, compiled=True)):
+            less = replace(own, overrides=(("recompute_projections", True),))
+            yield case(options, less, own, "memory")
 
 
 def searched(options: Options, written: Network) -> Iterator[NetworkCase]:

@@ -166,6 +166,22 @@ def test_inference_as_deployed_stands_beside_the_eager_one(tmp_path):
     }
 
 
+def test_steps_that_keep_less_stand_beside_those_that_keep_all(tmp_path):
+    """With the peak of the pair's own row; a dash where there is none."""
+    rows = []
+    for backend in ("sdpa", "fused"):
+        same = {"compiled": True, "rival": "halonet_h0", "groups": ["memory"]}
+        row = network_row("halonet_h0", backend, overrides={"recompute_projections": "True"}, **same)
+        row["paired"] |= {"ratio": 1.03, "ratio_low": 1.02, "ratio_high": 1.04, "rival_median_ms": 20.0}
+        row["memory"] |= {"peak_bytes": 3 * 2**30}
+        rows.append(row)
+    rows.append(network_row("halonet_h0", "fused", rival="efficientnet_b0", compiled=True))
+    rows[-1]["memory"] |= {"peak_bytes": 5 * 2**30}
+    _, _, fused, sdpa = lines_of(pages.recomputed([selection_of(tmp_path, rows)]))
+    assert (fused[:3], fused[4:]) == (["halonet_h0", "`fused`", "20.0 ms"], ["1.03", "5.00 GiB", "3.00 GiB"])
+    assert (sdpa[1], *sdpa[5:]) == ("`sdpa`", "-", "3.00 GiB")
+
+
 def pair(mode):
     """A pair whose rival at its best is compiled in this mode; another row of it is not what the HaloNet met."""
     best = {"compiled": True, "groups": ["accelerate"]}

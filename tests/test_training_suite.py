@@ -21,7 +21,7 @@ from halobench.measure import networks
 from halobench.models.norm.deferred import FusedBatchNormAct2d
 from halobench.train.workload import COMPILE_MODES
 
-GROUPS = {"pairs", "hybrids", "transfer", "components", "side", "grid", "inference", "accelerate", "modes"}
+GROUPS = {"pairs", "hybrids", "transfer", "components", "side", "grid", "inference", "accelerate", "modes", "memory"}
 
 
 def options(tier, names=None, **changes):
@@ -132,7 +132,12 @@ def test_cases_of_one_scope_follow_one_another():
 def test_no_group_is_empty():
     assert {group for case in cases("full") for group in case.groups} == GROUPS
     assert {group for case in cases("default") for group in case.groups} == {"pairs", "accelerate"}
-    assert {group for case in cases("smoke") for group in case.groups} == GROUPS - {"transfer", "components", "modes"}
+    assert {group for case in cases("smoke") for group in case.groups} == GROUPS - {
+        "transfer",
+        "components",
+        "modes",
+        "memory",
+    }
 
 
 def test_the_figures_know_what_the_suite_measures():
@@ -213,6 +218,17 @@ def test_every_mode_of_the_compiler_is_tried_for_the_rivals():
         assert case.rival is None or (case.rival.compile_mode, case.rival.model[-2:]) == (None, case.network.model[-2:])
         assert case.row()["network"]["compile_mode"] == case.network.compile_mode
         assert case.network.compile_mode is None or case.name.endswith(f"-compiled-{case.network.compile_mode}")
+
+
+def test_a_step_that_keeps_less_is_taken_in_turn_with_the_same_that_keeps_all():
+    found = [case for case in cases("full", ["fused", "fused_cuda"]) if "memory" in case.groups]
+    assert [(case.network.model, case.network.backend) for case in found] == [
+        (f"halonet_h{number}", backend) for number in (0, 1) for backend in ("fused", "fused_cuda")
+    ]
+    pairs = [case.network for case in cases("full", ["fused", "fused_cuda"]) if "pairs" in case.groups]
+    for case in found:
+        assert case.rival in pairs
+        assert case.network == replace(case.rival, overrides=(("recompute_projections", True),))
 
 
 def number_of(case):

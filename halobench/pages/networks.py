@@ -65,6 +65,23 @@ def compile_modes(chosen: Sequence[Selection]) -> str:
     return "\n\n".join(made) or "*No results file has these steps yet.*"
 
 
+def recomputed(chosen: Sequence[Selection]) -> str:
+    """Compiled steps that keep no queries, keys and values, beside those that do: time, and memory at its peak."""
+    head = ["", "backend", "kept", "computed again", "ratio of times", "peak, kept", "peak, computed again"]
+    made = []
+    for one, rows in each(chosen, "memory", "training"):
+        usual = measured(one.rows(SUITE, "pairs", "training"), "peak_bytes")
+        usual = usual[usual["mode"] == "compiled"].set_index(["model", "variant", "batch"])["peak_bytes"]
+        lines = []
+        for _, row in rows.sort_values(["model", "variant"]).iterrows():
+            times = [milliseconds(row["rival_ms"]), milliseconds(row["median_ms"]), times_as(row)]
+            peaks = [usual.get((row["model"], row["variant"], row["batch"])), row["peak_bytes"]]
+            said = ["-" if peak is None else f"{peak / 2**30:.2f} GiB" for peak in peaks]
+            lines.append([str(row["model"]), f"`{row['variant']}`", *times, *said])
+        made.append(with_source(head, lines, one, rows))
+    return "\n\n".join(made) or "*No results file has these steps yet.*"
+
+
 def beside_usual(row: "pd.Series[Any]") -> str:
     """A step's time, and in brackets its ratio to the network as timm wrote it, compiled by default, if in turn."""
     said = milliseconds(row["median_ms"])
