@@ -70,8 +70,8 @@ def recomputed(chosen: Sequence[Selection]) -> str:
     head = ["", "backend", "kept", "computed again", "ratio of times", "peak, kept", "peak, computed again"]
     made = []
     for one, rows in each(chosen, "memory", "training"):
-        usual = measured(one.rows(SUITE, "pairs", "training"), "peak_bytes")
-        usual = usual[usual["mode"] == "compiled"].set_index(["model", "variant", "batch"])["peak_bytes"]
+        beside = measured(one.rows(SUITE, "pairs", "training"), "peak_bytes")
+        usual = beside[beside["mode"] == "compiled"].set_index(["model", "variant", "batch"])["peak_bytes"].to_dict()
         lines = []
         for _, row in rows.sort_values(["model", "variant"]).iterrows():
             times = [milliseconds(row["rival_ms"]), milliseconds(row["median_ms"]), times_as(row)]
