@@ -84,7 +84,7 @@ class AttentionLayer(nn.Module):
 
         Projections draw nothing at random, and a state of random numbers cannot be read while a graph is captured.
         """
-        if not (self.recomputes and isinstance(pixels, Tensor)):
+        if not (self.recomputes and isinstance(pixels, Tensor) and torch.is_grad_enabled()):
             return project(pixels)
         return checkpoint(project, pixels, use_reentrant=False, preserve_rng_state=False)
 
