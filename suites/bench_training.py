@@ -8,7 +8,10 @@
 - ``transfer``: the three H4 of base width 128 against ViT-L/16 (the paper's table 6);
 - ``components``: squeeze-and-excitation, SiLU, label smoothing and RandAugment, one after the other;
 - ``side``, ``grid``: the step over the image side, and over block and halo;
-- ``inference``: the pairs' forward passes at batch 1 and at the training batch.
+- ``inference``: the pairs' forward passes at batch 1 and at the training batch, eager, and as people deploy them:
+  compiled, with batch normalisation folded into convolutions;
+- ``memory``: compiled steps of H0 and H1 that keep no queries, keys and values, in turn with those that keep them;
+- ``modes``: compiled steps of B0 and B1, as timm wrote them and fused, in the compiler's other modes.
 
 On a GPU the compiled ones are replayed as CUDA graphs, and so are, uncompiled, those of ``inference``, ``side``,
 ``grid`` and ``components`` but for RandAugment: their times are the device's.
@@ -44,6 +47,12 @@ TRANSFER_SIDES: dict[Direction, tuple[tuple[int, int], ...]] = {
 ACCELERATED = ("halonet50ts", "halonet_h1")
 SIDES = (128, 192, 256, 320, 384, 512)
 BLOCKS, HALOS = (4, 8, 16), (1, 2, 3, 4)
+HUNGRY = ("halonet_h0", "halonet_h1")  # take more memory than EfficientNet as timm wrote it
+SEARCHED = ("efficientnet_b0", "efficientnet_b1")  # for the mode that is fastest for them
+MODES = ("autotuned", "contiguous", "contiguous-autotuned")  # of the compiler, beside its defaults
+BEST_MODE: str | None = (
+    None  # of the compiler, for fused rivals: docs/halonet-against-efficientnet.md has what was tried
+)
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,10 @@ def real(options: Options) -> Iterator[NetworkCase]:
     for number in PAIRS["full"]:
         for batch in (1, BATCH):
             yield from pair(options, number, "forward", compiled=False, batch=batch)
+            yield from deployed(options, number, batch)
+    yield from recomputing(options)
+    for name in SEARCHED:
+        yield from searched(options, network(options, name, compiled=True))
 
 
 def pair(
@@ -148,11 +161,44 @@ def pair(
     spared = SPARED if compiled and options.tier == "default" and number != 1 and unnamed(options) else ()
     contestants = [one for one in filled(options, own) if one.backend not in spared]
     yield case(options, written, None, group, direction, label=f"B{number}")
-    if compiled:
-        yield case(options, fused(written), written, "accelerate", label=f"B{number}")
     rival = best(options, written)
+    if compiled:
+        own = replace(fused(written), compile_mode=BEST_MODE)
+        yield case(options, own, written, "accelerate", label=f"B{number}")
     for contestant in (*contestants, *others):
         yield case(options, contestant, rival, group, direction, label=f"H{number}")
+
+
+def deployed(options: Options, number: int, batch: int) -> Iterator[NetworkCase]:
+    """Inference of a pair with everything that the compiler makes of constant weights, in turn."""
+    rival, empty = (
+        replace(network(options, f"{name}{number}", batch=batch, compiled=True), compile_mode="folded")
+        for name in ("efficientnet_b", "halonet_h")
+    )
+    yield case(options, rival, None, "inference", "forward", label=f"B{number}")
+    for own in filled(options, empty):
+        yield case(options, own, rival, "inference", "forward", label=f"H{number}")
+
+
+def recomputing(options: Options) -> Iterator[NetworkCase]:
+    """The networks that take most memory beside their rivals, with less to keep, in turn with themselves."""
+    for name in HUNGRY:
+        for own in filled(options, network(options, name, compiled=True)):
+            less = replace(own, overrides=(("recompute_projections", True),))
+            yield case(options, less, own, "memory")
+
+
+def searched(options: Options, written: Network) -> Iterator[NetworkCase]:
+    """A compiled network of timm's in every mode of the compiler, and fused, in turn with itself by its defaults.
+
+    Fused normalisation is for maps that lie channels-last.
+    """
+    yield case(options, written, None, "modes")
+    yield case(options, fused(written), written, "modes")
+    for mode in MODES:
+        yield case(options, replace(written, compile_mode=mode), written, "modes")
+        if not mode.startswith("contiguous"):
+            yield case(options, replace(fused(written), compile_mode=mode), written, "modes")
 
 
 def accelerated(options: Options, *, compiled: bool) -> Iterator[NetworkCase]:
@@ -244,7 +290,9 @@ def fused(written: Network) -> Network:
 
 def best(options: Options, written: Network) -> Network:
     """A rival at its best: compiled on a GPU it has our normalisation, which is not at work elsewhere."""
-    return fused(written) if written.compiled and options.device == "cuda" else written
+    if not written.compiled or options.device != "cuda":
+        return written
+    return replace(fused(written), compile_mode=BEST_MODE)
 
 
 def captured(options: Options, launched: Network) -> Network:

@@ -251,6 +251,7 @@ def network_row(model, backend=None, direction="training", rival=None, **changes
     """A row about a network whose status is OK. ``changes`` are fields of the network, or the row's own."""
     network = {"model": model, "side": 256, "batch": 128, "dtype": "bfloat16", "backend": backend, "compiled": False}
     network |= {"overrides": {}, "label_smoothing": 0.0, "magnitude": None, "captured": False}
+    network |= {"compile_mode": None}
     network |= {name: changes.pop(name) for name in list(changes) if name in network}
     key = model.rpartition("_")[2]
     parameters = round(1e6 * MILLIONS.get(key, 20.0))
@@ -258,6 +259,7 @@ def network_row(model, backend=None, direction="training", rival=None, **changes
     median = 0.06 * network["batch"] * parameters**0.5 / 1e3 * ratio * (network["side"] / 256) ** 2
     parts = [model, str(network["side"]), f"n{network['batch']}", network["dtype"]]
     parts += ["compiled"] * network["compiled"] + ["captured"] * network["captured"]
+    parts += [network["compile_mode"]] if network["compile_mode"] else []
     name = "-".join([*parts, *(f"{key}={value}" for key, value in network["overrides"].items())])
     filled = {
         "case": f"training/{backend or 'none'}/{direction}/{name}",
@@ -268,6 +270,7 @@ def network_row(model, backend=None, direction="training", rival=None, **changes
         "label": None,
         "network": network,
         "rival": rival,
+        "rival_compile_mode": None,
         "device": "cuda",
         "status": "OK",
         "reason": None,

@@ -19,8 +19,9 @@ from halobench.cases.options import TIERS, Options
 from halobench.figures import published
 from halobench.measure import networks
 from halobench.models.norm.deferred import FusedBatchNormAct2d
+from halobench.train.workload import COMPILE_MODES
 
-GROUPS = {"pairs", "hybrids", "transfer", "components", "side", "grid", "inference", "accelerate"}
+GROUPS = {"pairs", "hybrids", "transfer", "components", "side", "grid", "inference", "accelerate", "modes", "memory"}
 
 
 def options(tier, names=None, **changes):
@@ -79,15 +80,17 @@ def test_a_rival_at_its_best_is_taken_in_turn_with_itself_as_timm_wrote_it(devic
     """Every EfficientNet that is measured compiled; it is a rival only where its normalisation is at work."""
     found = list(bench_training.cases(replace(options("full"), device=device)))
     fused = {case.network: case for case in found if case.network.model.startswith("fused_")}
-    written = {case.network for case in found if case.network.compiled and case.network.model.startswith("efficient")}
+    usual = [case.network for case in found if case.direction == "training" and case.network.compile_mode is None]
+    written = {network for network in usual if network.compiled and network.model.startswith("efficient")}
     assert {case.rival for case in fused.values()} == written
     assert len(written) == 8
     for network, case in fused.items():
-        assert case.groups == ("accelerate",)
-        assert replace(network, model=network.model.removeprefix("fused_")) == case.rival
+        assert set(case.groups) <= {"accelerate", "modes"}
+        assert replace(network, model=network.model.removeprefix("fused_"), compile_mode=None) == case.rival
         assert models.entry(network.model).image_size == models.entry(case.rival.model).image_size
     rivals = {case.rival for case in found} & set(fused)
-    assert rivals == (set(fused) if device == "cuda" else set())
+    best = {network for network in fused if network.compile_mode == bench_training.BEST_MODE}
+    assert rivals == (best if device == "cuda" else set())
 
 
 def test_models_with_fused_normalisation_are_those_that_they_are_named_after():
@@ -129,7 +132,12 @@ def test_cases_of_one_scope_follow_one_another():
 def test_no_group_is_empty():
     assert {group for case in cases("full") for group in case.groups} == GROUPS
     assert {group for case in cases("default") for group in case.groups} == {"pairs", "accelerate"}
-    assert {group for case in cases("smoke") for group in case.groups} == GROUPS - {"transfer", "components"}
+    assert {group for case in cases("smoke") for group in case.groups} == GROUPS - {
+        "transfer",
+        "components",
+        "modes",
+        "memory",
+    }
 
 
 def test_the_figures_know_what_the_suite_measures():
@@ -169,7 +177,8 @@ def test_axes_components_and_inference_are_captured_on_a_gpu_and_nothing_else_is
     found = list(bench_training.cases(replace(options(tier), device=device)))
     asking = {"side", "grid", "components", "inference"}
     for case in found:
-        asks = bool(asking & set(case.groups)) and case.network.magnitude is None
+        network = case.network
+        asks = bool(asking & set(case.groups)) and network.magnitude is None and not network.compiled
         assert case.network.captured == (asks and device == "cuda")
         assert case.rival is None or case.rival.captured == case.network.captured
         assert not (case.network.captured and case.network.compiled)
@@ -177,6 +186,63 @@ def test_axes_components_and_inference_are_captured_on_a_gpu_and_nothing_else_is
         if case.network.captured:
             assert asking >= set(case.groups)
     assert {"side", "grid"} <= {group for case in found for group in case.groups}
+
+
+def test_inference_is_also_measured_as_it_is_deployed_each_pair_in_turn():
+    """Compiled with folded normalisation, both sides, at the batches of the eager ones."""
+    inference = [case for case in cases("full", ["fused_cuda"]) if "inference" in case.groups]
+    eager = [case for case in inference if case.network.captured and not case.network.model.startswith("timm")]
+    folded = [case for case in inference if case.network.compile_mode == "folded"]
+    as_eager = [replace(one.network, compiled=False, captured=True, compile_mode=None) for one in folded]
+    assert as_eager == [case.network for case in eager]
+    assert len(folded) == 2 * 2 * 8
+    for case in folded:
+        own = case.network.model
+        rival = case.rival and (case.rival.model, case.rival.compile_mode)
+        paired = own.startswith("halonet_h")
+        assert rival == ((own.replace("halonet_h", "efficientnet_b"), "folded") if paired else None)
+
+
+def test_every_mode_of_the_compiler_is_tried_for_the_rivals():
+    """As timm wrote them and fused, which is at work on channels-last maps only; folding is for inference."""
+    steps = [mode for mode, one in COMPILE_MODES.items() if mode and not one.folds]
+    assert sorted(bench_training.MODES) == sorted(steps)
+    assert bench_training.BEST_MODE in {None, *steps}
+    found = [case for case in cases("full") if "modes" in case.groups]
+    for number in (0, 1):
+        written = f"efficientnet_b{number}"
+        tried = {(case.network.model, case.network.compile_mode) for case in found if number_of(case) == number}
+        fused = {mode for mode in (None, *steps) if COMPILE_MODES[mode].layout is torch.channels_last}
+        assert tried == {(written, mode) for mode in (None, *steps)} | {(f"fused_{written}", mode) for mode in fused}
+    for case in found:
+        assert case.rival is None or (case.rival.compile_mode, case.rival.model[-2:]) == (None, case.network.model[-2:])
+        assert case.row()["network"]["compile_mode"] == case.network.compile_mode
+        assert case.network.compile_mode is None or case.name.endswith(f"-compiled-{case.network.compile_mode}")
+
+
+def test_a_step_that_keeps_less_is_taken_in_turn_with_the_same_that_keeps_all():
+    found = [case for case in cases("full", ["fused", "fused_cuda"]) if "memory" in case.groups]
+    assert [(case.network.model, case.network.backend) for case in found] == [
+        (f"halonet_h{number}", backend) for number in (0, 1) for backend in ("fused", "fused_cuda")
+    ]
+    pairs = [case.network for case in cases("full", ["fused", "fused_cuda"]) if "pairs" in case.groups]
+    for case in found:
+        assert case.rival in pairs
+        assert case.network == replace(case.rival, overrides=(("recompute_projections", True),))
+
+
+def number_of(case):
+    return int(case.network.model[-1])
+
+
+def test_a_rival_in_another_mode_is_named_in_the_rows(monkeypatch):
+    monkeypatch.setattr(bench_training, "BEST_MODE", "autotuned")
+    found = [case for case in cases("default", ["fused_cuda"]) if case.network.model == "halonet_h1"]
+    rows = {(case.row()["rival"], case.row()["rival_compile_mode"]) for case in found}
+    assert rows == {("efficientnet_b1", None), ("fused_efficientnet_b1", "autotuned")}
+    best = [case for case in cases("default") if case.network.model == "fused_efficientnet_b1"]
+    assert [case.network.compile_mode for case in best] == ["autotuned"]
+    assert [case.rival.compile_mode for case in best] == [None]
 
 
 def test_components_add_what_they_say():

@@ -1,11 +1,13 @@
 """The attention layer: 1x1 projections, relative tables, one ``attend``."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from halobench.attention.geometry import Geometry
 from halobench.attention.problem import Attend, LayerSpec, RelativeTables
@@ -42,10 +44,13 @@ class AttentionLayer(nn.Module):
     What a layer has to say is how it projects pixels, and where its relative tables come from. Sizes that are no
     multiple of the stride are rounded up: every stride-th pixel asks, from the first on. The result is laid out
     channels-last.
+
+    Where it ``recomputes``, queries, keys and values are not kept for the backward pass, which projects again.
     """
 
     spec: LayerSpec
     attend: Attend
+    recomputes = False
 
     def tables(self, dtype: torch.dtype) -> RelativeTables | None:
         """The relative tables in ``dtype``, if the layer has any."""
@@ -68,11 +73,20 @@ class AttentionLayer(nn.Module):
         spec = self.spec
         # A projection that is more than a 1x1 convolution, by hooks, its class or its kernel, is called.
         if getattr(self.attend, "packed", None) and spec.geometry.stride == 1 and all(map(plain, self.projections())):
-            packed = F.conv2d(pixels, *self.packed())
+            packed = self.projected(lambda pixels: F.conv2d(pixels, *self.packed()), pixels)
             relative = self.tables(packed.dtype)
             return channels(attended_packed(self.attend, packed, relative, spec.heads, spec.key_dim, spec.geometry))
-        query, key, value = self.project(pixels)
+        query, key, value = self.projected(self.project, pixels)
         return channels(attended(self.attend, query, key, value, self.tables(query.dtype), spec.geometry))
+
+    def projected(self, project: Callable[[Tensor], Any], pixels: Tensor) -> Any:
+        """What ``project`` makes of pixels, kept or made again; a symbolic trace, which has no tensors, knows neither.
+
+        Projections draw nothing at random, and a state of random numbers cannot be read while a graph is captured.
+        """
+        if not (self.recomputes and isinstance(pixels, Tensor) and torch.is_grad_enabled()):
+            return project(pixels)
+        return checkpoint(project, pixels, use_reentrant=False, preserve_rng_state=False)
 
     def heads(self, channels: Tensor) -> Tensor:
         """(batch, heads * dim, H, W) -> (batch, heads, H, W, dim), a view."""

@@ -16,6 +16,7 @@ class Network:
     ``models.create``. ``label_smoothing`` changes the loss of a training step; ``magnitude`` puts RandAugment of two
     operations at this magnitude before it, on the device and on the whole batch at once. On a GPU the call of a
     ``compiled`` network is captured as a CUDA graph and replayed; ``captured`` asks for that without compiling.
+    ``compile_mode`` names one of ``train.workload``'s ways to compile it other than by the compiler's defaults.
     """
 
     model: str
@@ -28,12 +29,14 @@ class Network:
     label_smoothing: float = 0.0
     magnitude: int | None = None
     captured: bool = False
+    compile_mode: str | None = None
 
     @property
     def name(self) -> str:
         """A short name, such as ``halonet_h0-256-n128-bfloat16-compiled``; what is unusual is appended."""
         parts = [self.model, str(self.side), f"n{self.batch}", self.dtype]
         parts += ["compiled"] * self.compiled + ["captured"] * self.captured
+        parts += [self.compile_mode] if self.compile_mode else []
         parts += [f"{name}={plain(value)}" for name, value in self.overrides]
         parts += [f"smoothing={self.label_smoothing:g}"] * bool(self.label_smoothing)
         parts += [f"randaugment={self.magnitude}"] * (self.magnitude is not None)
@@ -91,6 +94,7 @@ class NetworkCase:
             "label": self.label,
             "network": network,
             "rival": None if self.rival is None else self.rival.model,
+            "rival_compile_mode": None if self.rival is None else self.rival.compile_mode,
             "device": self.device,
         }
 

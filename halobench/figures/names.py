@@ -2,8 +2,7 @@
 
 import pandas as pd
 
-FUSED = "fused_"  # begins the name of a network of timm's with our normalisation
-SAID = {"captured": "eager, replayed as a CUDA graph"}
+SAID = {"captured": "eager, replayed as a CUDA graph", "folded": "compiled, normalisation folded"}
 
 
 def pair_name(model: str) -> str:

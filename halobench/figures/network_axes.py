@@ -8,7 +8,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from halobench.figures.heat import cells, failures, scale_of, without_number
 from halobench.figures.names import conditions
-from halobench.figures.networks import SUITE, look_of, variants
+from halobench.figures.networks import look_of, variants
+from halobench.figures.rivals import SUITE
 from halobench.figures.scale import colour_bar, plain_log, three_digits
 from halobench.figures.selection import NO_BACKEND, Drawn, Selection, measured, of_the_device
 from halobench.figures.style import canvas, entry, failure_entry, legend, mark_below_edge

@@ -2,19 +2,20 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from halobench.figures.labels import Label, place
-from halobench.figures.names import conditions, pair_name, short, with_batch
+from halobench.figures.names import SAID, conditions, pair_name, short, with_batch
+from halobench.figures.rivals import FUSED, SUITE, ratio_to_written, row_of_rival
 from halobench.figures.scale import plain_log
-from halobench.figures.selection import MODES, NO_BACKEND, Drawn, Selection, measured
+from halobench.figures.selection import NO_BACKEND, Drawn, Selection, measured, mode_order
 from halobench.figures.style import INK, WIDEST, Style, canvas, entry, failure_entry, legend, mark_below_edge
 from halobench.records.table import OK
 
-SUITE = "training"
 RIVAL_LOOKS = {
     "EfficientNet": Style(INK, "o"),
     "ResNet": Style("#7a7a7a", "s"),
@@ -22,6 +23,7 @@ RIVAL_LOOKS = {
     "timm's HaloNet": Style("#8a5a9e", "X"),
 }
 READ_RATIOS = "Below 1 HaloNet is faster; bars: 95 % intervals"
+AT_BEST = "over EfficientNet with fused normalisation; hollow: as timm wrote it"
 ASIDE = 0.1  # between the marks of two variants, in places of models
 
 
@@ -33,12 +35,12 @@ def draw(selection: Selection) -> Drawn:
         yield "ratio", "no training step was taken in turn with a rival's"
     else:
         title = "Training step of HaloNet over EfficientNet's, taken in turn at the same batch"
-        yield "ratio", by_model(selection, paired, title, ratios, "mode")
+        yield "ratio", by_model(selection, paired, title, ratios)
     if measured(pairs, "peak_bytes").empty:
         yield "memory", "no training step of a pair has its memory"
     else:
         title = "Peak memory of a training step, weights and optimizer included"
-        yield "memory", by_model(selection, pairs, title, memory, "mode")
+        yield "memory", by_model(selection, pairs, title, memory)
     if measured(pairs, "images_per_s").empty:
         yield "throughput", "no training step of a pair was measured"
     else:
@@ -49,28 +51,49 @@ def draw(selection: Selection) -> Drawn:
         yield "inference", "no inference was taken in turn with a rival's"
     else:
         title = "Inference of HaloNet over EfficientNet's, taken in turn at the same batch"
-        yield "inference", by_model(selection, paired, title, ratios, "batch")
+        yield "inference", by_model(selection, paired, title, ratios, by_batch=True)
 
 
 Fill = Callable[[Axes, Selection, pd.DataFrame, list[str]], list[Label]]
 
 
-def by_model(selection: Selection, rows: pd.DataFrame, title: str, fill: Fill, panels: str) -> Figure:
-    """A panel a mode (or batch), one below the other, its models from left to right, a line a variant."""
-    values = sorted(rows[panels].dropna().unique(), key=MODES.index if panels == "mode" else None)
-    subtitle = conditions(rows) + (f". {READ_RATIOS}" if fill is ratios else "")
-    figure = canvas(WIDEST, 1.0 + 3.5 * len(values), title, subtitle, selection.footer(rows))
+def by_model(selection: Selection, rows: pd.DataFrame, title: str, fill: Fill, *, by_batch: bool = False) -> Figure:
+    """A panel a mode (and batch), one below the other, its models from left to right, a line a variant."""
+    found = panels(rows, by_batch=by_batch)
+    figure = canvas(WIDEST, 1.0 + 3.5 * len(found), title, subtitle(rows, fill), selection.footer(rows))
     labels = []
-    for number, value in enumerate(values):
-        axes = figure.add_subplot(len(values), 1, number + 1, sharey=figure.axes[0] if figure.axes else None)
-        part = rows[rows[panels] == value]
+    for number, (heading, part) in enumerate(found):
+        axes = figure.add_subplot(len(found), 1, number + 1, sharey=figure.axes[0] if figure.axes else None)
         names = sorted(part["model"].map(pair_name).unique())
         labels.append((axes, fill(axes, selection, part, names)))
-        axes.set_title(value if panels == "mode" else f"batch {value:g}", fontsize=9)
-        several = panels == "mode" and len(set(rows["batch"].dropna())) > 1
+        axes.set_title(heading, fontsize=9)
+        several = not by_batch and len(set(rows["batch"].dropna())) > 1
         axes.set_xticks(range(len(names)), [with_batch(part, name) if several else name for name in names])
         axes.set_xlim(-0.5, len(names) - 0.5)
     return labelled(figure, selection, rows, labels)
+
+
+def panels(rows: pd.DataFrame, *, by_batch: bool) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each panel below its heading: those of a mode, or of a batch in a mode."""
+    modes = sorted(rows["mode"].unique(), key=mode_order)
+    if not by_batch:
+        return [(mode, rows[rows["mode"] == mode]) for mode in modes]
+    found = []
+    for mode in modes:
+        of = rows[rows["mode"] == mode]
+        said = f", {SAID.get(mode, mode)}" if len(modes) > 1 else ""
+        found += [(f"batch {batch:g}{said}", part) for batch, part in of.groupby("batch", sort=True)]
+    return found
+
+
+def subtitle(rows: pd.DataFrame, fill: Fill) -> str:
+    """At what the rows were measured, and how ratios are read."""
+    said = [conditions(rows)]
+    if fill is ratios:
+        said.append(READ_RATIOS)
+        if rows["rival"].str.startswith(FUSED).any():
+            said.append(f"Compiled: {AT_BEST}")
+    return ". ".join(said)
 
 
 def labelled(
@@ -109,6 +132,9 @@ def ratios(axes: Axes, selection: Selection, rows: pd.DataFrame, models: list[st
         colour = look_of(selection, name, rows).colour
         part = lines(axes, selection, rows, name, models, "ratio", aside=aside)
         axes.vlines(part["place"], part["ratio_low"], part["ratio_high"], color=colour, linewidth=1.4)
+        written = [ratio_to_written(row, row_of_rival(selection, row)) for _, row in part.iterrows()]
+        if any(written):
+            axes.plot(part["place"], np.array(written, float), "o", color=colour, fillstyle="none", markersize=5)
         labels += [Label(f"{row['ratio']:.2f}", row["place"], row["ratio"], colour) for _, row in part.iterrows()]
     plain_log(axes, "y")
     axes.margins(y=0.15)  # room for the numbers, and for the marks of failures
@@ -163,7 +189,7 @@ def marks(axes: Axes, selection: Selection, rows: pd.DataFrame, models: list[str
 
 def throughput(selection: Selection, rows: pd.DataFrame) -> Figure:
     """Images a second over parameters, a panel a mode, a line a variant; each network named at its fastest."""
-    modes = sorted(rows["mode"].unique(), key=MODES.index)
+    modes = sorted(rows["mode"].unique(), key=mode_order)
     title = "Training throughput over parameters"
     figure = canvas(1.4 + 4.2 * len(modes), 4.8, title, conditions(rows), selection.footer(rows))
     labels = []

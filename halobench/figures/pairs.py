@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from halobench.figures.names import FUSED, pair_name
-from halobench.figures.networks import SUITE
+from halobench.figures.names import pair_name
+from halobench.figures.rivals import FUSED, SUITE, ratio_to_written, row_of_rival
 from halobench.figures.scale import three_digits
-from halobench.figures.selection import Selection, in_group, measured
+from halobench.figures.selection import Selection, measured
 
 HEAD = ("pair", "image sides", "batch", "HaloNet", "EfficientNet", "ratio of times", "of peak memory")
 HEAD_OF_BOTH = (
@@ -52,27 +52,15 @@ def pair_line(one: Selection, row: "pd.Series[Any]", times_as: Said, *, both: bo
     return [*start, milliseconds(row["rival_ms"]), times_as(row), memory]
 
 
-def row_of_rival(one: Selection, row: "pd.Series[Any]") -> "pd.Series[Any] | None":
-    """The rival's own row, in the same mode and at the same batch, if there is one."""
-    rows = measured(one.rows(SUITE, direction="training"), "peak_bytes")
-    rows = rows[in_group(rows, "pairs") | in_group(rows, "accelerate")]
-    for name, value in (("model", row["rival"]), ("mode", row["mode"]), ("batch", row["batch"])):
-        rows = rows[rows[name] == value]
-    return None if rows.empty else rows.iloc[0]
-
-
 def beside_both(row: "pd.Series[Any]", rival: "pd.Series[Any] | None", times_as: Said) -> list[str]:
-    """The rival's times as timm wrote it and fused, and the ratios to the faster of them and to the other.
-
-    The fused rival was taken in turn with the HaloNet, and in another turn with itself as timm wrote it; so the ratio
-    to that is the product of two.
-    """
+    """The rival's times as timm wrote it and fused, and the ratios to the faster of them and to the other."""
     if not row["rival"].startswith(FUSED):
         return [milliseconds(row["rival_ms"]), "-", times_as(row), "-"]
-    if rival is None or pd.isna(rival["ratio"]):
+    to_written = ratio_to_written(row, rival)
+    if rival is None or to_written is None:
         return ["-", milliseconds(row["rival_ms"]), times_as(row), "-"]
     times = [milliseconds(rival["rival_ms"]), milliseconds(row["rival_ms"])]
-    ratios = [times_as(row), f"{row['ratio'] * rival['ratio']:.2f}"]
+    ratios = [times_as(row), f"{to_written:.2f}"]
     return [*times, *(reversed(ratios) if rival["ratio"] > 1 else ratios)]
 
 

@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from halobench.figures.names import FUSED, SAID, conditions
-from halobench.figures.networks import SUITE, look_of, variants
+from halobench.figures.names import SAID, conditions
+from halobench.figures.networks import look_of, variants
+from halobench.figures.rivals import FUSED, SUITE
 from halobench.figures.selection import Drawn, Selection, measured
 from halobench.figures.style import INK, WIDEST, canvas, legend
 from halobench.records.table import OK

@@ -16,7 +16,8 @@ AXES = ("side", "block", "halo")
 SHAPE = ("stride", "height", "width", "batch", "heads", "key_dim", "value_dim", "relative")
 BASELINE = "naive_unfold"
 NO_BACKEND = "none"  # of models without attention slots
-MODES = ("eager", "captured", "compiled")  # how a network is called; captured is eager, replayed as a CUDA graph
+# How a network is called: captured is eager, replayed as a CUDA graph; behind compiled, its other modes.
+MODES = ("eager", "captured", "compiled", "folded", "autotuned", "contiguous", "contiguous-autotuned")
 FAMILIES = {
     "efficientnet": "EfficientNet",
     "fused_efficientnet": "EfficientNet, fused",
@@ -137,7 +138,7 @@ def networks(results: Results) -> pd.DataFrame:
     variants = table["backend"].where(table["backend"] != NO_BACKEND, table["model"].map(family))
     # Files from before there were captured networks do not say whether one is.
     modes = np.where(table["captured"].fillna(value=False).astype(bool), "captured", "eager")
-    modes = np.where(table["compiled"].astype(bool), "compiled", modes)
+    modes = np.where(table["compiled"].astype(bool), table["compile_mode"].fillna("compiled"), modes)
     return table.assign(variant=variants, mode=modes)
 
 
@@ -192,6 +193,11 @@ def most_common(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     sizes = rows.groupby(columns, as_index=False, sort=True).size()
     best = sizes.loc[[sizes["size"].idxmax()], columns]
     return rows.merge(best, on=columns)
+
+
+def mode_order(mode: str) -> tuple[int, str]:
+    """Where a mode stands among the others; what this version does not know stands last."""
+    return MODES.index(mode) if mode in MODES else len(MODES), mode
 
 
 def measured(rows: pd.DataFrame, column: str = "median_ms") -> pd.DataFrame:

@@ -22,7 +22,16 @@ from halobench.models.fusion import fuse_normalisation
 from halobench.models.halonet import HaloNet
 
 DEFAULT_BACKEND = "strided_gather"
-HALONET_ARGUMENTS = ("num_classes", "in_chans", "global_pool", "drop_rate", "drop_path_rate", "device", "dtype")
+HALONET_ARGUMENTS = (
+    "num_classes",
+    "in_chans",
+    "global_pool",
+    "drop_rate",
+    "drop_path_rate",
+    "recompute_projections",
+    "device",
+    "dtype",
+)
 
 
 def create(name: str, backend: str | None = None, num_classes: int = 1000, **overrides: Any) -> nn.Module:

@@ -10,6 +10,7 @@ from timm.models._manipulate import MATCH_PREV_GROUP, checkpoint_seq
 from torch import Tensor, nn
 
 from halobench.attention import backends
+from halobench.attention.layer import AttentionLayer
 from halobench.models.architecture import Architecture
 from halobench.models.blocks import ACTIVATIONS, Bottleneck, convolution_norm, stem
 from halobench.models.norm.module import NormActivation
@@ -23,6 +24,8 @@ class HaloNet(nn.Module):
     It has the interface of timm's models, whose words its arguments and methods are. ``backend`` names the layer of all
     attention stages (any backend, ``"conv"`` too); convolution stages are not affected. ``num_classes=0`` leaves the
     pooled features, and ``global_pool=""`` with it the map. ``drop_rate`` is the dropout before the classifier.
+    ``recompute_projections`` keeps no queries, keys and values for the backward pass, which projects again: a third of
+    what a step keeps, for one more convolution a layer.
     Parameters have the same names under every attention backend, so that weights move between them.
 
     Raises:
@@ -41,6 +44,7 @@ class HaloNet(nn.Module):
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
+        recompute_projections: bool = False,
     ) -> None:
         super().__init__()
         self.architecture, self.backend = architecture, backend
@@ -55,6 +59,9 @@ class HaloNet(nn.Module):
                 for stage in architecture.blocks()
             )
         )
+        for module in self.stages.modules():
+            if isinstance(module, AttentionLayer):
+                module.recomputes = recompute_projections
         self.final: nn.Module = nn.Identity()
         if architecture.final_channels:
             before = architecture.out_channels(3)

@@ -5,11 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from halobench.figures.names import pair_name
-from halobench.figures.networks import SUITE
+from halobench.figures.names import SAID, pair_name
 from halobench.figures.pairs import compiled_pairs, milliseconds, pair_table
 from halobench.figures.published import HYBRIDS, TRANSFER, TRANSFER_AT, ratio
-from halobench.figures.selection import MODES, Selection, measured
+from halobench.figures.rivals import FUSED, SUITE
+from halobench.figures.selection import Selection, measured, mode_order
 from halobench.figures.summary import markdown
 from halobench.pages.operators import measured_on
 
@@ -42,11 +42,55 @@ def modes(chosen: Sequence[Selection]) -> str:
     for one, rows in each(chosen, "pairs", "training"):
         columns = sorted(rows["pair"].unique())
         lines = []
-        for mode in MODES:
+        for mode in sorted(rows["mode"].unique(), key=mode_order):
             for variant, of in rows[rows["mode"] == mode].groupby("variant", sort=True):
                 lines.append([f"{variant}, {mode}", *cells(of, columns, "pair")])
         made.append(with_source(["", *columns], lines, one, rows))
     return "\n\n".join(made)
+
+
+def compile_modes(chosen: Sequence[Selection]) -> str:
+    """Compiled steps of rivals in the compiler's modes: their time, and what it is of the usual one taken in turn."""
+    made = []
+    for one in chosen:
+        rows = measured(one.rows(SUITE, "modes", "training"))
+        if rows.empty:
+            continue
+        columns = sorted(rows["mode"].unique(), key=mode_order)
+        lines = []
+        for model, of in rows.groupby("model", sort=True):
+            found = {row["mode"]: beside_usual(row) for _, row in of.iterrows()}
+            lines.append([called(str(model)), *(found.get(mode, "-") for mode in columns)])
+        made.append(with_source(["", *columns], lines, one, rows))
+    return "\n\n".join(made) or "*No results file has these steps yet.*"
+
+
+def recomputed(chosen: Sequence[Selection]) -> str:
+    """Compiled steps that keep no queries, keys and values, beside those that do: time, and memory at its peak."""
+    head = ["", "backend", "kept", "computed again", "ratio of times", "peak, kept", "peak, computed again"]
+    made = []
+    for one, rows in each(chosen, "memory", "training"):
+        beside = measured(one.rows(SUITE, "pairs", "training"), "peak_bytes")
+        usual = beside[beside["mode"] == "compiled"].set_index(["model", "variant", "batch"])["peak_bytes"].to_dict()
+        lines = []
+        for _, row in rows.sort_values(["model", "variant"]).iterrows():
+            times = [milliseconds(row["rival_ms"]), milliseconds(row["median_ms"]), times_as(row)]
+            peaks = [usual.get((row["model"], row["variant"], row["batch"])), row["peak_bytes"]]
+            said = ["-" if peak is None else f"{peak / 2**30:.2f} GiB" for peak in peaks]
+            lines.append([str(row["model"]), f"`{row['variant']}`", *times, *said])
+        made.append(with_source(head, lines, one, rows))
+    return "\n\n".join(made) or "*No results file has these steps yet.*"
+
+
+def beside_usual(row: "pd.Series[Any]") -> str:
+    """A step's time, and in brackets its ratio to the network as timm wrote it, compiled by default, if in turn."""
+    said = milliseconds(row["median_ms"])
+    return said if pd.isna(row["ratio"]) else f"{said} ({times_as(row)})"
+
+
+def called(model: str) -> str:
+    """A network of timm's in words."""
+    return f"{model.removeprefix(FUSED)}, fused" if model.startswith(FUSED) else f"{model}, as timm wrote it"
 
 
 def hybrids(chosen: Sequence[Selection]) -> str:
@@ -61,13 +105,15 @@ def hybrids(chosen: Sequence[Selection]) -> str:
 
 
 def inference(chosen: Sequence[Selection]) -> str:
-    """Inference over the rival's, a line a backend and batch."""
+    """Inference over the rival's, a line a batch, mode and backend."""
     made = []
     for one, rows in each(chosen, "inference", "forward"):
         columns = sorted(rows["pair"].unique())
         lines = []
-        for (batch, variant), of in rows.groupby(["batch", "variant"], sort=True):
-            lines.append([f"batch {batch:g}, {variant}", *cells(of, columns, "pair")])
+        for mode in sorted(rows["mode"].unique(), key=mode_order):
+            for (batch, variant), of in rows[rows["mode"] == mode].groupby(["batch", "variant"], sort=True):
+                said = "" if mode == "captured" else f", {SAID.get(mode, mode)}"
+                lines.append([f"batch {batch:g}, {variant}{said}", *cells(of, columns, "pair")])
         made.append(with_source(["", *columns], lines, one, rows))
     return "\n\n".join(made)
 

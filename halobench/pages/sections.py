@@ -26,6 +26,8 @@ def sections(folder: Path) -> Sections:
         "stages": lambda: operators.stages(selections(every())),
         "pairs": lambda: networks.pairs(network_selections(every())),
         "modes": lambda: networks.modes(network_selections(every())),
+        "compile-modes": lambda: networks.compile_modes(network_selections(every())),
+        "recomputed": lambda: networks.recomputed(network_selections(every())),
         "hybrids": lambda: networks.hybrids(network_selections(every())),
         "inference": lambda: networks.inference(network_selections(every())),
         "transfer": lambda: networks.transfer(network_selections(every())),

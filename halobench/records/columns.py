@@ -155,7 +155,10 @@ PAGE = {  # heads of the page's tables that are not a column's name
     "backend": Column("the backend, and what its rows do differently (border, stride); a family of models without one"),
     "stage": Column("label", null="as there"),
     "network": Column("model; in the headline, with side, batch, dtype and mode", null="an operator or layer"),
-    "mode": Column("eager, captured (eager, replayed as a CUDA graph) or compiled", null="an operator or layer"),
+    "mode": Column(
+        "eager, captured (eager, replayed as a CUDA graph), compiled, or compiled as `compile_mode` says",
+        null="an operator or layer",
+    ),
     "peak MiB": Column("peak_bytes / 2^20", "MiB", "no time"),
     "peak GiB": Column("peak_bytes / 2^30", "GiB", "no time"),
     "floor %": Column("100 floor_share", "%", "as floor_share"),

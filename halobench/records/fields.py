@@ -167,6 +167,7 @@ def of_measured(path: str, kind: Kind, meaning: str, unit: str = "", null: str =
 
 
 OLDER = "a file from before there were captured networks"
+BY_DEFAULT = "by the compiler's defaults, or not at all"
 ALONE = "the network was measured alone, or has no time"
 # A row about a whole network has ``network`` where others have ``problem``.
 NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {
@@ -175,11 +176,15 @@ NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {
     "dtype": of_network("dtype", "text", "what autocast computes in; in inference, the dtype of everything"),
     "compiled": of_network("compiled", "flag", "whether the network is compiled"),
     "captured": of_network("captured", "flag", "whether eager calls are captured as a CUDA graph", null=OLDER),
+    "compile_mode": of_network("compile_mode", "text", "how it is compiled otherwise than by default", null=BY_DEFAULT),
     "label_smoothing": of_network("label_smoothing", "number", "label smoothing of the loss", null="an older file"),
     "magnitude": of_network("magnitude", "count", "magnitude of RandAugment before the step", null="no RandAugment"),
     "block": of_network("overrides.block", "text", "block, where it is not the model's", "pixels", "the model's own"),
     "halo": of_network("overrides.halo", "text", "halo, where it is not the model's", "pixels", "the model's own"),
     "rival": Field("rival", "text", "the model whose calls were taken in turn", "", "halobench.cases.network", "none"),
+    "rival_compile_mode": Field(
+        "rival_compile_mode", "text", "the rival's `compile_mode`", "", "halobench.cases.network", BY_DEFAULT
+    ),
     "batch": of_measured("throughput.batch", "count", "images of a call, after halving until it fitted"),
     "parameters": of_measured("throughput.parameters", "count", "trainable numbers of the model"),
     "images_per_s": of_measured("throughput.images_per_s", "positive", "batch over median", "1/s"),

@@ -1,35 +1,88 @@
 """A network bound to random images on a device: the call that the training suite measures."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
+import torch._inductor
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from halobench import models
+from halobench.attention.problem import Direction
 from halobench.cases.network import Network
 from halobench.train.step import Step
 
 CLASSES = 1000
+SEARCHING = torch._inductor.list_mode_options("max-autotune-no-cudagraphs")  # noqa: SLF001 - documented, but private
+NCHW = {"layout_optimization": False}  # the compiler itself would go back to channels-last
 Bound = tuple[Callable[[], Tensor], Callable[[], Iterator[Tensor]]]
 """A call, and all tensors that it leaves in memory."""
 
 
+@dataclass(frozen=True)
+class CompileMode:
+    """A way to compile a network: options of the compiler, and how maps lie in memory.
+
+    ``folds``: parameters become constants, so that batch normalisation is folded into convolutions; for inference.
+    """
+
+    options: dict[str, Any] | None = None
+    layout: torch.memory_format = torch.channels_last
+    folds: bool = False
+
+
+# PyTorch's other modes add CUDA graphs, which compiled networks are replayed as in any case.
+COMPILE_MODES = {
+    None: CompileMode(),
+    "autotuned": CompileMode(SEARCHING),
+    "contiguous": CompileMode(NCHW, torch.contiguous_format),
+    "contiguous-autotuned": CompileMode(SEARCHING | NCHW, torch.contiguous_format),
+    "folded": CompileMode(folds=True),
+}
+
+
+def compile_mode(network: Network, direction: Direction) -> CompileMode:
+    """How the network is compiled.
+
+    Raises:
+        ValueError: there is no such mode, or it does not serve what is called.
+    """
+    name = network.compile_mode
+    if name not in COMPILE_MODES:
+        there = ", ".join(mode for mode in COMPILE_MODES if mode)
+        raise ValueError(f"compile_mode must be one of {there}, or None, got {name!r}")
+    if name is not None and not network.compiled:
+        raise ValueError(f"compile_mode is for compiled networks, got {name!r} of {network.name}")
+    mode = COMPILE_MODES[name]
+    if mode.folds and direction == "training":
+        raise ValueError(f"parameters that are trained are no constants: {name!r} is for inference")
+    return mode
+
+
 def network_model(network: Network, device: torch.device | str) -> nn.Module:
-    """The network's model, channels-last, with the same weights whatever its backend."""
+    """The network's model, laid out as its compile mode says, with the same weights whatever its backend."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = models.create(network.model, network.backend, CLASSES, **dict(network.overrides))
-    return model.to(device).to(memory_format=torch.channels_last)
+    return model.to(device).to(memory_format=COMPILE_MODES[network.compile_mode].layout)
 
 
 def random_images(network: Network, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Standard normal images (batch, 3, side, side), channels-last in memory, and their classes."""
+    """Standard normal images (batch, 3, side, side), laid out as the network's maps, and their classes."""
     generator = torch.Generator(device).manual_seed(1)
     images = torch.randn((network.batch, network.side, network.side, 3), generator=generator, device=device)
     targets = torch.randint(CLASSES, (network.batch,), generator=generator, device=device)
-    return images.permute(0, 3, 1, 2), targets
+    layout = COMPILE_MODES[network.compile_mode].layout
+    return images.permute(0, 3, 1, 2).contiguous(memory_format=layout), targets
+
+
+def called(model: nn.Module, network: Network, mode: CompileMode) -> Callable[[Tensor], Tensor]:
+    """The model as it is called: compiled, or itself."""
+    return torch.compile(model, dynamic=False, options=mode.options) if network.compiled else model
 
 
 def training_step(model: nn.Module, network: Network, device: torch.device | str) -> Bound:
@@ -37,11 +90,12 @@ def training_step(model: nn.Module, network: Network, device: torch.device | str
 
     Parameters are float32 and autocast computes in the network's dtype.
     """
+    mode = compile_mode(network, "training")
     model.train()
     images, targets = random_images(network, device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=2e-5)
     dtype = None if network.dtype == "float32" else getattr(torch, network.dtype)
-    forward = torch.compile(model, dynamic=False) if network.compiled else None
+    forward = called(model, network, mode)
     step = Step(model, nn.CrossEntropyLoss(label_smoothing=network.label_smoothing), optimizer, dtype, forward)
     call = partial(step, images, targets)
     if network.magnitude is not None:
@@ -58,6 +112,11 @@ def training_step(model: nn.Module, network: Network, device: torch.device | str
     return call, tensors
 
 
+def constants(mode: CompileMode) -> AbstractContextManager[None]:
+    """Where what is compiled takes parameters for constants, if the mode says so. As an option Dynamo would miss it."""
+    return torch._inductor.config.patch(freezing=True) if mode.folds else nullcontext()  # noqa: SLF001 - as above
+
+
 def augmented(step: Step, augment: v2.RandAugment, images: Tensor, targets: Tensor) -> Tensor:
     """A step on bytes that are augmented and scaled first, all images of the batch alike."""
     pixels = v2.functional.to_dtype(augment(images), torch.float32, scale=True)
@@ -65,14 +124,18 @@ def augmented(step: Step, augment: v2.RandAugment, images: Tensor, targets: Tens
 
 
 def inference(model: nn.Module, network: Network, device: torch.device | str) -> Bound:
-    """A forward pass in the network's dtype, parameters included; and all tensors that it leaves in memory."""
+    """A forward pass in the network's dtype, parameters included; and all tensors that it leaves in memory.
+
+    Where its compile mode folds, the compiler keeps folded weights of its own beside them.
+    """
+    mode = compile_mode(network, "forward")
     dtype: torch.dtype = getattr(torch, network.dtype)
     model.to(dtype).eval()
     images = random_images(network, device)[0].to(dtype)
-    forward = torch.compile(model, dynamic=False) if network.compiled else model
+    forward = called(model, network, mode)
 
     def call() -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), constants(mode):
             output: Tensor = forward(images)
             return output
 
