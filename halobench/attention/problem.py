@@ -271,7 +271,7 @@ def check_inputs(
     batch, heads, height, width, key_dim = key.shape
     expected = (batch, heads, geometry.queries(geometry.own_rows(height)), geometry.queries(width), key_dim)
     if query.shape != expected:
-        strip = f" with {geometry.above} and {geometry.below} rows above and below" if geometry.strip else ""
+        strip = f" with {geometry.above} above and {geometry.below} below" if geometry.strip else ""
         raise ValueError(
             f"query must be {expected} for a key of {tuple(key.shape)} and stride {geometry.stride}{strip}, "
             f"got {tuple(query.shape)}"
