@@ -14,6 +14,7 @@ from halobench.attention.geometry import Geometry
 from halobench.attention.problem import RelativeTables, refuse_transforms
 
 compiles = True
+strips = True
 compiled_formula = by_kind(formula.attend, "inductor")
 execution = formula.execution
 

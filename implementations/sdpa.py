@@ -14,6 +14,8 @@ from halobench.attention.geometry import Geometry
 from halobench.attention.problem import Execution, Problem, RelativeTables
 from halobench.attention.tokens import Tokens
 
+strips = True
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
     """Halo attention, one batch entry of ``scaled_dot_product_attention`` per block and head."""
@@ -55,7 +57,7 @@ def attend_tokens(
 
 def needs_mask(geometry: Geometry, height: int, width: int) -> bool:
     """Whether any window holds a pixel outside the image that must not count."""
-    whole = geometry.halo == 0 and height % geometry.block == 0 and width % geometry.block == 0
+    whole = geometry.halo == 0 and geometry.own_rows(height) % geometry.block == 0 and width % geometry.block == 0
     return geometry.border == "masked" and not whole
 
 

@@ -10,4 +10,5 @@ from functools import partial
 from halobench.attention import formula
 
 attend = partial(formula.attend, windows=formula.strided_windows)
+strips = True
 execution = formula.execution

@@ -141,6 +141,7 @@ def counted() -> None:
             replace(SMALL, geometry=Geometry(8, 3), height=11, width=18),
             replace(SMALL, relative=False, geometry=Geometry(4, 1, 2, "zero")),
             replace(SMALL, dtype="float16"),
+            replace(SMALL, geometry=Geometry(4, 2, above=2, below=1), height=11),
         ):
             multiplied.clear()
             inputs = task.inputs(requires_grad=True)
@@ -191,13 +192,15 @@ def refused() -> None:
             call()
 
 
-SLOW = {"whole_blocks", "stride_2", "wide_values", "no_positions"}  # the same with fewer blocks stands beside them
+# The same with fewer blocks stands beside them.
+SLOW = {"whole_blocks", "stride_2", "wide_values", "no_positions", "strip", "strip_stride_2"}
 UNJUDGED = {"stride_2_odd_block"}  # the formula refuses it: ``untiled`` has such a geometry
 CONFORMANCE = {
     f"{name}-{border}-{dtype}": (name, border, dtype)
     for name, border, dtype in [
         *((name, "masked", "float32") for name in CASES if name not in SLOW | UNJUDGED),
         *((name, "zero", "float32") for name in ("odd_block", "stride_2_partial", "sasa", "one_pixel")),
+        ("strip_cut_short", "zero", "float32"),
         *((name, "masked", "float16") for name in ("odd_block", "stride_2_partial", "no_positions_partial")),
     ]
 }

@@ -128,8 +128,8 @@ def test_any_strides(name: str, case: str, layout: Callable[[Tensor], Tensor], d
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> Problem:
-    """Any small problem that blocks can tile.
+def problems(draw: st.DrawFn, *, strips: bool) -> Problem:
+    """Any small problem that blocks can tile, with ``strips`` also of a map that goes on above and below.
 
     Three queries along an axis at least: where there is one, a table's gradient sums terms that all but cancel, and
     one rounding more or less decides. ``CASES`` has the smaller maps.
@@ -137,9 +137,10 @@ def problems(draw: st.DrawFn) -> Problem:
     block, halo = draw(st.integers(1, 9)), draw(st.integers(0, 5))
     stride = draw(st.sampled_from([s for s in range(1, 5) if block % s == 0 or s % block == 0]))
     border: Border = draw(st.sampled_from(["masked", "zero"]))
+    above, below = (draw(st.integers(0, halo + 2)) if strips else 0 for _ in range(2))
     return Problem(
-        Geometry(block, halo, stride, border),
-        height=stride * draw(st.integers(3, 12 // stride)),
+        Geometry(block, halo, stride, border, above, below),
+        height=above + stride * draw(st.integers(3, 12 // stride)) + below,
         width=stride * draw(st.integers(3, 12 // stride)),
         batch=draw(st.integers(1, 3)),
         heads=draw(st.integers(1, 3)),
@@ -150,10 +151,11 @@ def problems(draw: st.DrawFn) -> Problem:
 
 
 @pytest.mark.parametrize("name", ["flex", "global_sa", "naive_unfold", "sdpa", "strided_gather"])
-@given(drawn=problems(), seed=st.integers(0, 9))
-def test_any_geometry(name: str, drawn: Problem, seed: int) -> None:
+@given(data=st.data(), seed=st.integers(0, 9))
+def test_any_geometry(name: str, data: st.DataObject, seed: int) -> None:
     """Whatever the geometry and the sizes: output and gradients (FlexAttention on the CPU: the output)."""
     backend = load(name)
+    drawn = data.draw(problems(strips=backend.strips))
     if drawn.geometry.border not in backend.borders:
         drawn = replace(drawn, geometry=replace(drawn.geometry, border=backend.borders[0]))
     direction: Direction = "forward" if name == "flex" else "training"

@@ -74,22 +74,24 @@ def test_the_counted_tiles_hold_every_visible_pair(geometry: Geometry) -> None:
     """Along an axis: each query meets all keys it sees, in the tiles of both walks, and the counts add up."""
     cut = tiles.tiling(geometry, 16, 16, 2)
     owned, walked, width = cut.owned.columns, cut.walked.columns, cut.width
-    for size in (1, 7, 16, 45):
-        shift, visits = tiles.key_tiles(geometry, size, owned, width).shift, 0
-        for first in range(-shift, size, owned):
-            keys = set(range(max(first, 0), min(first + owned, size)))
+    for own, above, below in ((1, 0, 0), (7, 0, 0), (16, 0, 0), (45, 0, 0), (16, geometry.halo, 3), (9, 1, 0)):
+        size, end = above + own + below, own + below
+        shift, visits = tiles.key_tiles(geometry, size, owned, width, above, below).shift, 0
+        assert shift >= above
+        for first in range(-shift, end, owned):
+            keys = set(range(max(first, -above), min(first + owned, end)))
             seeing = {
                 query // width
-                for query in range(geometry.queries(size))
-                if keys & set(geometry.seen(query * geometry.stride, size))
+                for query in range(geometry.queries(own))
+                if keys & set(geometry.seen(query * geometry.stride, own, above, below))
             }
-            met = tiles.visited(geometry, size, first, owned, width)
+            met = tiles.visited(geometry, end, first, owned, width, below)
             assert len(seeing) <= met
             visits += met
-        assert tiles.key_tiles(geometry, size, owned, width).visits == visits
-        number, met = tiles.scored(geometry, size, walked, width)
-        assert met * walked * width >= geometry.seen_along(size)
-        assert number * width >= geometry.queries(size)
+        assert tiles.key_tiles(geometry, size, owned, width, above, below).visits == visits
+        number, met = tiles.scored(geometry, size, walked, width, above, below)
+        assert met * walked * width >= geometry.seen_along(own, above, below)
+        assert number * width >= geometry.queries(own)
 
 
 def test_key_tiles_straddle_blocks_where_that_meets_fewer_queries() -> None:

@@ -3,7 +3,8 @@
 A backend is a module that defines ``attend`` (a halo attention operator) or, if it mixes pixels in another way,
 ``build`` (a layer). Beside ``attend``, ``attend_packed`` is the same on one map that holds queries, keys and values
 side by side; layers then project all three at once. It may also define ``execution`` (``layer_execution`` where there
-is no ``attend``), ``meaning``, ``borders``, ``compiles`` and ``capturable``; see ``attention.problem.Backend``.
+is no ``attend``), ``meaning``, ``borders``, ``strips``, ``compiles`` and ``capturable``; see
+``attention.problem.Backend``.
 """
 
 import importlib
@@ -20,7 +21,15 @@ from torch import Tensor
 from halobench.attention.compilation import exporting
 from halobench.attention.geometry import Geometry
 from halobench.attention.layer import HaloAttention
-from halobench.attention.problem import Attend, AttendPacked, Backend, RelativeTables, as_given, check_inputs
+from halobench.attention.problem import (
+    Attend,
+    AttendPacked,
+    Backend,
+    RelativeTables,
+    Unsupported,
+    as_given,
+    check_inputs,
+)
 
 PACKAGE = "halobench.implementations"
 ENTRY_POINTS = "halobench.backends"
@@ -47,7 +56,8 @@ def load(name: str) -> Backend:
     module: ModuleType = extra.load() if extra else importlib.import_module(f"{PACKAGE}.{name}")
     attend = None
     if hasattr(module, "attend"):
-        attend = Operator(name, module.attend, getattr(module, "attend_packed", None))
+        strips = getattr(module, "strips", False)
+        attend = Operator(name, module.attend, getattr(module, "attend_packed", None), strips=strips)
     build = getattr(module, "build", None)
     if build is None:
         if attend is None:
@@ -62,6 +72,7 @@ def load(name: str) -> Backend:
         layer_execution=getattr(module, "layer_execution", None),
         meaning=getattr(module, "meaning", as_given),
         borders=getattr(module, "borders", ("masked", "zero")),
+        strips=getattr(module, "strips", False),
         compiles=getattr(module, "compiles", False),
         capturable=getattr(module, "capturable", True),
     )
@@ -83,6 +94,7 @@ class Operator:
     backend: str
     attend: Attend
     packed: AttendPacked | None = None
+    strips: bool = False
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry
@@ -91,8 +103,10 @@ class Operator:
 
         Raises:
             ValueError: the arguments do not fit one another.
-            Unsupported: the backend refuses them.
+            Unsupported: the backend refuses them, or they are a strip and it knows none.
         """
+        if geometry.strip and not self.strips:
+            raise Unsupported(f"{self.backend} knows no strips, whose keys go on above or below the queries' map")
         if not exporting():  # comparing sizes would fix those that are to stay symbols
             check_inputs(query, key, value, relative, geometry)
         return self.attend(query, key, value, relative, geometry)

@@ -63,7 +63,7 @@ def scores(queries: Tensor, keys: Tensor, relative: RelativeTables | None, geome
 
 
 def hide(logits: Tensor, height: int, width: int, geometry: Geometry) -> Tensor:
-    """No weight for what lies beyond a masked border: [b n R C i j y x], of a map of ``height`` x ``width`` pixels."""
+    """No weight for what lies beyond a masked border: [b n R C i j y x], of a map of ``height`` x ``width`` keys."""
     if geometry.border == "zero":
         return logits
     inside = inside_image(height, width, geometry, logits.device)  # [R C y x]
@@ -119,11 +119,12 @@ def unblock(output: Tensor, height: int, width: int) -> Tensor:
 
 def pad_to_windows(pixels: Tensor, geometry: Geometry) -> Tensor:
     """Zeros around the map, so that every block has a whole window: (b n H W d) -> (b n H' W' d)."""
-    height, width = pixels.shape[2:4]
+    height, width = geometry.own_rows(pixels.shape[2]), pixels.shape[3]
     # From the first pixel of the last block, a window reaches block + halo pixels further.
     bottom = (geometry.blocks(height) - 1) * geometry.step + geometry.block + geometry.halo - height
     right = (geometry.blocks(width) - 1) * geometry.step + geometry.block + geometry.halo - width
-    return F.pad(pixels, (0, 0, geometry.halo, right, geometry.halo, bottom))
+    above, below = geometry.halo - geometry.above, bottom - geometry.below  # rows that nobody sees are cut off
+    return F.pad(pixels, (0, 0, geometry.halo, right, above, below))
 
 
 def strided_windows(pixels: Tensor, geometry: Geometry) -> Tensor:
@@ -143,14 +144,14 @@ def offset_tables(relative: RelativeTables, geometry: Geometry) -> tuple[Tensor,
 
 
 def inside_image(height: int, width: int, geometry: Geometry, device: torch.device) -> Tensor:
-    """Whether each pixel of each window is a pixel of the image: (R C y x)."""
+    """Whether each pixel of each window is a pixel of the image, of ``height`` x ``width`` keys: (R C y x)."""
 
-    def along(size: int) -> Tensor:
+    def along(size: int, above: int = 0, below: int = 0) -> Tensor:
         corners = geometry.step * torch.arange(geometry.blocks(size), device=device)
         pixels = corners[:, None] + torch.arange(geometry.window, device=device) - geometry.halo
-        return (pixels >= 0) & (pixels < size)
+        return (pixels >= -above) & (pixels < size + below)
 
-    rows, columns = along(height), along(width)  # [R y], [C x]
+    rows, columns = along(geometry.own_rows(height), geometry.above, geometry.below), along(width)  # [R y], [C x]
     return rows[:, None, :, None] & columns[None, :, None, :]
 
 

@@ -22,6 +22,9 @@ class Geometry:
 
     ``block=1`` is a window per pixel (SASA); a block that covers the map is global attention.
 
+    A map may be a strip of a larger one: its keys and values then go on for ``above`` and ``below`` rows, from which
+    no queries ask. Blocks are cut from the first row of queries on, and only beyond these rows does the border begin.
+
     Raises:
         ValueError: a field is out of range; the message names it.
     """
@@ -30,9 +33,11 @@ class Geometry:
     halo: int
     stride: int = 1
     border: Border = "masked"
+    above: int = 0
+    below: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("block", 1), ("halo", 0), ("stride", 1)):
+        for name, least in (("block", 1), ("halo", 0), ("stride", 1), ("above", 0), ("below", 0)):
             number = getattr(self, name)
             if type(number) is not int or number < least:
                 raise ValueError(f"{name} must be an integer >= {least}, got {number!r}")
@@ -59,6 +64,15 @@ class Geometry:
         """Whether every block with queries holds the same number of them: block and stride divide one another."""
         return self.block % self.stride == 0 or self.stride % self.block == 0
 
+    @property
+    def strip(self) -> bool:
+        """Whether keys and values go on above or below the map of queries."""
+        return self.above > 0 or self.below > 0
+
+    def own_rows(self, height: int) -> int:
+        """Rows of pixels that queries stand on, of ``height`` rows of keys."""
+        return height - self.above - self.below
+
     def queries(self, size: int) -> int:
         """Number of queries along an axis of ``size`` pixels: the last may stand on the last pixel."""
         return -(-size // self.stride)
@@ -67,15 +81,15 @@ class Geometry:
         """Number of blocks with queries along an axis of ``size`` pixels."""
         return -(-size // self.step)
 
-    def seen(self, pixel: int, size: int) -> range:
-        """The real keys that a query on ``pixel`` sees along an axis of ``size`` pixels."""
+    def seen(self, pixel: int, size: int, above: int = 0, below: int = 0) -> range:
+        """The real keys that a query on ``pixel`` sees along an axis of ``size`` pixels and those given beyond it."""
         start = pixel // self.block * self.block
-        return range(max(start - self.halo, 0), min(start + self.block + self.halo, size))
+        return range(max(start - self.halo, -above), min(start + self.block + self.halo, size + below))
 
-    def seen_along(self, size: int) -> int:
-        """Query-key pairs along an axis of ``size`` pixels: the sum of ``len(seen)`` over its queries."""
-        return sum(len(self.seen(pixel, size)) for pixel in range(0, size, self.stride))
+    def seen_along(self, size: int, above: int = 0, below: int = 0) -> int:
+        """Query-key pairs along such an axis: the sum of ``len(seen)`` over its queries."""
+        return sum(len(self.seen(pixel, size, above, below)) for pixel in range(0, size, self.stride))
 
     def visible_pairs(self, height: int, width: int) -> int:
-        """Pairs of a query and a real key that it sees, on a map of ``height`` x ``width`` pixels."""
-        return self.seen_along(height) * self.seen_along(width)
+        """Pairs of a query and a real key that it sees, on a map with ``height`` x ``width`` keys."""
+        return self.seen_along(self.own_rows(height), self.above, self.below) * self.seen_along(width)

@@ -47,7 +47,8 @@ class Inputs(NamedTuple):
 class Problem:
     """One operator workload: the shapes and the dtype of an ``attend`` call.
 
-    ``height`` and ``width`` count the pixels of keys and values; the queries have ``height / stride``, rounded up.
+    ``height`` and ``width`` count the pixels of keys and values; the queries have ``height / stride``, rounded up, of
+    a strip without the rows above and below.
     ``dtype`` is the name of a torch dtype, so that a problem can be written to a file.
 
     Raises:
@@ -65,13 +66,18 @@ class Problem:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("height", "width", "heads", "key_dim", "value_dim"):
+        for name in ("height", "width", "heads", "key_dim", "value_dim", "own_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.batch < 0:
             raise ValueError(f"batch must not be negative, got {self.batch}")
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise ValueError(f"dtype must name a torch dtype such as 'bfloat16', got {self.dtype!r}")
+
+    @property
+    def own_rows(self) -> int:
+        """Rows of pixels that queries stand on: ``height``, but of a strip."""
+        return self.geometry.own_rows(self.height)
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -83,7 +89,7 @@ class Problem:
     def queries(self) -> int:
         """Queries of the whole call: over batch, heads and the (strided) map."""
         geometry = self.geometry
-        return self.batch * self.heads * geometry.queries(self.height) * geometry.queries(self.width)
+        return self.batch * self.heads * geometry.queries(self.own_rows) * geometry.queries(self.width)
 
     @property
     def visible_pairs(self) -> int:
@@ -94,7 +100,7 @@ class Problem:
     def window_pairs(self) -> int:
         """Query-key pairs of the whole call when every block scores its full window, padding included."""
         geometry = self.geometry
-        blocks = geometry.blocks(self.height) * geometry.blocks(self.width)
+        blocks = geometry.blocks(self.own_rows) * geometry.blocks(self.width)
         return self.batch * self.heads * blocks * geometry.side**2 * geometry.window**2
 
     def inputs(self, device: torch.device | str = "cpu", *, seed: int = 0, requires_grad: bool = False) -> Inputs:
@@ -107,7 +113,7 @@ class Problem:
         def pixels(height: int, width: int, dim: int) -> Tensor:
             return normal(self.batch, height, width, self.heads, dim).permute(0, 3, 1, 2, 4)
 
-        query = pixels(self.geometry.queries(self.height), self.geometry.queries(self.width), self.key_dim)
+        query = pixels(self.geometry.queries(self.own_rows), self.geometry.queries(self.width), self.key_dim)
         key, value = (pixels(self.height, self.width, dim) for dim in (self.key_dim, self.value_dim))
         relative = None
         if self.relative:
@@ -225,6 +231,7 @@ class Backend:
     ``build`` makes its layer: a ``HaloAttention`` unless it is no attention.
     ``meaning`` maps (relative, geometry, height, width) to the tables and geometry whose truth the backend computes:
     itself, except for a backend that ignores the geometry. ``borders`` lists the border rules it knows.
+    ``strips`` says that it knows strips, whose keys and values go on above or below the queries' map (``Geometry``).
     ``execution`` gives its cost in closed form, or ``layer_execution`` that of a whole layer where it is no
     attention; without it the cost is unknown. ``compiles`` says that each shape is compiled, which takes seconds and
     hides the work from counters; ``capturable`` that a CUDA graph can hold a call, which must not synchronize then.
@@ -238,6 +245,7 @@ class Backend:
     layer_execution: Callable[[LayerSpec, Problem], Execution] | None = None
     meaning: Callable[[RelativeTables | None, Geometry, int, int], tuple[RelativeTables | None, Geometry]] = as_given
     borders: tuple[Border, ...] = ("masked", "zero")
+    strips: bool = False
     compiles: bool = False
     capturable: bool = True
 
@@ -261,10 +269,11 @@ def check_inputs(
                 f"got {query.dtype} on {query.device} and {tensor.dtype} on {tensor.device}"
             )
     batch, heads, height, width, key_dim = key.shape
-    expected = (batch, heads, geometry.queries(height), geometry.queries(width), key_dim)
+    expected = (batch, heads, geometry.queries(geometry.own_rows(height)), geometry.queries(width), key_dim)
     if query.shape != expected:
+        strip = f" with {geometry.above} above and {geometry.below} below" if geometry.strip else ""
         raise ValueError(
-            f"query must be {expected} for a key of {tuple(key.shape)} and stride {geometry.stride}, "
+            f"query must be {expected} for a key of {tuple(key.shape)} and stride {geometry.stride}{strip}, "
             f"got {tuple(query.shape)}"
         )
     if value.shape[:4] != key.shape[:4]:

@@ -60,7 +60,7 @@ class Tokens:
         """The window of every block, zeros outside the image: (b n H W d) -> (B k d)."""
         geometry, (height, width, dim) = self.geometry, pixels.shape[2:]
         row, column, inner = self.corner(geometry.window**2, pixels.device)
-        a = row * geometry.step - geometry.halo + inner // geometry.window
+        a = row * geometry.step - geometry.halo + inner // geometry.window + geometry.above
         b = column * geometry.step - geometry.halo + inner % geometry.window
         inside = (a >= 0) & (a < height) & (b >= 0) & (b < width)
         index = a.clamp(0, height - 1) * width + b.clamp(0, width - 1)

@@ -77,6 +77,7 @@ def on_every_pixel(queries: Tensor, key: Tensor, geometry: Geometry) -> tuple[Te
     """
     if geometry.tiles:
         return queries, geometry
-    every = queries.new_zeros(*key.shape[:4], queries.shape[-1])
+    height = geometry.own_rows(key.shape[2])
+    every = queries.new_zeros(*key.shape[:2], height, key.shape[3], queries.shape[-1])
     every[:, :, :: geometry.stride, :: geometry.stride] = queries
     return every, replace(geometry, stride=1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from halobench.attention.problem import Backend, Direction, LayerSpec, Problem, RelativeTables
+from halobench.attention.problem import Backend, Direction, LayerSpec, Problem, RelativeTables, Unsupported
 
 PIXELS = "pixels"
 
@@ -123,7 +123,12 @@ def stand_in(problem: Problem) -> Slot:
     """The layer slot that a backend without ``attend`` fills where an operator is asked for.
 
     It maps as many channels as the keys have to as many as the values have, on the same map.
+
+    Raises:
+        Unsupported: a strip: a layer's map is whole.
     """
+    if problem.geometry.strip:
+        raise Unsupported("what is no attention knows no strips, whose keys go on above or below the queries' map")
     channels = problem.heads * problem.key_dim
     layer = LayerSpec(channels, problem.heads, problem.key_dim, problem.value_dim, problem.geometry, positions=None)
     return Slot(layer, problem.height, problem.width, problem.batch, problem.dtype)

@@ -81,7 +81,8 @@ def compare(base: Side, head: Side, chosen: Settings, *, across: bool = False) -
         raise ResultsError(f"not comparable (--across compares anyway): {'; '.join(apart)}")
     notes = [f"differs, base | head: {each}" for each in apart]
     for side in (base, head):
-        notes += [f"{header.file} is of a run that did not finish" for header in side.headers if not header.complete]
+        unfinished = [header for header in side.headers if not header.complete]
+        notes += [f"{header.file} {header.lacking or 'is of a run that did not finish'}" for header in unfinished]
     for side in (base, head):
         sampled = all(len(samples) > 1 for case in side.cases.values() for samples in case.samples_ms)
         if (tool := side.headers[0].tier) in foreign.LACKS:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from halobench.records.document import parse
 from halobench.records.schema import fits
-from halobench.records.table import OK, Header, Results, ResultsError, parse
+from halobench.records.table import OK, Header, Results, ResultsError
 
 LACKS = {
     "pytest-benchmark": "no raw samples are in it (--benchmark-json has them, or --benchmark-save-data)",

@@ -10,7 +10,9 @@ from typing import Any
 import pandas as pd
 
 from halobench.compare import foreign
-from halobench.records.table import OK, SUFFIXES, Header, Results, ResultsError, read
+from halobench.records.document import Document
+from halobench.records.sweep import joined
+from halobench.records.table import OK, SUFFIXES, Header, Results, ResultsError, read_checked, tables_of
 from halobench.wording import counted
 
 NOT_THE_MACHINE = ("commit", "halobench")  # what two sides of a comparison differ in on purpose
@@ -107,7 +109,7 @@ def load(path: Path) -> Side:
     files = sorted(each for each in path.iterdir() if each.suffix in SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise ResultsError(f"{path}: holds no results files (*.json, *.jsonl)")
-    runs = [read_any(file) for file in files]
+    runs = read_runs(files)
     headers = tuple(header for run in runs for header in run.headers.values())
     for header in headers[1:]:
         apart = [*differences(headers[0], header), *commits(headers[0], header)]
@@ -122,19 +124,23 @@ def load(path: Path) -> Side:
     return Side(str(path), headers, cases)
 
 
-def read_any(file: Path) -> Results:
-    """A results file of ours, or of another benchmark.
+def read_runs(files: list[Path]) -> list[Results]:
+    """Results files of ours, shards of one sweep as one, and of other benchmarks.
 
     Raises:
-        ResultsError: it is neither.
+        ResultsError: a file is neither, or a shard is there twice.
     """
-    try:
-        return read(file)
-    except ResultsError:
-        found = foreign.read(file) if file.is_file() and file.suffix == ".json" else None
-        if found is None:
-            raise
-        return found
+    ours: dict[str, Document] = {}
+    others = []
+    for file in files:
+        try:
+            _, ours[file.name], _ = read_checked(file)
+        except ResultsError:
+            found = foreign.read(file) if file.is_file() and file.suffix == ".json" else None
+            if found is None:
+                raise
+            others.append(found)
+    return [*(tables_of(files[0].parent / name, document) for name, document in joined(ours).items()), *others]
 
 
 def refuse_copies(path: Path, runs: list[Results]) -> None:

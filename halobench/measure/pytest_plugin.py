@@ -17,6 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from halobench.cases.network import AnyCase
 from halobench.cases.options import TIERS, Options
+from halobench.cases.shard import Shard
 from halobench.machine.load import Load
 from halobench.measure import refusal
 from halobench.measure.engine import Settings
@@ -24,12 +25,14 @@ from halobench.measure.journal import Journal, JournalError
 from halobench.measure.latency import effort_for
 from halobench.measure.progress import Progress, standing
 from halobench.measure.run import Run
+from halobench.measure.sharding import Sharding
 from halobench.records import floors
 from halobench.wording import counted
 
 OPTIONS = pytest.StashKey[Options]()
 RUN = pytest.StashKey[Run]()
 PROGRESS = pytest.StashKey[Progress]()
+SHARDING = pytest.StashKey[Sharding]()
 WRITTEN = pytest.StashKey[bool]()  # pytest-benchmark writes no file when no case has a time
 SKIPPED = ("MISSING", "UNSUPPORTED", "OOM")  # results that say something about the case, not that something is wrong
 
@@ -68,6 +71,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dtype", choices=("bfloat16", "float16", "float32"), help="default: bfloat16 on a GPU, float32 on a CPU"
     )
     group.addoption("--batch", type=int, metavar="N", help="images per call; default: each suite's own")
+    group.addoption("--shard", metavar="N/M", help="of M runs that share all cases, measure those of the Nth: 2/8")
     group.addoption("--hot", action="store_true", help="leave the L2 cache warm between samples; default: cold")
     group.addoption("--resume", action="store_true", help="go on with a run that was killed: skip what it measured")
 
@@ -83,6 +87,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[OPTIONS] = Options.choose(
             *(config.getoption(name) for name in ("tier", "backends", "device", "dtype", "batch"))
         )
+        if config.getoption("shard"):
+            config.stash[SHARDING] = Sharding(Shard.parse(config.getoption("shard")))
+            config.pluginmanager.register(config.stash[SHARDING], "halobench-shard")
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
     refusal.check_options(config)
@@ -151,7 +158,8 @@ def the_run(config: pytest.Config) -> Run:
             options.device, effort_for(options.device), hot=config.getoption("hot"), timed=timed(config)
         )
         try:
-            config.stash[RUN] = Run(settings, options, journal_of(config) if settings.timed else None)
+            shard = config.stash[SHARDING].section if SHARDING in config.stash else None
+            config.stash[RUN] = Run(settings, options, journal_of(config) if settings.timed else None, shard)
             warn(config, config.stash[RUN].before)
         except (JournalError, RuntimeError) as error:
             pytest.exit(str(error), returncode=2)

@@ -23,12 +23,16 @@ Fields = dict[str, Any]
 class Run:
     """Gives each case its row, measuring it if no earlier part of the run did. ``close`` ends the worker.
 
+    ``shard`` is what its results file says of the sweep that it is a shard of.
+
     Raises:
         JournalError: the journal belongs to a run on another machine, software or with other options.
         RuntimeError: the device, or the ceilings that the run is to take over, cannot be used.
     """
 
-    def __init__(self, settings: Settings, options: Options, journal: Journal | None) -> None:
+    def __init__(
+        self, settings: Settings, options: Options, journal: Journal | None, shard: Fields | None = None
+    ) -> None:
         self.started = time.monotonic()
         self.settings = settings
         self.session = Session(settings)
@@ -43,6 +47,7 @@ class Run:
                 "schema": SCHEMA_VERSION,
                 "tier": options.tier,
                 "options": {**asdict(options), "hot": settings.hot, **latency.described(settings.effort)},
+                **({} if shard is None else {"shard": shard}),
                 **environment,
                 "load": {"before": environment["load"]},
             }

@@ -4,8 +4,6 @@ A results file is pytest-benchmark's JSON with a section ``halobench``, or the j
 leaves behind. Reading never imports what measures, so results can be looked at on a machine that cannot run them.
 """
 
-import json
-import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from halobench.records import floors
+from halobench.records.document import Document, load
 from halobench.records.doubt import doubted
 from halobench.records.fields import FIELDS, NETWORK_FIELDS, Field
 from halobench.records.schema import (
@@ -28,14 +26,13 @@ from halobench.records.schema import (
     Json,
     ResultsError,
     about_network,
-    check_version,
     checked_row,
     fits,
-    listed,
     section,
     shown,
     text,
 )
+from halobench.records.sweep import Part, joined
 from halobench.wording import counted
 
 __all__ = [
@@ -54,16 +51,14 @@ __all__ = [
 
 SUFFIXES = (".json", ".jsonl")
 FLAG = Field("", "flag", "", null="the row has no share")
-# Control characters in names and reasons would reach terminals and fonts, and halves of a surrogate pair are no text;
-# JSON has both as escapes only.
-HIGH, LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-NO_TEXT = re.compile(rb"\\u00(?:[01][0-9A-Fa-f]|7[Ff])|" + HIGH + rb"(?!" + LOW + rb")|(?<!" + HIGH + rb")" + LOW)
-REPLACED = rb"\\ufffd"
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about the whole run. ``complete`` is false for a journal: its run did not finish."""
+    """What a file says about the whole run. ``complete`` is false for a journal: its run did not finish.
+
+    ``lacking`` says in words which cases are missing, where the run is a sweep in shards.
+    """
 
     file: str
     tier: str
@@ -74,6 +69,7 @@ class Header:
     load: Json
     datetime: str | None
     complete: bool
+    lacking: str | None = None
 
     def machine(self, device: str) -> str:
         """The name of the chip that the run measured on: the GPU for ``"cuda"``, else the CPU."""
@@ -113,16 +109,6 @@ class Results:
         return sorted(self.headers, key=order.__getitem__)
 
 
-@dataclass(frozen=True)
-class Document:
-    """A parsed file: its section ``halobench``, and its rows with their samples in milliseconds, unknown ``None``."""
-
-    section: Json
-    rows: list[tuple[Any, list[Any] | None]]
-    datetime: str | None = None
-    complete: bool = False
-
-
 def read(path: Path | str) -> Results:
     """One results file, ``.json`` or ``.jsonl``.
 
@@ -130,13 +116,17 @@ def read(path: Path | str) -> Results:
         ResultsError: the file cannot be read, is no results file of this schema, or holds an impossible value.
     """
     path = Path(path)
+    return tables_of(path, load(path))
+
+
+def tables_of(path: Path, document: Document) -> Results:
+    """The tables of the document of a file.
+
+    Raises:
+        ResultsError: it holds an impossible value.
+    """
     try:
-        content = path.read_bytes()
-        document = journal(content) if path.suffix == ".jsonl" else finished(content)
-        header = checked_header(path.name, document)
-        return tabulate(header, document.rows)
-    except OSError as error:
-        raise ResultsError(f"{path}: {error.strerror}") from error
+        return tabulate(checked_header(path.name, document), document.rows)
     except ResultsError as error:
         raise ResultsError(f"{path}: {error}") from None
 
@@ -144,34 +134,53 @@ def read(path: Path | str) -> Results:
 def read_all(paths: Path | str | Iterable[Path | str]) -> Results:
     """Many results files in one table. A folder stands for the ``.json`` and ``.jsonl`` files directly in it.
 
-    Files of a folder that cannot be read are reported on stderr, one line each, and left out.
+    Shards of one sweep are one file (``records.sweep``). Files of a folder that cannot be read, and cases that a sweep
+    lacks, are reported on stderr, one line each.
 
     Raises:
-        ResultsError: a named file cannot be read or is given twice, a folder is missing or holds nothing readable, or
-            two files have the same name.
+        ResultsError: a named file cannot be read or is given twice, a folder is missing or holds nothing readable, two
+            files have the same name, or two shards are the same.
     """
-    found: dict[str, Results] = {}
+    found: dict[str, Document] = {}
+    alone: dict[str, Results] = {}
     given: dict[str, Path] = {}
     for path in [Path(paths)] if isinstance(paths, Path | str) else map(Path, paths):
-        for results in read_folder(path) if path.is_dir() else [read(path)]:
-            (file,) = results.headers
-            place = (path / file if path.is_dir() else path).resolve()
-            if file in found:
-                said = f"{file} is given twice" if given[file] == place else f"two files are called {file}; rename one"
+        for file, document, results in read_folder(path) if path.is_dir() else [read_checked(path)]:
+            place = file.resolve()
+            if file.name in found:
+                same = given[file.name] == place
+                said = f"{file.name} is given twice" if same else f"two files are called {file.name}; rename one"
                 raise ResultsError(f"{path}: {said}")
-            found[file], given[file] = results, place
+            found[file.name], alone[file.name], given[file.name] = document, results, place
     if not found:
         raise ResultsError("no results files were given")
+    runs = [
+        alone[file] if found.get(file) is document else tables_of(Path(file), document)
+        for file, document in joined(found).items()
+    ]
+    for header in (header for results in runs for header in results.headers.values()):
+        if header.lacking:
+            print(f"{header.file} {header.lacking}", file=sys.stderr)
     return Results(
-        table=pd.concat([results.table for results in found.values()], ignore_index=True),
-        networks=pd.concat([results.networks for results in found.values()], ignore_index=True),
-        headers={file: results.headers[file] for file, results in found.items()},
-        samples_ms={key: value for results in found.values() for key, value in results.samples_ms.items()},
-        rows={key: row for results in found.values() for key, row in results.rows.items()},
+        table=pd.concat([results.table for results in runs], ignore_index=True),
+        networks=pd.concat([results.networks for results in runs], ignore_index=True),
+        headers={file: header for results in runs for file, header in results.headers.items()},
+        samples_ms={key: value for results in runs for key, value in results.samples_ms.items()},
+        rows={key: row for results in runs for key, row in results.rows.items()},
     )
 
 
-def read_folder(folder: Path) -> list[Results]:
+def read_checked(path: Path) -> tuple[Path, Document, Results]:
+    """A file, its document and its tables.
+
+    Raises:
+        ResultsError: as ``read``.
+    """
+    document = load(path)
+    return path, document, tables_of(path, document)
+
+
+def read_folder(folder: Path) -> list[tuple[Path, Document, Results]]:
     """The readable results files of a folder, by name; the others are reported on stderr."""
     files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
     if not files:
@@ -179,81 +188,12 @@ def read_folder(folder: Path) -> list[Results]:
     readable = []
     for path in files:
         try:
-            readable.append(read(path))
+            readable.append(read_checked(path))
         except ResultsError as error:
             print(f"skipped {error}", file=sys.stderr)
     if not readable:
         raise ResultsError(f"{folder}: holds {counted(len(files), 'results file')}, and none could be read")
     return readable
-
-
-def finished(content: bytes) -> Document:
-    """The JSON of a finished run."""
-    document = parse(content)
-    if not isinstance(document, dict) or not isinstance(document.get("halobench"), dict):
-        plain = isinstance(document, dict) and "benchmarks" in document
-        kind = "a pytest-benchmark file of something else" if plain else "some other JSON"
-        raise ResultsError(f"no section 'halobench' in it: {kind}, not a halobench results file")
-    check_version(document["halobench"])
-    rows: list[tuple[Any, list[Any] | None]] = []
-    for benchmark in listed(document.get("benchmarks"), "benchmarks"):
-        extra = benchmark.get("extra_info") if isinstance(benchmark, dict) else None
-        if not isinstance(extra, dict) or "halobench" not in extra:
-            raise ResultsError(f"benchmarks[{len(rows)}] has no extra_info.halobench: it was not measured by halobench")
-        seconds = section(benchmark.get("stats"), f"benchmarks[{len(rows)}].stats").get(
-            "data"
-        )  # absent unless pytest-benchmark saved the data
-        samples = None if seconds is None else listed(seconds, f"benchmarks[{len(rows)}].stats.data")
-        rows.append((extra["halobench"], samples and [in_ms(sample) for sample in samples]))
-    rows += [(row, None) for row in listed(document["halobench"].get("failures"), "halobench.failures")]
-    return Document(document["halobench"], rows, document.get("datetime"), complete=True)
-
-
-def in_ms(seconds: Any) -> Any:
-    """A sample in milliseconds; what is no number stays as it is, for the check to refuse."""
-    return seconds * 1e3 if fits(seconds, "positive") else seconds
-
-
-def journal(content: bytes) -> Document:
-    """The journal of a run that did not finish; its last line may be cut short."""
-    lines = content.splitlines()
-    if not lines:
-        raise ResultsError("the file is empty")
-    try:
-        first = parse(lines[0])
-    except ResultsError as error:
-        raise ResultsError(f"line 1, the journal's header: {error}") from None
-    if not isinstance(first, dict) or not isinstance(first.get("halobench"), dict):
-        raise ResultsError("line 1 has no section 'halobench': not the journal of a halobench run")
-    check_version(first["halobench"])
-    rows: list[tuple[Any, list[Any] | None]] = []
-    for index, line in enumerate(lines[1:], 2):
-        try:
-            row = parse(line)
-        except ResultsError as error:
-            if index == len(lines):  # the run was killed while it wrote this line
-                break
-            raise ResultsError(f"line {index}: {error}") from None
-        samples = row.get("samples_ms") if isinstance(row, dict) else None
-        rows.append((row, None if samples is None else listed(samples, f"line {index}: samples_ms")))
-    ceilings, settled = floors.settled(first["halobench"].get("ceilings"), [row for row, _ in rows])
-    rows = [(row, samples) for row, (_, samples) in zip(settled, rows, strict=True)]
-    return Document({**first["halobench"], "ceilings": ceilings}, rows, first.get("datetime"))
-
-
-def parse(content: bytes) -> Any:
-    """JSON, or a ``ResultsError`` that says where it breaks off."""
-    if not content.strip():
-        raise ResultsError("the file is empty")
-    try:
-        return json.loads(NO_TEXT.sub(REPLACED, content).decode())
-    except UnicodeDecodeError:
-        raise ResultsError("not text in UTF-8") from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise ResultsError(f"not JSON, or cut short: {error.msg} at {where}") from None
-    except RecursionError:
-        raise ResultsError("not a results file: JSON nested too deeply") from None
 
 
 def checked_header(file: str, document: Document) -> Header:
@@ -276,6 +216,7 @@ def checked_header(file: str, document: Document) -> Header:
         if flag is not None and not fits(flag, "flag"):
             raise ResultsError(f"commit.{name} must be {EXPECTED['flag']}, got {shown(flag)}")
     text(document.datetime, "datetime")
+    Part.of(document)
     for name in ("copy_bytes_per_s", "matmul_flops_per_s", "exponentials_per_s"):
         value = parts["ceilings"].get(name)
         if value is not None and not fits(value, "positive"):
@@ -284,7 +225,7 @@ def checked_header(file: str, document: Document) -> Header:
         value = parts["harness"].get(name)
         if value is not None and not fits(value, "number"):
             raise ResultsError(f"halobench.harness.{name} must be {EXPECTED['number']}, got {shown(value)}")
-    return Header(file, tier, **parts, datetime=document.datetime, complete=document.complete)
+    return Header(file, tier, **parts, datetime=document.datetime, complete=document.complete, lacking=document.lacking)
 
 
 def tabulate(header: Header, rows: list[tuple[Any, list[Any] | None]]) -> Results:

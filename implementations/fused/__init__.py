@@ -19,9 +19,10 @@ from torch import Tensor
 from halobench.attention.geometry import Geometry
 from halobench.attention.problem import RelativeTables, refuse_transforms
 
-__all__ = ["attend", "compiles", "execution"]
+__all__ = ["attend", "compiles", "execution", "strips"]
 
 compiles = True
+strips = True
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry) -> Tensor:
@@ -41,6 +42,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
         relative = None if relative is None else RelativeTables(relative.rows.to(dtype), relative.columns.to(dtype))
     rows, columns = (None, None) if relative is None else relative
     output, _ = fused_attend(
-        query, key, value, rows, columns, geometry.block, geometry.halo, geometry.stride, geometry.border == "zero"
-    )
+        query, key, value, rows, columns, geometry.block, geometry.halo, geometry.stride, geometry.border == "zero",
+        geometry.above, geometry.below,
+    )  # fmt: skip
     return output

@@ -16,7 +16,8 @@ def execution(problem: Problem, *, tables: bool = True) -> Execution:
     geometry = problem.geometry
     cut = tiling(geometry, problem.key_dim, problem.value_dim, problem.torch_dtype.itemsize)
     images, dims = problem.batch * problem.heads, cut.key_dim + cut.value_dim
-    tile_rows, row_steps = scored(geometry, problem.height, cut.walked.rows, cut.height)
+    beyond = geometry.above, geometry.below
+    tile_rows, row_steps = scored(geometry, problem.height, cut.walked.rows, cut.height, *beyond)
     tile_columns, column_steps = scored(geometry, problem.width, cut.walked.columns, cut.width)
     pairs = images * row_steps * column_steps * cut.queries * cut.walked.rows * cut.walked.columns
     # Terms of the columns once for each tile of columns, terms of the rows at every step.
@@ -28,7 +29,7 @@ def execution(problem: Problem, *, tables: bool = True) -> Execution:
     sent_on = ((held_terms if cut.held_rows else row_terms) + column_terms) * problem.relative
     query_kernel = 2 * (dims + cut.key_dim) * pairs + forward_terms + (2 if tables else 1) * sent_on
 
-    down = key_tiles(geometry, problem.height, cut.owned.rows, cut.height)
+    down = key_tiles(geometry, problem.height, cut.owned.rows, cut.height, *beyond)
     across = key_tiles(geometry, problem.width, cut.owned.columns, cut.width)
     visits = images * down.visits * across.visits
     repeated = visits * cut.queries * cut.owned.rows * cut.owned.columns

@@ -174,7 +174,7 @@ def schedule(queries: int, widest: int, itemsize: int) -> tuple[tuple[int, int, 
 
 @dataclass(frozen=True)
 class KeyTiles:
-    """The tiles of keys along an axis: their number, and how many pixels the first one begins outside the image.
+    """The tiles of keys along an axis: their number, and how many pixels the first one begins before the queries.
 
     ``visits`` counts the tiles of queries that they meet, summed over them.
     """
@@ -185,37 +185,48 @@ class KeyTiles:
 
 
 @lru_cache(maxsize=1024)
-def key_tiles(geometry: Geometry, size: int, keys: int, queries: int) -> KeyTiles:
-    """Tiles of ``keys`` keys for tiles of ``queries`` queries, along an axis of ``size`` pixels.
+def key_tiles(geometry: Geometry, size: int, keys: int, queries: int, above: int = 0, below: int = 0) -> KeyTiles:
+    """Tiles of ``keys`` keys for tiles of ``queries`` queries, along an axis of ``size`` keys, those beyond included.
 
     Tiles that begin half a tile earlier often meet fewer queries: eight keys in the middle of two blocks of eight see
     those two, while eight in one block see three.
     """
     found = []
-    for shift in (0, keys // 2):
-        number = -(-(size + shift) // keys)
-        visits = sum(visited(geometry, size, tile * keys - shift, keys, queries) for tile in range(number))
+    end, whole = size - above, -(-above // keys) * keys
+    for shift in (whole, whole + keys // 2, whole - keys // 2):
+        if shift < above:
+            continue
+        number = -(-(end + shift) // keys)
+        visits = sum(visited(geometry, end, tile * keys - shift, keys, queries, below) for tile in range(number))
         found.append(KeyTiles(number, shift, visits))
     return min(found, key=lambda tiles: (tiles.visits, tiles.number))
 
 
-def visited(geometry: Geometry, size: int, first: int, keys: int, queries: int) -> int:
-    """How many tiles of queries see one of the keys from ``first`` on: what the kernel's ``tiles_of_keys`` counts."""
+def visited(geometry: Geometry, end: int, first: int, keys: int, queries: int, below: int = 0) -> int:
+    """How many tiles of queries see one of the keys from ``first`` on: what the kernel's ``tiles_of_keys`` counts.
+
+    Keys ``end`` at so many pixels from the first query on, the last ``below`` of them behind the queries.
+    """
     block, halo, stride = geometry.block, geometry.halo, geometry.stride
     lowest = max(max(first, 0) - halo, 0) // block * block
-    highest = min((min(first + keys, size) - 1 + halo) // block * block + block, size) - 1
-    return max(highest // stride // queries + 1 - -(-lowest // stride) // queries, 0)
+    highest = min((min(first + keys, end) - 1 + halo) // block * block + block, end) - 1
+    last = min(highest // stride // queries + 1, -(-geometry.queries(end - below) // queries))
+    return max(last - -(-lowest // stride) // queries, 0)
 
 
-def scored(geometry: Geometry, size: int, keys: int, queries: int) -> tuple[int, int]:
-    """Along an axis of ``size`` pixels: tiles of queries, and the tiles of keys they meet, summed over them."""
-    number = -(-geometry.queries(size) // queries)
+def scored(geometry: Geometry, size: int, keys: int, queries: int, above: int = 0, below: int = 0) -> tuple[int, int]:
+    """Along an axis of ``size`` keys: tiles of queries, and the tiles of keys they meet, summed over them.
+
+    The first ``above`` keys and the last ``below`` are beyond the queries.
+    """
+    own = size - above - below
+    number = -(-geometry.queries(own) // queries)
     met = 0
     for tile in range(number):
-        last = min((tile + 1) * queries, geometry.queries(size)) - 1
+        last = min((tile + 1) * queries, geometry.queries(own)) - 1
         first = tile * queries * geometry.stride // geometry.block * geometry.block - geometry.halo
         end = last * geometry.stride // geometry.block * geometry.block + geometry.block + geometry.halo
         if geometry.border == "masked":
-            first, end = max(first, 0), min(end, size)
+            first, end = max(first, -above), min(end, own + below)
         met += -(-(end - first) // keys)
     return number, met

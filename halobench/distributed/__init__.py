@@ -1,0 +1,8 @@
+"""Halo attention on one image that several ranks hold, each some of its rows: only halo rows travel between them."""
+
+from halobench.distributed.layer import HaloAttention
+from halobench.distributed.lost import RankLost
+from halobench.distributed.sharded import attend
+from halobench.distributed.shards import Shards, shard_map
+
+__all__ = ["HaloAttention", "RankLost", "Shards", "attend", "shard_map"]

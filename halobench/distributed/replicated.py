@@ -1,0 +1,41 @@
+"""What every rank holds whole: its gradient is the sum over the shards."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.autograd.function import once_differentiable
+from torch.distributed import ProcessGroup
+
+from halobench.distributed.lost import ANYONE, waiting
+
+
+def replicated(group: ProcessGroup | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The same tensors; their gradients are summed over the group, by one all-reduce for all of them.
+
+    Every rank must ask for the gradient of the same ones.
+    """
+    found: tuple[Tensor, ...] = Replicated.apply(group, *tensors)
+    return found
+
+
+class Replicated(torch.autograd.Function):
+    """Forward the tensors as they are, backward the sum over the group, in float32 at least."""
+
+    @staticmethod
+    def forward(ctx: Any, group: ProcessGroup | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Nothing is sent."""
+        ctx.group = group or distributed.group.WORLD
+        return tuple(tensor.view_as(tensor) for tensor in tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """One message for all gradients."""
+        exact = torch.promote_types(gradients[0].dtype, torch.float32)
+        summed = torch.cat([gradient.flatten().to(exact) for gradient in gradients])
+        with waiting(ctx.group, ANYONE, "the sum of gradients"):
+            distributed.all_reduce(summed, group=ctx.group)
+        parts = summed.split([gradient.numel() for gradient in gradients])
+        pairs = zip(parts, gradients, strict=True)
+        return None, *(part.view(gradient.shape).to(gradient.dtype) for part, gradient in pairs)

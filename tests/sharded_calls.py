@@ -1,0 +1,148 @@
+"""What ``test_distributed.py`` has ranks do: calls on shards of a map, and calls that some rank does not join."""
+
+import os
+import time
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from halobench import Geometry, LayerSpec, Problem, RelativeTables, distributed
+from halobench.attention.layer import HaloAttention
+from halobench.cases import workload
+from halobench.distributed import Shards, shard_map
+from halobench.distributed.shards import unit
+from tests import ranks
+
+BACKENDS = ("strided_gather", "sdpa", "naive_unfold")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A problem, who holds which of its rows, and what computes it; ``told``: whether ranks are told the shards."""
+
+    problem: Problem
+    shards: Shards
+    backend: str
+    told: bool
+
+
+def drawn(seed: int, count: int) -> Drawn:
+    """Any problem on any shards: some without rows, some smaller than the halo."""
+    draw = Random(seed)
+    block, halo = draw.randint(1, 5), draw.randint(0, 9)
+    stride = draw.choice([stride for stride in (1, 1, 2, 3, 4) if block % stride == 0 or stride % block == 0])
+    geometry = Geometry(block, halo, stride, draw.choice(["masked", "zero"]))
+    whole = unit(geometry)
+    units = [draw.choice([0, 1, 1, 2, 4]) for _ in range(count)]
+    units[draw.randrange(count)] += -(-3 * stride // whole)  # three rows of queries at least (``test_conformance``)
+    heights = [whole * number for number in units]
+    last = max(rank for rank in range(count) if heights[rank])
+    heights[last] -= draw.randrange(whole) if sum(heights) - whole >= 3 * stride else 0
+    shards = shard_map(sum(heights), count, geometry) if seed % 4 == 0 else Shards(tuple(heights))
+    problem = Problem(
+        geometry,
+        sum(heights),
+        width=stride * draw.randint(3, 5),
+        batch=draw.randint(1, 2),
+        heads=draw.randint(1, 2),
+        key_dim=draw.choice([4, 8]),
+        value_dim=draw.choice([4, 8, 12]),
+        relative=draw.random() < 0.8,
+        dtype=draw.choice(["float32", "float32", "bfloat16"]),
+    )
+    return Drawn(problem, shards, draw.choice(BACKENDS), draw.random() < 0.5)
+
+
+def call(group: ProcessGroup, one: Drawn, seed: int, *, exchanged: bool = True) -> dict[str, np.ndarray]:
+    """This rank's rows of the output and the gradients, and its gradients of the tables, as float64."""
+    problem, shards, rank = one.problem, one.shards, group.rank()
+    inputs = problem.inputs(seed=seed)
+    of_queries = shards.strided(problem.geometry.stride)
+    leaves = {
+        "query": of_queries.local(inputs.query, rank),
+        "key": shards.local(inputs.key, rank),
+        "value": shards.local(inputs.value, rank),
+        **({} if inputs.relative is None else inputs.relative._asdict()),
+    }
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in leaves.items()}
+    relative = RelativeTables(leaves["rows"], leaves["columns"]) if problem.relative else None
+    output = distributed.attend(
+        leaves["query"], leaves["key"], leaves["value"], relative, problem.geometry, group,
+        backend=one.backend, shards=shards if one.told else None, exchanged=exchanged,
+    )  # fmt: skip
+    cotangent = of_queries.local(workload.cotangent(problem, "cpu", seed), rank)
+    gradients = torch.autograd.grad(output, list(leaves.values()), cotangent)
+    return numbers({"output": output, **dict(zip(leaves, gradients, strict=True))})
+
+
+def numbers(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.detach().double().numpy() for name, tensor in tensors.items()}
+
+
+def unexchanged(group: ProcessGroup, one: Drawn, seed: int) -> dict[str, np.ndarray]:
+    return call(group, one, seed, exchanged=False)
+
+
+def refused(group: ProcessGroup, geometry: Geometry, shards: Shards, backend: str) -> None:
+    """A call on eight rows a rank."""
+    rows = geometry.own_rows(8)
+    query, key = torch.randn(1, 1, rows, 8, 4), torch.randn(1, 1, 8, 8, 4)
+    distributed.attend(query, key, key, None, geometry, group, backend=backend, shards=shards)
+
+
+def calls(group: ProcessGroup, seeds: range) -> list[dict[str, np.ndarray]]:
+    """One after another, so that a message of one would be found in the next."""
+    return [call(group, drawn(seed, group.size()), seed) for seed in seeds]
+
+
+def layer(
+    group: ProcessGroup, spec: LayerSpec, pixels: Tensor, cotangent: Tensor, state: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """This rank's rows of a layer's output and of the map's gradient, and the gradients of all weights."""
+    shards = shard_map(pixels.shape[2], group.size(), spec.geometry)
+    module = distributed.HaloAttention(spec, group, backend="sdpa", shards=shards).to(pixels.dtype)
+    module.load_state_dict(state)
+    mine = shards.local(pixels, group.rank()).clone().requires_grad_()
+    output = module(mine)
+    output.backward(shards.strided(spec.geometry.stride).local(cotangent, group.rank()))
+    assert mine.grad is not None
+    weights = {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
+    return numbers({"output": output, "map": mine.grad, **weights})
+
+
+def whole_layer(spec: LayerSpec, pixels: Tensor, attend: Any) -> HaloAttention:
+    torch.manual_seed(0)
+    return HaloAttention(spec, attend).to(pixels.dtype)
+
+
+def lagging(group: ProcessGroup, timeout_s: float, late: int, late_s: float, way: str) -> None:
+    """A call that rank ``late`` joins too late, or its way back."""
+    broken = ranks.short_lived(group, timeout_s)
+    problem = Problem(Geometry(2, 3), 4 * group.size(), 4, dtype="float64")
+    inputs = problem.inputs(requires_grad=True)
+    shards = shard_map(problem.height, group.size(), problem.geometry)
+    mine = [shards.local(tensor, group.rank()) for tensor in inputs[:3]]
+    if (group.rank(), way) == (late, "forward"):
+        time.sleep(late_s)
+    output = distributed.attend(
+        *mine, inputs.relative, problem.geometry, broken, backend="strided_gather", shards=shards
+    )
+    if (group.rank(), way) == (late, "backward"):
+        time.sleep(late_s)
+    output.sum().backward()
+
+
+def dying(group: ProcessGroup, victim: int) -> None:
+    """A call before which one rank ends."""
+    problem = Problem(Geometry(2, 3), 4 * group.size(), 4)
+    inputs = problem.inputs()
+    shards = shard_map(problem.height, group.size(), problem.geometry)
+    if group.rank() == victim:
+        os._exit(3)
+    mine = [shards.local(tensor, group.rank()) for tensor in inputs[:3]]
+    distributed.attend(*mine, inputs.relative, problem.geometry, group, backend="strided_gather", shards=shards)

@@ -1,0 +1,203 @@
+"""Halo attention on shards: as on the whole map, on one rank to four; and a rank that is lost ends the others."""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from halobench import Geometry, LayerSpec, Problem, Unsupported, backends
+from halobench.attention import oracle
+from halobench.cases import accuracy, workload
+from halobench.cases.operator_call import Call, yardstick
+from halobench.distributed import RankLost, Shards, shard_map
+from halobench.distributed.sharded import cut
+from halobench.distributed.shards import overhang
+from tests import sharded_calls
+from tests.ranks import Ranks
+
+COUNTS = (1, 2, 3, 4)
+SEEDS = range(24)  # for each number of ranks
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    with Ranks(max(COUNTS), tmp_path_factory.mktemp("ranks")) as ranks:
+        yield ranks
+
+
+@pytest.fixture(scope="module")
+def answers(ranks: Ranks) -> dict[int, list]:
+    """For each number of ranks, what every rank found of every problem."""
+    return {count: ranks.ask(count, sharded_calls.calls, SEEDS) for count in COUNTS}
+
+
+def together(parts: list[dict[str, np.ndarray]], axis: int, whole: set[str]) -> dict[str, torch.Tensor]:
+    """Rows of all ranks above one another; what ranks hold whole must be the same on all of them."""
+    for name in whole & set(parts[0]):
+        for part in parts:
+            np.testing.assert_array_equal(part[name], parts[0][name])
+    return {
+        name: torch.from_numpy(
+            parts[0][name] if name in whole else np.concatenate([part[name] for part in parts], axis)
+        )
+        for name in parts[0]
+    }
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_as_on_the_whole_map(answers: dict[int, list], count: int, seed: int) -> None:
+    """Output and all gradients, by the accuracy rule; those of the tables are the same on all ranks."""
+    one = sharded_calls.drawn(seed, count)
+    for part in answers[count]:
+        assert not isinstance(part, Exception), part
+    found = together([part[seed] for part in answers[count]], 2, {"rows", "columns"})
+    cotangent = workload.cotangent(one.problem, "cpu", seed)
+    call = Call(one.problem.inputs(seed=seed).tensors, cotangent, one.problem.geometry)
+    truth, plain = call.to(torch.float64).results(oracle.attend), call.results(yardstick)
+    check = accuracy.compare_attention(found, truth, plain, backends.load(one.backend), call)
+    assert check.fault is None, one
+
+
+def test_what_is_drawn_is_hard_enough(answers: dict[int, list]) -> None:
+    """Among the problems: ranks without rows, halos over several shards, both borders, strides, parts at both edges."""
+    every = [(sharded_calls.drawn(seed, count), rank) for count in COUNTS for seed in SEEDS for rank in range(count)]
+    geometries = [one.problem.geometry for one, _ in every]
+    assert {geometry.border for geometry in geometries} == {"masked", "zero"}
+    assert any(geometry.stride > geometry.block for geometry in geometries)
+    assert any(1 < geometry.stride <= geometry.block for geometry in geometries)
+    assert any(not height for one, _ in every for height in one.shards.heights[:-1])
+    owners = [[owner for owner, _ in one.shards.pieces(rank, one.problem.geometry)] for one, rank in every]
+    assert max(map(len, owners)) == 3  # two above and one below, of four ranks
+    edges = {
+        tuple(map(len, cut(len(one.shards.rows(rank)), *map(len, one.shards.needed(rank, geometry)), geometry)))
+        for (one, rank), geometry in zip(every, geometries, strict=True)
+    }
+    assert edges >= {(0, 1), (1, 0), (1, 1), (1, 2)}
+
+
+def test_without_exchange_the_edges_are_wrong_and_the_interior_is_not(ranks: Ranks) -> None:
+    """For measuring: zeros take the place of others' rows, and nothing is waited for."""
+    problem = Problem(Geometry(2, 1), 16, 6, dtype="float64")
+    one = sharded_calls.Drawn(problem, shard_map(16, 2, problem.geometry), "strided_gather", told=True)
+    right = [part["output"] for part in ranks.ask(2, sharded_calls.call, one, 0)]
+    wrong = [part["output"] for part in ranks.ask(2, sharded_calls.unexchanged, one, 0)]
+    for rank, edge in ((0, slice(6, 8)), (1, slice(0, 2))):
+        differs = (right[rank] != wrong[rank]).any((0, 1, 3, 4))
+        assert np.flatnonzero(differs).tolist() == list(range(edge.start, edge.stop))
+
+
+LAYERS = {
+    "split": LayerSpec(6, 2, 4, 4, Geometry(2, 1)),
+    "downsampling": LayerSpec(6, 2, 4, 6, Geometry(4, 5, stride=2, border="zero"), positions="sum"),
+    "no_positions": LayerSpec(6, 1, 4, 4, Geometry(3, 2), positions=None),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("count", [2, 4])
+def test_layer(ranks: Ranks, name: str, count: int) -> None:
+    """The whole layer's weights, the whole map's output, and gradients of both; with four ranks one has no rows."""
+    spec = LAYERS[name]
+    pixels, state = torch.randn(2, 6, 3 * spec.geometry.block - 1, 5, dtype=torch.float64), None
+    whole = sharded_calls.whole_layer(spec, pixels, oracle.attend)
+    leaf = pixels.clone().requires_grad_()
+    output = whole(leaf)
+    cotangent = torch.randn_like(output)
+    output.backward(cotangent)
+    state = whole.state_dict()
+    parts = ranks.ask(count, sharded_calls.layer, spec, pixels, cotangent, state)
+    assert not [part for part in parts if isinstance(part, Exception)]
+    weights = {name: weight.grad for name, weight in whole.named_parameters()}
+    found = together(parts, 2, set(weights))
+    for one, wanted in {"output": output.detach(), "map": leaf.grad, **weights}.items():
+        torch.testing.assert_close(found[one], wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("way", ["forward", "backward"])
+def test_a_rank_that_lags_ends_the_others_and_is_named(ranks: Ranks, way: str) -> None:
+    """Rank 3 waits for rank 2, which waits for rank 1: all name rank 1."""
+    answers = ranks.ask(4, sharded_calls.lagging, 1.0, 1, 6.0, way)
+    for rank in (0, 2, 3):
+        assert isinstance(answers[rank], RankLost), answers[rank]
+        assert answers[rank].ranks == [1]
+    assert str(answers[1]).endswith("the others had given up")
+
+
+@pytest.mark.parametrize(
+    ("height", "count", "geometry", "heights"),
+    [
+        (20, 3, Geometry(4, 1), (8, 8, 4)),
+        (21, 3, Geometry(4, 1), (8, 8, 5)),
+        (5, 4, Geometry(4, 1), (4, 1, 0, 0)),
+        (12, 2, Geometry(2, 1, stride=4), (8, 4)),
+        (13, 2, Geometry(3, 1, stride=2), (12, 1)),
+    ],
+)
+def test_shards_are_whole_units(height: int, count: int, geometry: Geometry, heights: tuple[int, ...]) -> None:
+    """As even as blocks allow; what is left over goes to the first ranks, and the last row to the last with rows."""
+    shards = shard_map(height, count, geometry)
+    assert shards.heights == heights
+    assert [row for rank in range(count) for row in shards.rows(rank)] == list(range(height))
+    shards.check(geometry)
+
+
+def test_a_halo_may_span_shards() -> None:
+    """From the first row to the last, by owner."""
+    shards, geometry = Shards((2, 0, 2, 4, 2)), Geometry(2, 3)
+    assert shards.pieces(3, geometry) == [(0, range(1, 2)), (2, range(2, 4)), (4, range(8, 10))]
+    assert shards.pieces(1, geometry) == []
+
+
+@pytest.mark.parametrize(
+    "geometry", [Geometry(4, 1), Geometry(2, 1, stride=5), Geometry(1, 2, stride=6), Geometry(5, 2, 2)]
+)
+def test_rows_seen_behind_a_unit(geometry: Geometry) -> None:
+    """Counted: the furthest key of any query before row 60, where units end."""
+    furthest = max(geometry.seen(pixel, 1000).stop for pixel in range(0, 60, geometry.stride))
+    assert overhang(geometry) == furthest - 60
+
+
+def test_bad_input_is_one_error() -> None:
+    """Each names what was given and what was expected."""
+    with pytest.raises(ValueError, match=r"ranks must be at least 1, got 0"):
+        shard_map(8, 0, Geometry(4, 1))
+    with pytest.raises(ValueError, match=r"every 4 rows for block 4 and stride 1, got 6 rows on rank 0 of \(6, 2\)"):
+        Shards((6, 2)).check(Geometry(4, 1))
+    with pytest.raises(ValueError, match=r"above must be an integer >= 0, got -1"):
+        Geometry(4, 1, above=-1)
+
+
+@pytest.mark.parametrize(
+    ("count", "backend", "heights", "geometry", "message"),
+    [
+        (1, "sdpa", (4, 4), Geometry(4, 1), r"the shards of 1 rank must have 8 rows, .* got \(4, 4\)"),
+        (2, "sdpa", (4, 4), Geometry(4, 1), r"must have 8 rows, the key's, on rank ., got \(4, 4\)"),
+        (2, "sdpa", (8, 8), Geometry(4, 1, below=0, above=4), "no rows above or below it"),
+        (2, "nobody", (8, 8), Geometry(4, 1), "no backend is called 'nobody'"),
+        (2, "global_sa", (8, 8), Geometry(4, 1), "global_sa knows no strips"),
+    ],
+)
+def test_errors_of_a_call(
+    ranks: Ranks, count: int, backend: str, heights: tuple[int, ...], geometry: Geometry, message: str
+) -> None:
+    """On all ranks alike; the next call is as if nothing had happened."""
+    for answer in ranks.ask(count, sharded_calls.refused, geometry, Shards(heights), backend):
+        assert isinstance(answer, Unsupported if "strips" in message else ValueError)
+        assert re.search(message, str(answer))
+    part, _ = ranks.ask(2, sharded_calls.calls, SEEDS)
+    assert not isinstance(part, Exception)
+
+
+@pytest.mark.fault
+def test_a_rank_that_dies_ends_the_others_and_is_named(ranks: Ranks) -> None:
+    """Its neighbours; rank 0 needs nothing of it. The last test of the ranks: one of them is gone."""
+    answers = ranks.ask(4, sharded_calls.dying, 2)
+    assert isinstance(answers[2], EOFError)
+    assert answers[0] is None
+    for rank in (1, 3):
+        assert isinstance(answers[rank], RankLost), answers[rank]
+        assert str(answers[rank]).endswith("no word from rank 2")
