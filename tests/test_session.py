@@ -23,6 +23,7 @@ import ctypes, os, sys, time
 import torch
 from halobench import formula
 from halobench import Unsupported
+calls = []
 """
 ATTEND = START + "def attend(query, key, value, relative, geometry):\n"
 RIGHT = "formula.attend(query, key, value, relative, geometry)"
@@ -46,6 +47,7 @@ BACKENDS = {
     "memory_error": "    raise MemoryError",
     "out_of_memory": "    raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB')",
     "too_large": "    return torch.empty(2**60, dtype=torch.uint8)",
+    "tires": f"    calls.append(1)\n    return {RIGHT} * (1.0 if len(calls) < 4 else float('nan'))",
     "refuses": "    raise Unsupported('only on Sundays')",
     "imports_late": "    import a_package_that_nobody_has.part",
 }
@@ -79,7 +81,7 @@ def measure(session, backend, direction="forward"):
     row = session.measure(case(backend, direction))
     assert json.loads(json.dumps(row, allow_nan=False)) == row
     columns = checked_row(row)
-    assert (columns["median_ms"] is None) == (row["status"] != "OK")
+    assert (columns["median_ms"] is None) == ("samples_ms" not in row) == (row["status"] != "OK")
     assert "\n" not in (row["reason"] or "")
     return row
 
@@ -113,6 +115,7 @@ FAILURES = {
     "wrong_shape": ("INCORRECT", r"output is \(1, 1, 8, 8, 15\) torch.float32, expected \(1, 1, 8, 8, 16\) .*"),
     "wrong_dtype": ("INCORRECT", r"output is .* torch.float64, expected .* torch.float32"),
     "mutates": ("INCORRECT", r"the call changed its input value"),
+    "tires": ("INCORRECT", r"asked again, with other values in the same memory: output of image 0 is not finite"),
     "memory_error": ("OOM", r"MemoryError: ?"),
     "out_of_memory": ("OOM", r"OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB"),
     "too_large": ("OOM", r"RuntimeError: .*can't allocate memory.*"),

@@ -77,8 +77,8 @@ def judge(answer: Answer, backend: Backend, task: Task, workload: Workload, devi
         if not tensor.isfinite().all():
             return Check({}, {}, f"{name} is not finite")
     truth, plain = expected(Reference(backend), task, device, seed)
-    found = select(answer.found, workload.shared)
-    cotangent = workload.cotangent[ends(len(workload.cotangent))]
+    images = ends(len(workload.cotangent))
+    found, cotangent = select(answer.found, workload.shared, images), workload.cotangent[images]
     if isinstance(task, Problem) and backend.attend is not None:
         call = Call(compared(workload), cotangent, task.geometry)
         return compare_attention(found, truth, plain, backend, call)
@@ -187,18 +187,19 @@ def expected(reference: Reference, task: Task, device: str, seed: int) -> tuple[
 
     Where there is no attention, the yardstick is the truth itself and only the unavoidable error is allowed.
     """
-    truth = evaluate(bind(reference.through(oracle.attend), task, device, seed), torch.float64)
+    problem = task.problem if isinstance(task, Slot) else task
+    images = ends(problem.batch)
+    truth = evaluate(bind(reference.through(oracle.attend), task, device, seed), torch.float64, images)
     if reference.backend.attend is None:
         return truth, truth
-    dtype = (task.problem if isinstance(task, Slot) else task).torch_dtype
-    return truth, evaluate(bind(reference.through(yardstick), task, device, seed), dtype)
+    return truth, evaluate(bind(reference.through(yardstick), task, device, seed), problem.torch_dtype, images)
 
 
-def evaluate(workload: Workload, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The output and all gradients on the compared images, computed in ``dtype``."""
-    leaves = {name: tensor.detach().to(dtype).requires_grad_() for name, tensor in compared(workload).items()}
+def evaluate(workload: Workload, dtype: torch.dtype, images: list[int]) -> dict[str, Tensor]:
+    """The output and all gradients on these images, computed in ``dtype``."""
+    chosen = select(workload.tensors, workload.shared, images)
+    leaves = {name: tensor.detach().to(dtype).requires_grad_() for name, tensor in chosen.items()}
     output = workload.apply(leaves)
-    images = ends(len(workload.cotangent))
     gradients = torch.autograd.grad(output, list(leaves.values()), workload.cotangent[images].to(dtype))
     return {OUTPUT: output.detach(), **dict(zip(leaves, gradients, strict=True))}
 
@@ -219,12 +220,12 @@ def attend_as_meant(
 
 def compared(workload: Workload) -> dict[str, Tensor]:
     """The workload's tensors, those with a batch axis cut to the compared images."""
-    return select(workload.tensors, workload.shared)
+    return select(workload.tensors, workload.shared, ends(len(workload.cotangent)))
 
 
-def select(tensors: dict[str, Tensor], shared: frozenset[str]) -> dict[str, Tensor]:
-    """Those tensors with a batch axis (all but ``shared``) cut to the compared images."""
-    return {name: tensor if name in shared else tensor[ends(len(tensor))] for name, tensor in tensors.items()}
+def select(tensors: dict[str, Tensor], shared: frozenset[str], images: list[int]) -> dict[str, Tensor]:
+    """Those tensors with a batch axis (all but ``shared``) cut to these images."""
+    return {name: tensor if name in shared else tensor[images] for name, tensor in tensors.items()}
 
 
 def ends(batch: int) -> list[int]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from halobench.attention.problem import Backend, Direction, LayerSpec, Problem, RelativeTables, Unsupported
+from halobench.cases.bands import surrounded
 
 PIXELS = "pixels"
 
@@ -60,6 +61,11 @@ class Workload:
     shared: frozenset[str]
     cotangent: Tensor
     module: nn.Module | None = None
+
+    def relocate(self) -> None:
+        """Move everything to memory that is allocated now, between guard bands; the tensors stay the same objects."""
+        for tensor in (*self.tensors.values(), self.cotangent):
+            tensor.data = surrounded(tensor)
 
     def call(self, direction: Direction) -> Callable[[], object]:
         """The call to measure: the forward pass without gradients, or forward and the gradient of every tensor."""

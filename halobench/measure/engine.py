@@ -9,10 +9,10 @@ from typing import Any
 
 from halobench.attention import backends
 from halobench.attention.problem import Backend
-from halobench.cases import accuracy, cost, counters
+from halobench.cases import accuracy, asked_again, cost, counters
 from halobench.cases.case import Case
 from halobench.cases.workload import Workload, bind
-from halobench.machine.clock import Burst, Clock
+from halobench.machine.clock import Burst, Call, Clock
 from halobench.machine.load import Watch
 from halobench.machine.memory import available_bytes
 from halobench.measure import energy, latency, memory
@@ -38,22 +38,26 @@ class Settings:
 
 @dataclass
 class Stopwatch:
-    """Where the wall time of a case goes: the backend's own calls (warm-up, measured), or the harness around them."""
+    """Where the wall time of a case goes: the backend's own calls (warm-up, measured), or the harness around them.
 
-    seconds: dict[str, float] = field(default_factory=lambda: {"warmup": 0.0, "measured": 0.0, "harness": 0.0})
+    ``checks`` is the part of the harness that holds answers against the truth.
+    """
+
+    seconds: dict[str, float] = field(default_factory=lambda: {"warmup": 0.0, "measured": 0.0, "checks": 0.0})
     started: float = field(default_factory=time.monotonic)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the time inside the block towards a phase."""
-        start = time.monotonic()
+        """Count the time inside the block towards a phase, and no longer towards one that it is inside of."""
+        start, before = time.monotonic(), sum(self.seconds.values())
         try:
             yield
         finally:
-            self.seconds[name] += time.monotonic() - start
+            inner = sum(self.seconds.values()) - before
+            self.seconds[name] += time.monotonic() - start - inner
 
     def total(self) -> dict[str, float]:
-        """Seconds by phase; what no phase claims is the harness's."""
+        """Seconds by phase; what neither the warm-up nor the measured calls claim is the harness's."""
         claimed = self.seconds["warmup"] + self.seconds["measured"]
         return self.seconds | {"harness": time.monotonic() - self.started - claimed}
 
@@ -64,7 +68,7 @@ def measure(case: Case, clock: Clock, settings: Settings) -> Fields:
     Raises:
         ModuleNotFoundError: the backend needs a package that is not installed.
         Unsupported: the backend refuses the task.
-        Incorrect: its answer is wrong; nothing was timed.
+        Incorrect: an answer is wrong, before or after the call was timed.
         MemoryError: the task cannot fit.
         Uncapturable: a short call could not be captured as a CUDA graph.
     """
@@ -74,18 +78,22 @@ def measure(case: Case, clock: Clock, settings: Settings) -> Fields:
     needed = cost.memory_bytes(backend, case.task, case.direction)
     refuse_what_cannot_fit(needed, case.device)
     workload = bind(backend, case.task, case.device)
+    workload.relocate()
     checked = verify(backend, case, workload, stopwatch)
-    if not settings.timed:
-        return {"accuracy": checked, "seconds": stopwatch.total()}
     call = workload.call(case.direction)
+    if not settings.timed:
+        ask_again(backend, case, workload, call, checked, stopwatch)
+        return {"accuracy": checked, "seconds": stopwatch.total()}
     with stopwatch.phase("warmup"):
         call()
         clock.synchronize()
     with stopwatch.phase("measured"), Watch(case.device) as watch:
         peak = memory.peak_bytes(call, case.device)
-        samples = latency.sample(call, clock, settings.effort, Placement(backend, workload, call).move)
+        placement = Placement(backend, workload, call)
+        samples = latency.sample(call, clock, settings.effort, placement.move)
         middle = median(samples.device_ms)
         joules = energy.joules_per_call(call, middle, case.device) if case.energy else None
+    ask_again(backend, case, workload, placement.call, checked, stopwatch)
     return {
         "samples_ms": samples.device_ms,
         # What was taken to several places was captured in each.
@@ -114,10 +122,26 @@ def verify(backend: Backend, case: Case, workload: Workload, stopwatch: Stopwatc
     """The accuracy check that a case must pass before it is timed. Its call of the backend compiles and warms up."""
     with stopwatch.phase("warmup"):
         answer = accuracy.ask(workload, case.direction)
-    outcome = accuracy.judge(answer, backend, case.task, workload, case.device)
+    with stopwatch.phase("checks"):
+        outcome = accuracy.judge(answer, backend, case.task, workload, case.device)
     if outcome.fault is not None:
         raise Incorrect(outcome.fault)
     return {"errors": outcome.errors, "budgets": outcome.budgets}
+
+
+def ask_again(
+    backend: Backend, case: Case, workload: Workload, call: Call, checked: Fields, stopwatch: Stopwatch
+) -> None:
+    """Raise ``Incorrect`` where the call that was timed answers wrongly to other values."""
+
+    def answer() -> object:
+        with stopwatch.phase("measured"):
+            return call()
+
+    with stopwatch.phase("checks"):
+        fault = asked_again.fault(backend, case.task, case.direction, workload, answer, checked["budgets"])
+    if fault is not None:
+        raise Incorrect(fault)
 
 
 def latency_fields(samples: Burst, *, replayed: bool) -> Fields:

@@ -1,7 +1,7 @@
 """A whole network, measured: a training step or inference, in turn with a rival's, so that their ratio is paired."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
@@ -31,6 +31,7 @@ RECOMPILATIONS = 64  # a network has a layer a shape, and the compiler would giv
 class Contestant:
     """A network on the device, warm. ``call`` is one step; ``first_s`` is how long the first one took.
 
+    ``tensors`` are those that a step leaves in memory, the images first.
     ``peak_bytes`` is that of a step whose kernels the host launches, above ``resident_bytes``: what ``call`` replays
     allocates nothing.
     """
@@ -38,6 +39,7 @@ class Contestant:
     network: Network
     model: nn.Module
     call: Callable[[], Tensor]
+    tensors: Callable[[], Iterator[Tensor]]
     resident_bytes: int
     peak_bytes: int | None
     first_s: float
@@ -75,7 +77,7 @@ class Contestant:
         clock.synchronize()
         first_s = time.monotonic() - started
         resident = sum(tensor.numel() * tensor.element_size() for tensor in tensors())
-        warm = cls(network, model, call, resident, None, first_s)
+        warm = cls(network, model, call, tensors, resident, None, first_s)
         warm.repeat(direction)
         warm.peak_bytes = memory.peak_bytes(call, device)
         return warm
@@ -84,9 +86,37 @@ class Contestant:
         """Call a few times, and look at the last outcome."""
         for _ in range(WARM_UP_STEPS):
             outcome = self.call()
+        self.demand_finite(outcome, direction)
+
+    def demand_finite(self, outcome: Tensor, direction: Direction) -> None:
+        """Raise ``Incorrect`` where a loss or an output is not finite."""
         if not bool(outcome.isfinite().all()):
             what = "loss" if direction == "training" else "output"
             raise Incorrect(f"the {what} of {self.network.model} is not finite")
+
+    def ask_again(self, direction: Direction) -> None:
+        """Look at what was timed: a step moves the parameters, an output follows the images in its memory.
+
+        Raises:
+            Incorrect: it does not, or its outcome is not finite.
+        """
+        if direction == "training":
+            before = norms(self.model)
+            self.demand_finite(self.call(), direction)
+            if norms(self.model).equal(before):
+                raise Incorrect(f"a step of {self.network.model} left its parameters as they were, after it was timed")
+            return
+        images, output = next(self.tensors()), self.call().clone()
+        images.neg_()
+        other = self.call()
+        self.demand_finite(other, direction)
+        if other.equal(output):
+            raise Incorrect(f"the output of {self.network.model} is the same for other images in the same memory")
+
+
+def norms(model: nn.Module) -> Tensor:
+    """The norm of each parameter."""
+    return torch.stack([parameter.detach().norm() for parameter in model.parameters()])
 
 
 def replays(network: Network, device: str) -> bool:
@@ -112,7 +142,7 @@ def measure(case: NetworkCase, clock: Clock, settings: Settings, rivals: Rivals[
         ModuleNotFoundError: the backend needs a package that is not installed.
         Unsupported: the backend refuses a layer, the dtype cannot train, the steps cannot be replayed, or fused
             normalisation would not be at work.
-        Incorrect: the backend is wrong in a layer of the network; nothing was timed.
+        Incorrect: the backend is wrong in a layer of the network, or what was timed is wrong afterwards.
         Uncapturable: the call of the network, or of its rival, could not be captured as a CUDA graph.
         MemoryError, torch.OutOfMemoryError: the network, or its rival, does not fit.
     """
@@ -123,7 +153,8 @@ def measure(case: NetworkCase, clock: Clock, settings: Settings, rivals: Rivals[
     stopwatch = Stopwatch()
     flags = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
     with flags, torch._dynamo.config.patch(recompile_limit=RECOMPILATIONS):  # noqa: SLF001 - documented, but private
-        checked = conformance.verify(case.network, case.direction, case.device)
+        with stopwatch.phase("checks"):
+            checked = conformance.verify(case.network, case.direction, case.device)
         if not settings.timed:
             return {"accuracy": checked, "seconds": stopwatch.total()}
         batch = case.network.batch
@@ -135,7 +166,9 @@ def measure(case: NetworkCase, clock: Clock, settings: Settings, rivals: Rivals[
                     raise
             else:
                 memory.release()  # a network is full of cycles
-                return {**measured, "accuracy": checked}
+                with stopwatch.phase("checks"):
+                    conformance.ask_again(case.network, case.direction, case.device)
+                return {**measured, "accuracy": checked, "seconds": stopwatch.total()}
             rivals.clear()  # after the exception is gone, with the tensors its frames held
             batch //= 2
 
@@ -171,6 +204,7 @@ def at_batch(
         samples, *others = steps.alternate(calls, clock, settings.effort, single=single)
         middle = median(samples.device_ms)
         joules = energy.joules_per_call(own.call, middle, case.device) if case.energy else None
+        own.ask_again(case.direction)
     return {
         "samples_ms": samples.device_ms,
         "latency": latency_fields(samples, replayed=own.replayed),
@@ -189,7 +223,6 @@ def at_batch(
             "first_step_s": own.first_s,
         },
         "paired": None if rival is None else paired_fields(rival, samples, others[0]),
-        "seconds": stopwatch.total(),
     }
 
 

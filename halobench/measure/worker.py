@@ -13,6 +13,7 @@ import time
 import warnings
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def end_with(parent: int) -> None:
     os._exit(1)
 
 
+@cache  # it is asked after every case, and looking for backends takes some ms
 def compiles(name: str) -> bool:
     """Whether a backend has compiled something by now."""
     try:

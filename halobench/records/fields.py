@@ -52,9 +52,9 @@ def of_load(name: str, kind: Kind, meaning: str, unit: str = "", null: str = "")
     return Field(f"load.{name}", kind, meaning, unit, "halobench.machine.load", null or NO_LOAD)
 
 
-def of_seconds(name: str, meaning: str) -> Field:
+def of_seconds(name: str, meaning: str, null: str = "nothing of the case was run") -> Field:
     """A column of where the wall time of the case went."""
-    return Field(f"seconds.{name}", "number", meaning, "s", "halobench.measure.engine", "nothing of the case was run")
+    return Field(f"seconds.{name}", "number", meaning, "s", "halobench.measure.engine", null)
 
 
 NO_LAYER = "a row about an operator, which has no layer"
@@ -146,13 +146,14 @@ FIELDS = {
     "disturbed_by": of_load("by", "text", "who disturbed it", "", "nobody did, or as disturbed"),
     "warmup_s": of_seconds("warmup", "loading, compiling and first calls of the backend"),
     "measured_s": of_seconds("measured", "its calls while memory, time and energy were measured"),
-    "harness_s": of_seconds("harness", "everything else: inputs, the check, statistics"),
+    "checks_s": of_seconds("checks", "the checks of its answers", "nothing of the case was run, or an older file"),
+    "harness_s": of_seconds("harness", "everything else: inputs, the checks, statistics"),
 }  # fmt: skip
 SHARED = (
     "suite", "case", "backend", "direction", "label", "device", "status", "reason", "median_ms", "low_ms", "high_ms",
     "host_ms", "noise", "outliers", "peak_bytes", "energy_joules", "sm_mhz", "throttled", "load_average", "load_cores",
     "others_cores", "stolen_cores", "throttled_cores", "cpu_mhz", "gpu_processes", "gpu_share", "disturbed",
-    "disturbed_by", "warmup_s", "measured_s", "harness_s",
+    "disturbed_by", "warmup_s", "measured_s", "checks_s", "harness_s",
 )  # fmt: skip
 
 
