@@ -42,7 +42,7 @@ class Truth:
         faults = []
         for name, there in found.items():
             errors = torch.linalg.vector_norm(there - self.sketches[name], dim=1) / self.extents[name]
-            worst, image = errors.nan_to_num(torch.inf).max(0)
+            worst, image = errors.nan_to_num(torch.inf, posinf=torch.inf).max(0)
             where = name if name in shared else f"{name} of image {int(image)}"
             if not worst.isfinite():
                 faults.append(f"{where} is not finite")

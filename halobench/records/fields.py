@@ -145,7 +145,7 @@ FIELDS = {
     "disturbed": of_load("disturbed", "flag", "whether others had so much that the time says little"),
     "disturbed_by": of_load("by", "text", "who disturbed it", "", "nobody did, or as disturbed"),
     "warmup_s": of_seconds("warmup", "loading, compiling and first calls of the backend"),
-    "measured_s": of_seconds("measured", "its calls while memory, time and energy were measured"),
+    "measured_s": of_seconds("measured", "its calls while memory, time and energy were measured, and when asked again"),
     "checks_s": of_seconds("checks", "the checks of its answers", "nothing of the case was run, or an older file"),
     "harness_s": of_seconds("harness", "everything else: inputs, the checks, statistics"),
 }  # fmt: skip
