@@ -28,7 +28,12 @@ def captured(monkeypatch):
 
     def capture(call, name):
         order.append(f"capture {name}")
-        return graphs.Replay(call, SimpleNamespace(replay=lambda: order.append("replay")), torch.ones(()))
+
+        def replay():
+            order.append("replay")
+            call()
+
+        return graphs.Replay(call, SimpleNamespace(replay=replay), torch.ones(()))
 
     def peak_bytes(call, device):
         assert not isinstance(call, graphs.Replay)
