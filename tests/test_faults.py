@@ -55,7 +55,7 @@ BACKENDS = {
     "good": ATTEND.format(act="pass"),
     "fills": ATTEND.format(act=FILL.format(when="True", room=50)),
     "fills_late": ATTEND.format(act=FILL.format(when="query.requires_grad", room=4000)),
-    "leaks": ATTEND.format(act="kept.append(torch.ones(3 * 2**25))"),  # 384 MiB; a case that is only checked calls twice
+    "leaks": ATTEND.format(act="kept.append(torch.ones(3 * 2**25))"),  # 384 MiB; a check calls twice
 }
 
 

@@ -45,12 +45,13 @@ def verify(network: Network, direction: Direction, device: str) -> dict[str, Any
 def ask_again(network: Network, direction: Direction, device: str) -> None:
     """Ask for each distinct layer once more, after the network was timed.
 
+    Not where a backend compiles each layer for seconds, which it may have to do again.
+
     Raises:
         Incorrect: the backend is wrong in a layer now, which the message names.
     """
-    if network.backend is None:
+    if network.backend is None or (backend := backends.load(network.backend)).compiles:
         return
-    backend = backends.load(network.backend)
     for slot, outcome in checked(layers_of(network), direction, device).items():
         demand_right(backend, slot, direction, bind(backend, slot, device), outcome)
 
