@@ -58,7 +58,7 @@ def ask_again(network: Network, direction: Direction, device: str) -> None:
 
 def layers_of(network: Network) -> Network:
     """What decides its layers: eager, captured and compiled networks have the same."""
-    return replace(network, compiled=False, captured=False, batch=IMAGES)
+    return replace(network, compiled=False, compile_mode=None, captured=False, batch=IMAGES)
 
 
 @lru_cache(maxsize=8)
