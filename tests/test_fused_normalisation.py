@@ -127,18 +127,24 @@ def test_timms_blocks_that_drop_and_blur():
 @pytest.mark.gpu
 @without_gpu
 @pytest.mark.parametrize("name", ["efficientnet_b0", "resnet50", "regnety_002", "gernet_s"])
-def test_on_a_gpu_the_steps_are_those_of_timm(name, monkeypatch):
-    """In float32: the output, all gradients and all buffers of a compiled step, with the operator and eager without."""
+def test_on_a_gpu_steps_are_as_exact_as_timms(name, monkeypatch):
+    """In float32: a compiled step with the operator errs a few times as much as timm's eager one, at the most.
+
+    The output, all gradients and all buffers are held against the step in float64. Some gradients cancel, so that
+    nothing but roundings is left of both.
+    """
     calls, fused = [], norm_module.norm_activation
     monkeypatch.setattr(norm_module, "norm_activation", lambda *given: (calls.append(1), fused(*given))[1])
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.manual_seed(0)
-    theirs = prepared(timm.create_model(name, num_classes=7)).float().cuda()
+    exact = prepared(timm.create_model(name, num_classes=7)).cuda()
+    theirs = copy.deepcopy(exact).float()
     model = copy.deepcopy(theirs)
     found = fuse_normalisation(model)
-    pixels = images(96, 8).float().cuda()
+    pixels = images(96, 8).cuda()
     torch.compiler.reset()
-    ours, wanted = step(model, pixels, torch.compile(model, fullgraph=True)), step(theirs, pixels)
+    ours = step(model, pixels.float(), torch.compile(model, fullgraph=True))
     assert len(calls) == len(found.replaced)
-    for one, other in zip(ours, wanted, strict=True):
-        scale = other.abs().max().clamp(min=1e-6)
-        torch.testing.assert_close(one / scale, other / scale, rtol=0, atol=5e-3)
+    for one, other, truth in zip(ours, step(theirs, pixels.float()), step(exact, pixels), strict=True):
+        allowed = 8 * (other.double() - truth).norm() + 1e-5 * truth.double().norm()
+        assert (one.double() - truth).norm() <= allowed

@@ -152,7 +152,8 @@ def check(name: str, tool: str, device: str, dtype: torch.dtype) -> None:
     attempt, outcome = trial(name, tool)
     if tool == "ONNX":
         pytest.importorskip("onnxscript")
-    one, pixels = layer(name).to(device, dtype), PIXELS.to(device, dtype)
+    layout = torch.channels_last if name in KERNELS else torch.contiguous_format
+    one, pixels = layer(name).to(device, dtype), PIXELS.to(device, dtype, memory_format=layout)
     if outcome == "yes":
         attempt(one, pixels)
         return
