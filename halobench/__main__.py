@@ -25,6 +25,7 @@ COMMANDS = {
     "halobench.calibrate": "the gate measured with planted slowdowns",
     "halobench.profile": "kernels, memory and traces of one case",
     "halobench.train": "a training run, on images or Fashion-MNIST",
+    "halobench.scale": "training steps on 1, 2, ... GPUs in one run, under torchrun",
     "halobench.train.time_to_accuracy": "how long small networks take to one test accuracy",
     "halobench.models": "the cost table of all models",
     "halobench.fuzz": "random problems for backends, against the oracle",

@@ -15,6 +15,7 @@ from halobench.figures import (
     network_axes,
     networks,
     published,
+    ranks,
     roofline,
     scaling,
     summary,
@@ -93,6 +94,7 @@ def network_figures(selection: Selection) -> Drawn:
     yield from networks.draw(selection)
     yield from published.draw(selection)
     yield from network_axes.draw(selection)
+    yield from ranks.draw(selection)
 
 
 def figures(selection: Selection) -> Drawn:

@@ -44,6 +44,8 @@ class Case:
     def row(self) -> dict[str, object]:
         """The columns of a results row that are known before measuring."""
         problem = asdict(self.problem)
+        for beyond in ("above", "below"):  # a case's map is whole
+            del problem["geometry"][beyond]
         layer = None
         if isinstance(self.task, Slot):
             spec = self.task.layer

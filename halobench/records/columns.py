@@ -78,6 +78,12 @@ SECTION = {  # of the whole run: paths below `halobench`
     "schema": Column("version of this form of files"),
     "tier": Column("as in the tables"),
     "options": Column("what the run was asked for, and how short calls are sampled"),
+    "shard.number": Column("which of the shards of a sweep this is, from 1 on", null="the whole sweep"),
+    "shard.count": Column("how many shards there are", null="as above"),
+    "shard.cases": Column("the names of all cases of the sweep", null="as above"),
+    "all_reduce_bytes_per_s": Column(
+        "of `halobench.scale`: by number of ranks, the best bus bandwidth of an all-reduce", "bytes/s", "a suite's file"
+    ),
     "fingerprint": Column("machine, software and commit", null="what could not be found out"),
     "ceilings.device": Column("where the ceilings were measured"),
     "ceilings.dtype": Column("of which matrix products"),

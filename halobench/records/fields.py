@@ -167,6 +167,12 @@ def of_measured(path: str, kind: Kind, meaning: str, unit: str = "", null: str =
     return Field(path, kind, meaning, unit, "halobench.measure.networks", null)
 
 
+def of_scaling(name: str, kind: Kind, meaning: str, unit: str = "", null: str = "a row of the suites") -> Field:
+    """A column of a training step on several ranks."""
+    return Field(f"scaling.{name}", kind, meaning, unit, "halobench.scale.campaign", null)
+
+
+SINGLE = "a row of the suites, or a single rank"
 OLDER = "a file from before there were captured networks"
 BY_DEFAULT = "by the compiler's defaults, or not at all"
 ALONE = "the network was measured alone, or has no time"
@@ -195,6 +201,18 @@ NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {
     "replayed": of_measured("latency.replayed", "flag", "whether the call was the replay of a CUDA graph"),
     "first_step_s": of_measured("throughput.first_step_s", "number", "the first step, compiling included", "s"),
     "resident_bytes": of_measured("memory.resident_bytes", "number", "weights, gradients, optimizer, images", "bytes"),
+    "scaling": of_scaling("kind", "text", "`weak`: the batch of a rank is the same; `strong`: that of all ranks"),
+    "ranks": of_scaling("ranks", "count", "processes that trained together, a GPU each"),
+    "efficiency": of_scaling("efficiency", "number", "t1 / tN; under strong scaling t1 / (N tN), paired by rounds"),
+    "efficiency_low": of_scaling("efficiency_low", "number", "lower end of its bootstrap 95 % interval"),
+    "efficiency_high": of_scaling("efficiency_high", "number", "upper end of that interval"),
+    "communicated_bytes": of_scaling("communicated_bytes", "number", "gradients all-reduced a step", "bytes", SINGLE),
+    "communication_ms": of_scaling("communication_ms", "positive", "all-reducing these buckets alone", "ms", SINGLE),
+    "exposed_ms": of_scaling("exposed_ms", "number", "the step less the same without communication", "ms", SINGLE),
+    "bus_bytes_per_s": of_scaling(
+        "bus_bytes_per_s", "positive", "bus bandwidth of that, as nccl-tests define it", "bytes/s", SINGLE
+    ),
+    "bus_share": of_scaling("bus_share", "number", "over the best that an all-reduce of any size reached", "", SINGLE),
     "rival_ms": of_measured("paired.rival_median_ms", "positive", "median of the rival's calls between", "ms", ALONE),
     "ratio": of_measured("paired.ratio", "positive", "median over pairs of its time over the rival's", "", ALONE),
     "ratio_low": of_measured("paired.ratio_low", "positive", "lower end of its bootstrap 95 % interval", "", ALONE),

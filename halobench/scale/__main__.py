@@ -1,0 +1,147 @@
+"""``torchrun --nproc-per-node N -m halobench.scale --output FILE``: training steps on 1, 2, ... N ranks in one run."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from halobench import terminal
+from halobench.attention.problem import Unsupported
+from halobench.machine import load
+from halobench.machine.environment import fingerprint
+from halobench.measure import memory
+from halobench.records.schema import SCHEMA_VERSION
+from halobench.scale.campaign import Campaign
+from halobench.scale.settings import NAME, Settings, parse
+from halobench.train.processes import LOST, Processes
+from halobench.train.unusable import Unusable
+from halobench.wording import counted
+
+Fields = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command on this rank. Exit status: 0, or 2 for what cannot be used."""
+    settings = parse(arguments, int(os.environ.get("WORLD_SIZE", "1")))
+    try:
+        processes = Processes.of_environment()
+    except Unusable as error:
+        return terminal.refuse(NAME, error)
+    try:
+        check(settings.output)
+        device = processes.device(settings.device)
+        with processes.joined(device):
+            measure(settings, processes, device)
+    except (Unusable, Unsupported, RuntimeError, MemoryError) as error:
+        problem = problem_of(error, processes)
+        if problem is None:
+            raise
+        return terminal.refuse(NAME, problem) if processes.tells(problem) else terminal.UNUSABLE
+    return 0
+
+
+def problem_of(error: Exception, processes: Processes) -> str | None:
+    """What the user is to read about an error, or ``None`` where it is a fault of the program."""
+    if isinstance(error, Unusable | Unsupported):
+        return str(error)
+    if memory.out_of_memory(error):
+        return f"out of memory: a smaller --batch, or fewer --models ({str(error).splitlines()[0]})"
+    return LOST if processes.lost(error) else None
+
+
+def check(output: Path) -> None:
+    """Raise ``Unusable``, before anything is measured, where the results could not be written."""
+    if output.suffix != ".json" or output.is_dir():
+        raise Unusable(f"--output must name a .json file, got {str(output)!r}")
+    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
+        raise Unusable(f"--output cannot be written: {output.parent} is no folder that can be written to")
+
+
+def measure(settings: Settings, processes: Processes, device: torch.device) -> None:
+    """Measure every network, show a line a point, and leave all rows in one file; the first rank writes."""
+    started, before = time.monotonic(), load.watch(settings.device, 0.5)
+    campaign = Campaign(settings, device, processes.rank)
+    rows = []
+    for model in settings.models:
+        found = campaign.rows(model)
+        rows += found
+        for row in found:
+            print(said(row), flush=True)
+    if processes.first:
+        header = {
+            "schema": SCHEMA_VERSION,
+            "tier": "scaling",
+            "options": described(settings),
+            "fingerprint": fingerprint(settings.device),
+            "ceilings": None,
+            "load": {"before": asdict(before)},
+            "failures": [],
+            "harness": {"wall_s": time.monotonic() - started},
+            "all_reduce_bytes_per_s": {str(count): rate for count, rate in campaign.ceilings.items()},
+        }
+        write(settings.output, header, campaign.settled(rows))
+        print(f"{settings.output}: {counted(len(rows), 'row')}")
+
+
+def described(settings: Settings) -> Fields:
+    """The options as the results file has them: everything that changes a time."""
+    return {name: value for name, value in asdict(settings).items() if name != "output"}
+
+
+def write(path: Path, header: Fields, rows: list[Fields]) -> None:
+    """Write a results file as pytest-benchmark would, which readers know.
+
+    Raises:
+        Unusable: it cannot be written.
+    """
+    benchmarks = [
+        {
+            "name": row["case"],
+            "fullname": f"halobench.scale::{row['case']}",
+            "extra_info": {"halobench": {key: value for key, value in row.items() if key != "samples_ms"}},
+            "stats": {
+                "data": [ms / 1e3 for ms in row["samples_ms"]],
+                "median": row["latency"]["median_ms"] / 1e3,
+                "rounds": len(row["samples_ms"]),
+            },
+        }
+        for row in rows
+    ]
+    document = {
+        "machine_info": {},
+        "commit_info": {},
+        "benchmarks": benchmarks,
+        "datetime": datetime.now(UTC).isoformat(),
+        "halobench": header,
+    }
+    try:
+        path.write_text(json.dumps(document, indent=1, allow_nan=False))
+    except OSError as error:
+        raise Unusable(f"--output {path} cannot be written: {error.strerror}") from error
+
+
+def said(row: Fields) -> str:
+    """A point in a line."""
+    scaling, times = row["scaling"], row["latency"]
+    line = (
+        f"{row['network']['model']}, {scaling['kind']}, {counted(scaling['ranks'], 'rank')}: "
+        f"{times['median_ms']:.3g} ms, {row['throughput']['images_per_s']:.4g} images/s, "
+        f"efficiency {scaling['efficiency']:.1%}"
+    )
+    if "communication_ms" not in scaling:
+        return line
+    return (
+        f"{line}; communication {scaling['communication_ms']:.3g} ms alone, {scaling['exposed_ms']:.3g} ms exposed, "
+        f"bus bandwidth {scaling['bus_bytes_per_s'] / 1e9:.3g} GB/s"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
