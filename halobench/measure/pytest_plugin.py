@@ -6,7 +6,7 @@ Measure, then replay: the engine takes its samples by its own rules; a clock tha
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from halobench.measure.journal import Journal, JournalError
 from halobench.measure.latency import effort_for
 from halobench.measure.progress import Progress, standing
 from halobench.measure.run import Run
-from halobench.measure.sharding import Sharding
+from halobench.measure.sharding import Sharding, case_of
 from halobench.records import floors
 from halobench.wording import counted
 
@@ -33,6 +33,8 @@ OPTIONS = pytest.StashKey[Options]()
 RUN = pytest.StashKey[Run]()
 PROGRESS = pytest.StashKey[Progress]()
 SHARDING = pytest.StashKey[Sharding]()
+GPUS = pytest.StashKey[int]()
+CASES = pytest.StashKey[Sequence[AnyCase]]()
 WRITTEN = pytest.StashKey[bool]()  # pytest-benchmark writes no file when no case has a time
 SKIPPED = ("MISSING", "UNSUPPORTED", "OOM")  # results that say something about the case, not that something is wrong
 
@@ -72,6 +74,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--batch", type=int, metavar="N", help="images per call; default: each suite's own")
     group.addoption("--shard", metavar="N/M", help="of M runs that share all cases, measure those of the Nth: 2/8")
+    group.addoption("--devices", choices=("all",), help="a worker on each GPU, side by side; default: one GPU")
     group.addoption("--hot", action="store_true", help="leave the L2 cache warm between samples; default: cold")
     group.addoption("--resume", action="store_true", help="go on with a run that was killed: skip what it measured")
 
@@ -87,6 +90,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[OPTIONS] = Options.choose(
             *(config.getoption(name) for name in ("tier", "backends", "device", "dtype", "batch"))
         )
+        config.stash[GPUS] = refusal.gpus(config.getoption("devices"), config.stash[OPTIONS].device)
         if config.getoption("shard"):
             config.stash[SHARDING] = Sharding(Shard.parse(config.getoption("shard")))
             config.pluginmanager.register(config.stash[SHARDING], "halobench-shard")
@@ -159,8 +163,10 @@ def the_run(config: pytest.Config) -> Run:
         )
         try:
             shard = config.stash[SHARDING].section if SHARDING in config.stash else None
-            config.stash[RUN] = Run(settings, options, journal_of(config) if settings.timed else None, shard)
+            journal = journal_of(config) if settings.timed else None
+            config.stash[RUN] = Run(settings, options, journal, shard, config.stash[GPUS])
             warn(config, config.stash[RUN].before)
+            config.stash[RUN].begin(config.stash[CASES])
         except (JournalError, RuntimeError) as error:
             pytest.exit(str(error), returncode=2)
     return config.stash[RUN]
@@ -231,6 +237,8 @@ class Display:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Show progress once it is known how much there is to do."""
+        cases = [case for item in session.items if (case := case_of(item)) is not None]
+        self.config.stash[CASES] = cases
         count = sum(measured(item) for item in session.items)
         if count and not self.verbose and not self.config.option.collectonly:
             self.config.stash[PROGRESS] = Progress(count)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 REASON = "halobench_refused"
 
@@ -24,6 +25,19 @@ def check_options(config: pytest.Config) -> None:
     check_results_path(config.getoption("benchmark_json"))
     if config.getoption("benchmark_histogram") and not all(map(importlib.util.find_spec, ("pygal", "pygaljs"))):
         raise pytest.UsageError("--benchmark-histogram needs pygal: pip install 'pytest-benchmark[histogram]'")
+
+
+def gpus(devices: str | None, device: str) -> int:
+    """On how many GPUs to measure side by side.
+
+    Raises:
+        ValueError: all of them are asked for where a CPU is measured.
+    """
+    if devices is None:
+        return 1
+    if device != "cuda":
+        raise ValueError("--devices all puts a worker on each GPU, and this run measures the CPU")
+    return torch.cuda.device_count()
 
 
 def check_results_path(results: Path | None) -> None:

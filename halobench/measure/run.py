@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from halobench.machine import ceilings
 from halobench.machine.load import Load, average
 from halobench.measure import latency
 from halobench.measure.engine import Settings
+from halobench.measure.fleet import Fleet
 from halobench.measure.journal import Journal
 from halobench.measure.session import Session
 from halobench.records import floors
@@ -23,7 +25,8 @@ Fields = dict[str, Any]
 class Run:
     """Gives each case its row, measuring it if no earlier part of the run did. ``close`` ends the worker.
 
-    ``shard`` is what its results file says of the sweep that it is a shard of.
+    ``shard`` is what its results file says of the sweep that it is a shard of. With several ``gpus`` a worker on each
+    measures beside the others, from ``begin`` on.
 
     Raises:
         JournalError: the journal belongs to a run on another machine, software or with other options.
@@ -31,11 +34,16 @@ class Run:
     """
 
     def __init__(
-        self, settings: Settings, options: Options, journal: Journal | None, shard: Fields | None = None
+        self,
+        settings: Settings,
+        options: Options,
+        journal: Journal | None,
+        shard: Fields | None = None,
+        gpus: int = 1,
     ) -> None:
         self.started = time.monotonic()
         self.settings = settings
-        self.session = Session(settings)
+        self.session: Session | Fleet = Session(settings) if gpus == 1 else Fleet.of_all_gpus(settings, gpus)
         self.journal = journal
         self.rows: list[Fields] = []
         self.spent = {"warmup": 0.0, "measured": 0.0}
@@ -46,7 +54,12 @@ class Run:
             self.header: Fields = {
                 "schema": SCHEMA_VERSION,
                 "tier": options.tier,
-                "options": {**asdict(options), "hot": settings.hot, **latency.described(settings.effort)},
+                "options": {
+                    **asdict(options),
+                    "hot": settings.hot,
+                    **latency.described(settings.effort),
+                    **({} if gpus == 1 else {"gpus_side_by_side": gpus}),
+                },
                 **({} if shard is None else {"shard": shard}),
                 **environment,
                 "load": {"before": environment["load"]},
@@ -59,6 +72,12 @@ class Run:
         except BaseException:
             self.close()
             raise
+
+    def begin(self, cases: Sequence[AnyCase]) -> None:
+        """Let workers on several GPUs begin with the cases that no earlier part of the run measured."""
+        if isinstance(self.session, Fleet):
+            done = self.journal.rows if self.journal else {}
+            self.session.begin([case for case in cases if case.name not in done], self._keep)
 
     def row(self, case: AnyCase) -> Fields:
         """The row of a case."""
@@ -76,9 +95,13 @@ class Run:
         row = self.settled(self.session.measure(case))
         for phase in self.spent:
             self.spent[phase] += row.get("seconds", {}).get(phase, 0.0)
+        if not isinstance(self.session, Fleet):  # which keeps rows as they come
+            self._keep(row)
+        return row
+
+    def _keep(self, row: Fields) -> None:
         if self.journal is not None:
             self.journal.append(row)
-        return row
 
     def section(self) -> Fields:
         """The results file's section about the run as a whole. Early rows get the floors that later ones left."""
