@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from halobench import Geometry, LayerSpec, Problem, RelativeTables, distributed
+from halobench import Geometry, LayerSpec, Problem, RelativeTables, distributed, models
 from halobench.attention.layer import HaloAttention
 from halobench.cases import workload
 from halobench.distributed import Shards, shard_map
@@ -113,6 +113,17 @@ def layer(
     assert mine.grad is not None
     weights = {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
     return numbers({"output": output, "map": mine.grad, **weights})
+
+
+def network(group: ProcessGroup, name: str, overrides: dict[str, Any], image: Tensor, state: dict[str, Any]) -> Any:
+    """The logits of an image of which this rank has its part."""
+    model = models.create(name, "sdpa", 10, **overrides).to(image.dtype).eval()
+    model.load_state_dict(state)
+    distributed.shard_network(model, group, backend="sdpa")
+    heights = [128] * (group.size() - 1)
+    shards = Shards((*heights, image.shape[2] - sum(heights)))
+    with torch.no_grad():
+        return model(shards.local(image, group.rank())).numpy()
 
 
 def whole_layer(spec: LayerSpec, pixels: Tensor, attend: Any) -> HaloAttention:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from halobench import Geometry, LayerSpec, Problem, Unsupported, backends
+from halobench import Geometry, LayerSpec, Problem, Unsupported, backends, models
 from halobench.attention import oracle
 from halobench.cases import accuracy, workload
 from halobench.cases.operator_call import Call, yardstick
-from halobench.distributed import RankLost, Shards, shard_map
+from halobench.distributed import RankLost, Shards, shard_map, shard_network
 from halobench.distributed.sharded import cut
 from halobench.distributed.shards import overhang
 from tests import sharded_calls
@@ -114,6 +114,55 @@ def test_layer(ranks: Ranks, name: str, count: int) -> None:
     found = together(parts, 2, set(weights))
     for one, wanted in {"output": output.detach(), "map": leaf.grad, **weights}.items():
         torch.testing.assert_close(found[one], wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "height", "count"),
+    [({}, 256, 2), ({}, 373, 3), ({"border": "zero"}, 250, 2)],
+)
+def test_network(ranks: Ranks, overrides: dict, height: int, count: int) -> None:
+    """The logits of the whole image on every rank; the last rank's part may end anywhere."""
+    torch.manual_seed(0)
+    model = models.create("halonet_mini", "sdpa", 10, **overrides).double()
+    for buffer in model.buffers():  # statistics that do not leave maps as they are
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    for name, parameter in model.named_parameters():
+        if name.endswith("expand.1.weight"):  # blocks begin as their shortcuts
+            torch.nn.init.ones_(parameter)
+    image = torch.randn(1, 3, height, 72, dtype=torch.float64)
+    with torch.no_grad():
+        whole = model.eval()(image).numpy()
+    answers = ranks.ask(count, sharded_calls.network, "halonet_mini", overrides, image, model.state_dict())
+    for answer in answers:
+        np.testing.assert_allclose(answer, whole, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ({"squeeze_excitation": "all"}, "stages.0.0.squeeze, a SEModule,"),
+        ({"convolution_stages": (1,)}, "stages.0.0.layer, a Convolution,"),
+        ({"stem": "patch"}, "stem.0, a WholePatches,"),
+    ],
+)
+def test_networks_that_are_not_sharded(overrides: dict, named: str) -> None:
+    """By the name of what may mix rows; the network is then as it was."""
+    model = models.create("halonet_mini", "sdpa", 10, **overrides)
+    with pytest.raises(Unsupported, match=f"{named} may mix rows in a way that is not sharded"):
+        shard_network(model, Alone(), backend="sdpa")
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 10)
+
+
+def test_a_sharded_network_does_not_train() -> None:
+    model = models.create("halonet_mini", "sdpa", 10)
+    shard_network(model, Alone(), backend="sdpa")
+    with pytest.raises(Unsupported, match="in training, normalisation would see the rows of one rank"):
+        model(torch.zeros(2, 3, 64, 64))
+
+
+class Alone:
+    """A group that nobody asks."""
 
 
 @pytest.mark.fault
