@@ -10,7 +10,7 @@ from halobench.scale.settings import Settings
 
 
 def campaign(group: ProcessGroup, settings: Settings) -> tuple[list[dict[str, Any]], dict[int, float]]:
-    """The rows of every network, and the ceilings."""
+    """The rows of every network, not settled yet, and the ceilings."""
     made = Campaign(settings, torch.device("cpu"), group.rank())
     rows = [row for model in settings.models for row in made.rows(model)]
-    return made.settled(rows), made.ceilings
+    return rows, made.ceilings

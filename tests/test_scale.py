@@ -13,7 +13,7 @@ from halobench.figures.style import look
 from halobench.records.table import read
 from halobench.scale import __main__ as command
 from halobench.scale import collective
-from halobench.scale.campaign import Point
+from halobench.scale.campaign import Campaign, Point
 from halobench.scale.settings import Settings, counts_of, parse
 from halobench.train.processes import Processes
 from halobench.train.unusable import Unusable
@@ -58,9 +58,20 @@ def test_the_bytes_are_those_of_all_gradients(rows: list[dict], two: Ranks) -> N
     assert [row["scaling"].get("communicated_bytes") for row in found[0]] == [None, 2 * count, 2 * count]
 
 
-def test_no_share_of_a_ceiling_is_above_one(rows: list[dict]) -> None:
-    """A ceiling is the best that the run has seen, in the step's own buckets, too."""
-    assert all(0 < row["scaling"]["bus_share"] <= 1 for row in rows[1:])
+def test_no_share_of_a_ceiling_is_above_one() -> None:
+    """A ceiling is the best that the run has seen, in a step's own buckets, too."""
+    made = object.__new__(Campaign)
+    made.ceilings = {2: 10.0, 4: 10.0}
+    seen = [
+        {"ranks": 1},
+        *({"ranks": ranks, "bus_bytes_per_s": rate} for ranks, rate in ((2, 5.0), (2, 20.0), (4, 5.0))),
+    ]
+    settled = made.settled([{"scaling": scaling} for scaling in seen])
+    assert [row["scaling"].get("bus_share") for row in settled] == [None, 0.25, 1.0, 0.5]
+    assert made.ceilings == {2: 20.0, 4: 10.0}
+
+
+def test_communication_is_timed(rows: list[dict]) -> None:
     assert all(row["scaling"]["communication_ms"] > 0 and row["scaling"]["exposed_ms"] >= 0 for row in rows[1:])
 
 

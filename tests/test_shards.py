@@ -99,13 +99,16 @@ def shards(folder, numbers=(1, 2, 3), rows=None, **header):
 
 def test_shards_are_read_as_the_file_of_one_run(tmp_path):
     """The same tables as the whole sweep's, under the highest ceilings; the file of the last that ended."""
-    shards(tmp_path / "shards")
+    faster = {**results_files.CEILINGS, "copy_bytes_per_s": 3.1e12}
+    shards(tmp_path / "shards", numbers=(1, 3))
+    shards(tmp_path / "shards", numbers=(2,), ceilings=faster)
     whole = read(results_files.write(tmp_path / "mine-*.json", ROWS, gpu=results_files.H100))
     results = read_all(tmp_path / "shards")
     assert list(results.headers) == ["mine-*.json"]
     header = results.headers["mine-*.json"]
     assert (header.complete, header.lacking, header.datetime) == (True, None, "2026-11-23T10:00:00+00:00")
     assert header.harness["wall_s"] == 270
+    assert header.ceilings["copy_bytes_per_s"] == 3.1e12
     by_case = [table.sort_values("case", ignore_index=True) for table in (results.table, whole.table)]
     assert by_case[0].equals(by_case[1])
     assert results.samples_ms == whole.samples_ms

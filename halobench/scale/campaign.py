@@ -143,7 +143,6 @@ class Campaign:
         sizes, silent = point.replica.buckets, median(ms for each in point.silent_ms for ms in each)
         alone = reduce_ms(sizes, self.device, point.group)
         rate = bus_bytes_per_s(sum(sizes), alone, point.ranks)
-        self.ceilings[point.ranks] = max(self.ceilings[point.ranks], rate)
         return found | {
             "communicated_bytes": sum(sizes),
             "communication_ms": alone,
@@ -153,9 +152,11 @@ class Campaign:
 
     def settled(self, rows: list[Fields]) -> list[Fields]:
         """The rows with their shares of the ceilings as the whole run left them: a ceiling is the best rate seen."""
-        for scaling in (row["scaling"] for row in rows):
-            if "bus_bytes_per_s" in scaling:
-                scaling["bus_share"] = scaling["bus_bytes_per_s"] / self.ceilings[scaling["ranks"]]
+        known = [row["scaling"] for row in rows if "bus_bytes_per_s" in row["scaling"]]
+        for scaling in known:
+            self.ceilings[scaling["ranks"]] = max(self.ceilings[scaling["ranks"]], scaling["bus_bytes_per_s"])
+        for scaling in known:
+            scaling["bus_share"] = scaling["bus_bytes_per_s"] / self.ceilings[scaling["ranks"]]
         return rows
 
     def joules(self, point: Point) -> float | None:
