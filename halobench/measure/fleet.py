@@ -43,8 +43,9 @@ class Fleet:
         """
         first, *others = self.sessions
         found = first.environment(dtype, known)
+        measured = Ceilings(**found["ceilings"]) if found["ceilings"] else None
         for session in others:
-            other = session.environment(dtype, known or Ceilings(**found["ceilings"]) if found["ceilings"] else None)
+            other = session.environment(dtype, measured)
             kinds = [((each["fingerprint"] or {}).get("gpu") or {}).get("name") for each in (found, other)]
             if kinds[0] != kinds[1]:
                 raise RuntimeError(f"--devices all needs GPUs of one kind, got {kinds[0]} and {kinds[1]}")
