@@ -62,7 +62,7 @@ UNKNOWN_COST = "the backend gives no account of its work (no `execution`)"
 NO_COUNT = "not asked (network stages of the default tier), or the counter cannot see this backend"
 NO_FLOOR = "no time, or a ceiling of this machine is not known"
 FIELDS = {
-    "suite": Field("suite", "text", "the suite that the case belongs to: operator, layer, training"),
+    "suite": Field("suite", "text", "the suite that the case belongs to: operator, layer, training, detection"),
     "case": Field("case", "text", "the case's name, unique in a file: suite, backend, direction, task"),
     "backend": Field("backend", "text", "the implementation; `none` for a network without attention slots"),
     "direction": Field("direction", "text", "forward: without gradients; training: with the gradients of all inputs"),
@@ -167,6 +167,12 @@ def of_measured(path: str, kind: Kind, meaning: str, unit: str = "", null: str =
     return Field(path, kind, meaning, unit, "halobench.measure.networks", null)
 
 
+def of_part(name: str, meaning: str, only: str = "") -> Field:
+    """A column of where the time of a detector's call goes."""
+    null = "no detector, or no time" + (f"; {only}" if only else "")
+    return Field(f"parts_ms.{name}", "number", f"median time: {meaning}", "ms", "halobench.measure.parts", null)
+
+
 OLDER = "a file from before there were captured networks"
 BY_DEFAULT = "by the compiler's defaults, or not at all"
 ALONE = "the network was measured alone, or has no time"
@@ -180,6 +186,8 @@ NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {
     "compile_mode": of_network("compile_mode", "text", "how it is compiled otherwise than by default", null=BY_DEFAULT),
     "label_smoothing": of_network("label_smoothing", "number", "label smoothing of the loss", null="an older file"),
     "magnitude": of_network("magnitude", "count", "magnitude of RandAugment before the step", null="no RandAugment"),
+    "proposals": of_network("proposals", "count", "fixed regions of an image for a detector's heads", "",
+        "no detector, or its heads get what it finds"),
     "block": of_network("overrides.block", "text", "block, where it is not the model's", "pixels", "the model's own"),
     "halo": of_network("overrides.halo", "text", "halo, where it is not the model's", "pixels", "the model's own"),
     "rival": Field("rival", "text", "the model whose calls were taken in turn", "", "halobench.cases.network", "none"),
@@ -195,6 +203,13 @@ NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {
     "replayed": of_measured("latency.replayed", "flag", "whether the call was the replay of a CUDA graph"),
     "first_step_s": of_measured("throughput.first_step_s", "number", "the first step, compiling included", "s"),
     "resident_bytes": of_measured("memory.resident_bytes", "number", "weights, gradients, optimizer, images", "bytes"),
+    "preparation_ms": of_part("preparation", "the images, scaled and put into one batch"),
+    "backbone_ms": of_part("backbone", "the backbone"),
+    "pyramid_ms": of_part("pyramid", "the feature pyramid and the region proposal network, with their losses"),
+    "heads_ms": of_part("heads", "the heads for boxes and masks, with their losses"),
+    "postprocessing_ms": of_part("postprocessing", "boxes and masks brought back into the images", "inference only"),
+    "backward_ms": of_part("backward", "the backward pass", "training steps only"),
+    "optimizer_ms": of_part("optimizer", "the optimizer", "training steps only"),
     "rival_ms": of_measured("paired.rival_median_ms", "positive", "median of the rival's calls between", "ms", ALONE),
     "ratio": of_measured("paired.ratio", "positive", "median over pairs of its time over the rival's", "", ALONE),
     "ratio_low": of_measured("paired.ratio_low", "positive", "lower end of its bootstrap 95 % interval", "", ALONE),

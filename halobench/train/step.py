@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +20,13 @@ class Step:
     """
 
     model: nn.Module
-    criterion: Callable[[Tensor, Tensor], Tensor]
+    criterion: Callable[[Any, Any], Tensor]
     optimizer: Optimizer
     dtype: torch.dtype | None = None
-    forward: Callable[[Tensor], Tensor] | None = None
+    forward: Callable[..., Any] | None = None
     scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
 
-    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, targets: Any) -> Tensor:
         """Train on (batch, 3, H, W) images with their (batch,) classes; the mean loss, still on the device."""
         loss = self.loss(images, targets)
         self.optimizer.zero_grad(set_to_none=True)
@@ -34,9 +35,26 @@ class Step:
         self.scaler.update()
         return loss.detach()
 
-    def loss(self, images: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, images: Tensor, targets: Any) -> Tensor:
         """The mean loss of a batch."""
         with torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not None):
             # A compiled model has no truth value: asking for one asks for its length.
             forward = self.model if self.forward is None else self.forward
-            return self.criterion(forward(images), targets)
+            return self.criterion(self.outputs(forward, images, targets), targets)
+
+    def outputs(self, forward: Callable[..., Any], images: Tensor, _targets: Any) -> Any:
+        """What the criterion is to judge."""
+        return forward(images)
+
+
+class DetectorStep(Step):
+    """A step of a detector, whose targets are dictionaries of boxes, labels and masks, one an image."""
+
+    def outputs(self, forward: Callable[..., Any], images: Tensor, targets: list[dict[str, Tensor]]) -> Any:
+        """The losses by their names."""
+        return forward(list(images), targets)
+
+
+def total_loss(losses: dict[str, Tensor], _targets: object) -> Tensor:
+    """The criterion of detectors: the sum of all losses."""
+    return torch.stack(list(losses.values())).sum()
