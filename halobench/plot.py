@@ -15,6 +15,7 @@ from halobench.figures import (
     heat,
     network_axes,
     networks,
+    precision,
     published,
     roofline,
     scaling,
@@ -89,6 +90,7 @@ def named_figures(chosen: list[Selection], of_networks: list[Selection], folder:
             yield f"{selection.slug}-detection-{name}", figure
     if folder is not None:
         yield from curves.draw(folder)
+        yield from precision.draw(folder)
 
 
 def network_figures(selection: Selection) -> Drawn:

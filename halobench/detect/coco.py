@@ -53,7 +53,7 @@ class Coco:
         shows = [bool(one.labels) for one in images.targets]
         if name == "train" and not all(shows):
             empty = counted(shows.count(False), "image")
-            self.notes.append(f"{part.file}: {empty} of {len(shows)} without objects left out of training")
+            self.notes.append(f"{part.file}: {empty} without objects left out of training, of {len(shows)}")
             kept = [place for place, something in enumerate(shows) if something]
             images = Images([images.sources[place] for place in kept], [images.targets[place] for place in kept])
         if not any(shows):

@@ -84,10 +84,10 @@ class DetectorRun(Run):
         self.loader, self.batches = loader(training, self.settings, self.processes, training=True, join=join_squares)
         self.test_loader, _ = loader(test, self.settings, self.processes, training=False, join=join_whole)
 
-    def evaluate(self, epoch: int) -> Row:
+    def evaluate(self) -> Row:
         """COCO's average precisions over the images to test on; empty in epochs without a test."""
-        settings = self.settings
-        if (epoch + 1) % settings.evaluate_every and epoch + 1 != settings.epochs:
+        settings, epoch = self.settings, len(self.history) + 1
+        if epoch % settings.evaluate_every and epoch != settings.epochs:
             return dict.fromkeys(precision.PRECISIONS)
         part = self.data.parts["val"]
         self.model.eval()

@@ -184,7 +184,7 @@ class Run:
             self.begin()
             for epoch in range(len(self.history), self.settings.epochs):
                 train_loss, images_per_s = self.epoch(epoch)
-                judged = self.evaluate(epoch)
+                judged = self.evaluate()
                 self.unreadable.share(self.processes)
                 self.history.append(
                     {
@@ -258,7 +258,7 @@ class Run:
         )
         raise Diverged(f"the loss became {loss} in epoch {epoch + 1}, by step {self.taken}; {left}")
 
-    def evaluate(self, _epoch: int) -> Row:
+    def evaluate(self) -> Row:
         """Loss and accuracy over all images of the test part, of the averaged weights where there are any."""
         model = self.ema.module if self.ema is not None else self.model
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
