@@ -21,6 +21,7 @@ from halobench.detect.run import DetectorRun
 from halobench.records import columns
 from halobench.train.__main__ import main as train
 from halobench.train.processes import Processes
+from halobench.train.step import Step
 from tests import detector_runs
 from tests.detector_runs import annotation, command, settings_of
 
@@ -142,6 +143,19 @@ def test_what_is_found_lies_in_the_image_as_it_was(data, tmp_path):
     assert {one["category_id"] for one in written} <= {5, 9}
     assert {one["image_id"] for one in written} == {7}
     assert all(one["bbox"][0] + one["bbox"][2] <= 31.01 for one in written)
+
+
+def test_a_gradient_is_no_longer_than_allowed(data, tmp_path):
+    """Fresh weights may make gradients of any size; of classification's steps nothing is cut."""
+    model = torch.nn.Linear(4, 1)
+    norms = []
+    for clip in (None, 0.5):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        Step(model, lambda outputs, _: 1e3 * outputs.sum(), optimizer, clip=clip)(torch.ones(8, 4), None)
+        norms.append(torch.stack([one.grad.norm() for one in model.parameters()]).norm().item())
+    assert norms == [pytest.approx(1e3 * (4 * 8**2 + 8**2) ** 0.5, rel=1e-3), pytest.approx(0.5, rel=1e-3)]
+    run = DetectorRun(settings_of(data, tmp_path / "run"), Processes(), torch.device("cpu"), resume=False)
+    assert run.step.clip == DetectorRun.clip == 10
 
 
 def test_nothing_found_is_a_precision_of_zero(data):

@@ -28,6 +28,7 @@ class DetectorRun(Run):
     settings: DetectorSettings
     data: Coco  # type: ignore[assignment]  # what a run asks of its data, both answer
     kind_of_step: ClassVar[type[Step]] = DetectorStep
+    clip: ClassVar[float | None] = 10.0  # fresh weights make gradients of any size, and one step of these ends a run
     curves: ClassVar[Curves] = Curves("precision.csv", tuple(columns.PRECISION))
 
     def found(self) -> Any:

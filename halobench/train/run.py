@@ -41,6 +41,7 @@ class Run:
 
     kind_of_step: ClassVar[type[Step]] = Step
     curves: ClassVar[Curves] = CURVES
+    clip: ClassVar[float | None] = None
 
     def __init__(self, settings: Settings, processes: Processes, device: torch.device, *, resume: bool) -> None:
         self.started = time.monotonic()
@@ -99,6 +100,7 @@ class Run:
             self.optimizer,
             None if settings.dtype == "float32" else getattr(torch, settings.dtype),
             self.forward(),
+            self.clip,
             GradScaler(settings.device, enabled=settings.dtype == "float16"),
         )
         self.known = preamble.described(settings, self.processes, model)

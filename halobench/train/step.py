@@ -15,8 +15,9 @@ class Step:
     """Forward pass, loss, backward pass and optimizer of one batch; called with images and targets.
 
     ``dtype`` is that of autocast, ``None`` computes in the parameters' own. ``forward`` is the model as it is called,
-    possibly compiled; ``None`` calls ``model`` itself. ``scaler`` keeps float16's gradients from vanishing and leaves
-    out a step where they overflow; by default it does nothing.
+    possibly compiled; ``None`` calls ``model`` itself. ``clip`` is the largest norm that the gradient of all parameters
+    may have, ``None`` allows any. ``scaler`` keeps float16's gradients from vanishing and leaves out a step where they
+    overflow; by default it does nothing.
     """
 
     model: nn.Module
@@ -24,6 +25,7 @@ class Step:
     optimizer: Optimizer
     dtype: torch.dtype | None = None
     forward: Callable[..., Any] | None = None
+    clip: float | None = None
     scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
 
     def __call__(self, images: Tensor, targets: Any) -> Tensor:
@@ -31,6 +33,9 @@ class Step:
         loss = self.loss(images, targets)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        if self.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach()
