@@ -135,14 +135,14 @@ def test_what_is_found_lies_in_the_image_as_it_was(data, tmp_path):
     run.model.eval()
     sizes = []
     run.model.backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape)))
-    images = [torch.zeros((3, 48, 60), dtype=torch.uint8), torch.zeros((3, 90, 31), dtype=torch.uint8)]
+    images = [torch.zeros((3, height, 60), dtype=torch.uint8) for height in (20, 24)]
     found = run.detected(images)
     assert sizes == [(2, 3, 64, 64)]  # one size, whatever the images have
-    assert [tuple(one["masks"].shape[2:]) for one in found] == [(48, 60), (90, 31)]
+    assert [tuple(one["masks"].shape[2:]) for one in found] == [(20, 60), (24, 60)]
     written = list(precision.detections(7, found[1], [5, 9]))
     assert {one["category_id"] for one in written} <= {5, 9}
     assert {one["image_id"] for one in written} == {7}
-    assert all(one["bbox"][0] + one["bbox"][2] <= 31.01 for one in written)
+    assert all(one["bbox"][1] + one["bbox"][3] <= 24.01 for one in written)
 
 
 def test_a_gradient_is_no_longer_than_allowed(data, tmp_path):
@@ -156,6 +156,14 @@ def test_a_gradient_is_no_longer_than_allowed(data, tmp_path):
     assert norms == [pytest.approx(1e3 * (4 * 8**2 + 8**2) ** 0.5, rel=1e-3), pytest.approx(0.5, rel=1e-3)]
     run = DetectorRun(settings_of(data, tmp_path / "run"), Processes(), torch.device("cpu"), resume=False)
     assert run.step.clip == DetectorRun.clip == 10
+
+
+def test_cudnn_tries_no_kernels_for_each_number_of_objects(data, tmp_path):
+    tried = []
+    run = DetectorRun(settings_of(data, tmp_path / "run"), Processes(), torch.device("cpu"), resume=False)
+    run.model.register_forward_pre_hook(lambda *_: tried.append(torch.backends.cudnn.benchmark))
+    run.go()
+    assert tried == [False] * 3  # two steps, and a batch of the test
 
 
 def test_nothing_found_is_a_precision_of_zero(data):

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "suites"))
 import bench_detection
 from matplotlib.figure import Figure
 
-from halobench import backends, models, plot
+from halobench import Unsupported, backends, models, plot
 from halobench.cases.network import Network, NetworkCase
 from halobench.cases.options import TIERS, Options
 from halobench.figures import detection as figures
@@ -190,6 +190,12 @@ def test_only_the_backbone_is_compiled(direction, monkeypatch):
     assert compiled == [(model.backbone.body, {"dynamic": False})]
     assert not networks.replays(replace(RIVAL, compiled=True), "cuda")
     assert networks.replays(replace(RIVAL, model="resnet_mini", compiled=True), "cuda")
+
+
+def test_a_compile_mode_is_refused():
+    model = models.create("maskrcnn_convnet_mini")
+    with pytest.raises(Unsupported, match="detectors have no compile mode, got 'autotuned'"):
+        detection.inference(model, replace(RIVAL, compiled=True, compile_mode="autotuned"), "cpu")
 
 
 def rows():

@@ -87,6 +87,15 @@ def test_no_object_and_no_background_is_in_both_halves(sources):
     assert pictures.halves(found, 3) == halves
 
 
+def test_what_two_categories_show_is_in_one_half():
+    shared = [pictures.Picture(None, key, category) for category in ("cats", "dogs") for key in "abcde"]
+    alone = [pictures.Picture(None, "only", "zebras")]
+    halves = pictures.halves([*shared, *alone], 0)
+    for category in ("cats", "dogs"):
+        assert [sum(one.category == category for one in halves[part]) for part in pictures.PARTS] == [4, 1]
+    assert alone[0] in halves["train"]
+
+
 def test_what_shows_the_same_is_one_thing(tmp_path):
     picture = Image.new("RGB", (8, 8))
     for name in (

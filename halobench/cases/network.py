@@ -17,8 +17,8 @@ class Network:
     operations at this magnitude before it, on the device and on the whole batch at once. On a GPU the call of a
     ``compiled`` network is captured as a CUDA graph and replayed; ``captured`` asks for that without compiling. A
     detector has its backbone compiled, and is never captured; ``proposals`` is how many regions of an image its heads
-    get, the same in each call, instead of those that it finds.
-    ``compile_mode`` names one of ``train.workload``'s ways to compile it other than by the compiler's defaults.
+    get, the same in each call, instead of those that it finds. ``compile_mode`` names one of ``train.workload``'s ways
+    to compile it other than by the compiler's defaults; detectors have none.
     """
 
     model: str

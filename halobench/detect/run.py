@@ -85,6 +85,11 @@ class DetectorRun(Run):
         self.loader, self.batches = loader(training, self.settings, self.processes, training=True, join=join_squares)
         self.test_loader, _ = loader(test, self.settings, self.processes, training=False, join=join_whole)
 
+    def epoch(self, epoch: int) -> tuple[float, float]:
+        """Train for an epoch. Each step has another number of objects: cuDNN's trials of each would never end."""
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False):
+            return super().epoch(epoch)
+
     def evaluate(self) -> Row:
         """COCO's average precisions over the images to test on; empty in epochs without a test."""
         settings, epoch = self.settings, len(self.history) + 1
@@ -107,7 +112,8 @@ class DetectorRun(Run):
     @torch.no_grad()
     def detected(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """What is found in each image, in its own pixels."""
-        with torch.autocast(self.device.type, self.step.dtype, enabled=self.step.dtype is not None):
+        once = torch.backends.cudnn.flags(enabled=True, benchmark=False)
+        with once, torch.autocast(self.device.type, self.step.dtype, enabled=self.step.dtype is not None):
             found: list[dict[str, Tensor]] = self.model(self.normalised(images))
         return found
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from halobench.attention.problem import Unsupported
 from halobench.cases.network import Network
 from halobench.train.step import DetectorStep, total_loss
 from halobench.train.workload import Bound, lasting, optimizer_of, random_images
@@ -53,7 +54,13 @@ def inference(model: Any, network: Network, device: torch.device | str) -> Bound
 
 
 def prepare(model: Any, network: Network, targets: list[Target]) -> None:
-    """Let the detector take images as they are, compile its backbone and fix its proposals where that is asked for."""
+    """Let the detector take images as they are, compile its backbone and fix its proposals where that is asked for.
+
+    Raises:
+        Unsupported: it is to be compiled in another mode than the compiler's default.
+    """
+    if network.compile_mode is not None:
+        raise Unsupported(f"detectors have no compile mode, got {network.compile_mode!r}")
     model.transform.min_size, model.transform.max_size = (network.side,), network.side
     if network.compiled:
         model.backbone.body.compile(dynamic=False)

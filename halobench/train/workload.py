@@ -133,7 +133,8 @@ def augmented(step: Step, augment: v2.RandAugment, images: Tensor, targets: Tens
 def inference(model: nn.Module, network: Network, device: torch.device | str) -> Bound:
     """A forward pass in the network's dtype, parameters included; and all tensors that it leaves in memory.
 
-    Of a network that gives features it returns the last map. Where its compile mode folds, the compiler keeps folded weights of its own beside them.
+    Of a network that gives features it returns the last map. Where its compile mode folds, the compiler keeps folded
+    weights of its own beside them.
     """
     mode = compile_mode(network, "forward")
     dtype: torch.dtype = getattr(torch, network.dtype)
