@@ -5,8 +5,8 @@ import sys
 
 import numpy as np
 import pytest
+from faster_coco_eval import COCO
 from PIL import Image
-from pycocotools.coco import COCO
 
 from halobench.stamps import pictures, scene
 from halobench.stamps.__main__ import main
@@ -177,7 +177,7 @@ def test_a_damaged_stamp_is_named(sources, tmp_path, capsys):
 
 
 def test_without_its_package_it_says_what_to_install(sources, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     assert run(sources, tmp_path / "new", "--train", "1", "--val", "1") == 2
     assert "pip install 'halobench[detection]'" in capsys.readouterr().err
 

@@ -13,8 +13,8 @@ from halobench.train.command import Command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, with the exit status of ``halobench.train``."""
     command = Command(NAME, parse, DetectorRun)
-    if importlib.util.find_spec("pycocotools") is None:
-        return terminal.refuse(NAME, "needs the package pycocotools: pip install 'halobench[detection]'")
+    if importlib.util.find_spec("faster_coco_eval") is None:
+        return terminal.refuse(NAME, "needs the package faster-coco-eval: pip install 'halobench[detection]'")
     return command.main(arguments)
 
 

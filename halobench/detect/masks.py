@@ -11,7 +11,7 @@ def decoded(objects: Objects) -> np.ndarray:
     Raises:
         ValueError: one of them is damaged.
     """
-    from pycocotools import mask as coco  # noqa: PLC0415 - an extra, which need not be installed
+    from faster_coco_eval.core import mask as coco  # noqa: PLC0415 - an extra, which need not be installed
 
     height, width = objects.size
     masks = np.zeros((len(objects.segmentations), height, width), np.uint8)

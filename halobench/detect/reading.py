@@ -65,7 +65,7 @@ def masks_of(objects: Objects, image: Image.Image, path: str) -> np.ndarray:
     refuse_other_size(objects, image, path)
     try:
         return decoded(objects)
-    except Exception as error:  # pycocotools raises whatever its C code meets
+    except Exception as error:  # the library raises whatever its C++ code meets
         said = " ".join(str(error).split())
         raise DataError(f"{path}: a mask of image {objects.image} cannot be decoded: {said}") from error
 

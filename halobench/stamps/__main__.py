@@ -1,6 +1,7 @@
 """``python -m halobench.stamps OUTPUT``: make a data set of scenes in COCO's format from Debian's stamps."""
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -29,11 +30,11 @@ SOURCE = "Debian's tuxpaint-stamps-default (GPL-2) over Debian's wallpapers"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status is 0, or 2 where the pictures or the folder cannot be used."""
     options = parser().parse_args(arguments)
+    if importlib.util.find_spec("faster_coco_eval") is None:
+        return terminal.refuse(NAME, "needs the package faster-coco-eval: pip install 'halobench[detection]'")
     try:
         check(options)
         make(options)
-    except ModuleNotFoundError as error:
-        return terminal.refuse(NAME, f"needs the package {error.name}: pip install 'halobench[detection]'")
     except (DataError, OSError, ValueError) as error:
         return terminal.refuse(NAME, error)
     return 0
@@ -107,7 +108,7 @@ def write_one(
 
 def described(mask: np.ndarray) -> dict[str, Any]:
     """An object in COCO's words: its mask as run lengths, its area, and its box (left, top, width, height)."""
-    from pycocotools import mask as coco  # noqa: PLC0415 - an extra, which need not be installed
+    from faster_coco_eval.core import mask as coco  # noqa: PLC0415 - an extra, which need not be installed
 
     runs = coco.encode(np.asfortranarray(mask, np.uint8))
     box = [float(number) for number in coco.toBbox(runs)]
