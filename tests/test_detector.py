@@ -101,6 +101,13 @@ def test_boxes_come_back_in_the_image_they_were_found_in():
     assert bool((found["boxes"] <= torch.tensor([77.0, 40.0, 77.0, 40.0])).all())
 
 
+def test_what_would_break_the_boxes_is_refused():
+    with pytest.raises(ValueError, match="at least two classes, the background and another, got 0"):
+        models.create("maskrcnn_resnet_mini", num_classes=0)
+    with pytest.raises(TypeError, match="a detector is made in float32"):
+        models.create("maskrcnn_resnet_mini", dtype=torch.bfloat16)
+
+
 def test_arguments_go_to_whom_they_concern():
     detector = small("maskrcnn_halonet_mini", block=8, halo=1, box_detections_per_img=5, device="meta")
     assert {spec.geometry.window for spec in named_layers(detector).values()} == {10}

@@ -58,7 +58,7 @@ def create(name: str, backend: str | None = None, num_classes: int | None = None
     model = entry(name)
     if isinstance(model.recipe, Detector):
         check(model, backend)
-        return detector(model.recipe, backend, num_classes or DETECTOR_CLASSES, **overrides)
+        return detector(model.recipe, backend, DETECTOR_CLASSES if num_classes is None else num_classes, **overrides)
     num_classes = CLASSES if num_classes is None else num_classes
     if isinstance(model.recipe, FromTimm):
         check(model, backend)
@@ -95,6 +95,10 @@ def detector(
     recipe: Detector, backend: str | None, num_classes: int, device: torch.device | str | None = None, **overrides: Any
 ) -> nn.Module:
     """Mask R-CNN on the features of a model; ``overrides`` go to whom they concern."""
+    if num_classes < 2:
+        raise ValueError(f"a detector needs at least two classes, the background and another, got {num_classes}")
+    if "dtype" in overrides:
+        raise TypeError("a detector is made in float32, which its boxes need: use autocast, got a dtype")
     from halobench.models import detector as room  # noqa: PLC0415 - who classifies need not wait for it
 
     theirs = {name: overrides.pop(name) for name in room.ARGUMENTS & set(overrides)}
