@@ -19,7 +19,7 @@ from halobench.cases.options import TIERS, Options
 from halobench.figures import detection as figures
 from halobench.figures.selection import network_selections
 from halobench.figures.style import look
-from halobench.machine.clock import CpuClock
+from halobench.machine.clock import clock_for
 from halobench.measure import conformance, networks, parts
 from halobench.measure.engine import Incorrect, Settings
 from halobench.measure.latency import LEAST, Effort
@@ -95,8 +95,8 @@ def test_the_backends_of_the_tiers():
 
 def measured(case, effort=0.05, *, timed=True):
     """The row of a case, measured in this process; it is JSON and fits the schema."""
-    settings = Settings("cpu", effort=Effort(LEAST, 0.0, effort), timed=timed)
-    row = networks.measure(case, CpuClock(), settings, Rivals())
+    settings = Settings(case.device, effort=Effort(LEAST, 0.0, effort), timed=timed)
+    row = networks.measure(case, clock_for(case.device), settings, Rivals())
     row = {**case.row(), "status": "OK", "reason": None, **row}
     assert json.loads(json.dumps(row, allow_nan=False)) == row
     return row, checked_row(row)
@@ -121,6 +121,19 @@ def test_inference_in_turn_with_its_rival():
     row, columns = measured(case)
     assert list(row["parts_ms"]) == [*TRAINING_PARTS[:4], "postprocessing"]
     assert (row["paired"]["rival"], columns["backward_ms"]) == ("maskrcnn_resnet_mini", None)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("direction", ["training", "forward"])
+def test_a_detector_on_a_gpu(direction, compiled):
+    """In bfloat16, by the Triton kernels, with windows of 38 pixels."""
+    own = replace(OWN, side=128, dtype="bfloat16", backend="fused", proposals=64, compiled=compiled)
+    own = replace(own, overrides=(("block", 32), ("halo", 3)))
+    row, columns = measured(NetworkCase("detection", own, direction, "cuda", rival=replace(own, overrides=())))
+    assert len(row["parts_ms"]) == (6 if direction == "training" else 5)
+    assert sum(row["parts_ms"].values()) > 0.3 * columns["median_ms"]
+    assert not columns["replayed"]
 
 
 def test_the_backbone_alone_gives_its_maps():

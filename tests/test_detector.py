@@ -7,7 +7,8 @@ from halobench import models
 from halobench.attention.layer import AttentionLayer
 
 CLASSES = 4
-MINI = {"min_size": 64, "max_size": 96}
+MINI = {"min_size": 64, "max_size": 96, "box_batch_size_per_image": 16, "box_detections_per_img": 10}
+MINI |= {"rpn_post_nms_top_n_train": 100, "rpn_post_nms_top_n_test": 50}
 
 
 def boxes_and_masks(height, width, boxes):
