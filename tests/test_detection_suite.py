@@ -147,11 +147,11 @@ def test_a_wrong_backend_is_not_timed(monkeypatch):
     """The layers of the backbone are held against the oracle, at the sizes that they have in the detector."""
     checked = []
 
-    def check(_backend, slot, *_):
+    def fault(_backend, slot, *_):
         checked.append((slot.height, slot.width))
-        return type("Outcome", (), {"fault": "output is off"})
+        return "output is off"
 
-    monkeypatch.setattr(conformance.accuracy, "check", check)
+    monkeypatch.setattr(conformance.asked_again, "fault", fault)
     wrong = replace(OWN, side=96)
     with pytest.raises(Incorrect, match="layer of 24 x 24 pixels, block 4, halo 2, stride 1: output is off"):
         measured(NetworkCase("detection", wrong, "forward", "cpu"))
@@ -178,7 +178,9 @@ def test_detections_are_fixed_for_inference():
     sizes = []
     model.roi_heads.box_head.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     model.roi_heads.mask_head.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    assert (call().tolist(), sizes) == ([0.5] * 4, [40, 4])
+    outcome = call()
+    assert (outcome[:4].tolist(), sizes) == ([0.5] * 4, [40, 4])
+    assert len(outcome) == 4 + 256  # and the coarsest map of 64 x 64 pixels
 
 
 def test_targets_are_the_same_each_time_and_masks_fill_their_boxes():

@@ -14,6 +14,7 @@ from halobench.train.workload import Bound, lasting, optimizer_of, random_images
 
 INSTANCES = 8  # of an image, about as many as COCO has
 CLASSES = 90
+LEARNING_RATE = 1e-4  # fresh detectors take larger steps with a warm-up only
 SAMPLED, DETECTIONS = 512, 100  # at most: torchvision's numbers of RoIs to train on, and of detections
 Target = dict[str, Tensor]
 
@@ -26,7 +27,7 @@ def training_step(model: Any, network: Network, device: torch.device | str) -> B
     model.train()
     images, targets = random_images(network, device)[0], fixed_targets(network, device)
     prepare(model, network, targets)
-    optimizer = optimizer_of(model)
+    optimizer = optimizer_of(model, LEARNING_RATE)
     dtype = None if network.dtype == "float32" else getattr(torch, network.dtype)
     step = DetectorStep(model, total_loss, optimizer, dtype)
     given = [images, *(tensor for target in targets for tensor in target.values())]
@@ -36,16 +37,22 @@ def training_step(model: Any, network: Network, device: torch.device | str) -> B
 def inference(model: Any, network: Network, device: torch.device | str) -> Bound:
     """Detection with all of its post-processing, under autocast, with parameters in the network's dtype.
 
-    It returns the scores; with it come all tensors that it leaves in memory.
+    It returns the scores and the coarsest map of the pyramid, whatever is detected; with it come all tensors that it
+    leaves in memory.
     """
     dtype: torch.dtype = getattr(torch, network.dtype)
     model.to(dtype).eval()
     images = random_images(network, device)[0]
     prepare(model, network, fixed_targets(network, device))
 
+    maps: list[Tensor] = []
+    model.backbone.register_forward_hook(lambda _module, _inputs, found: maps.append(found["pool"]))
+
     def call() -> Tensor:
+        maps.clear()
         with torch.no_grad(), torch.autocast(images.device.type, dtype, enabled=network.dtype != "float32"):
-            return torch.cat([found["scores"] for found in model(list(images))])
+            scores = [found["scores"] for found in model(list(images))]
+            return torch.cat([*scores, maps[0].flatten().float()])
 
     def tensors() -> Iterator[Tensor]:
         yield from (images, *model.parameters(), *model.buffers())

@@ -105,9 +105,9 @@ def training_step(model: nn.Module, network: Network, device: torch.device | str
     return call, partial(lasting, model, optimizer, [images, targets])
 
 
-def optimizer_of(model: nn.Module) -> torch.optim.SGD:
+def optimizer_of(model: nn.Module, learning_rate: float = 1e-3) -> torch.optim.SGD:
     """Nesterov SGD."""
-    return torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=2e-5)
+    return torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=2e-5)
 
 
 def lasting(model: nn.Module, optimizer: torch.optim.Optimizer, given: Sequence[Tensor]) -> Iterator[Tensor]:
