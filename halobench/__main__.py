@@ -27,6 +27,8 @@ COMMANDS = {
     "halobench.train": "a training run, on images or Fashion-MNIST",
     "halobench.scale": "training steps on 1, 2, ... GPUs in one run, under torchrun",
     "halobench.train.time_to_accuracy": "how long small networks take to one test accuracy",
+    "halobench.detect": "a training run of Mask R-CNN, on images in COCO's format",
+    "halobench.stamps": "scenes with masks in COCO's format, of Debian's stamps and wallpapers",
     "halobench.models": "the cost table of all models",
     "halobench.fuzz": "random problems for backends, against the oracle",
     "halobench.pages": "the tables of README and docs/, made anew from results/",

@@ -25,6 +25,7 @@ TOOLS = {
     "torch_tb_profiler": ("traces in TensorBoard", "pip install torch-tb-profiler"),
     "fvcore": ("the second opinion on FLOPs", "pip install fvcore"),
     "pynvml": ("clocks, throttling and energy of a GPU", "pip install nvidia-ml-py"),
+    "faster_coco_eval": ("halobench.detect and halobench.stamps", "pip install faster-coco-eval"),
     "pyarrow": ("Parquet files of halobench.export", "pip install pyarrow"),
     "selenium": ("the tests of the report", "pip install selenium"),
 }

@@ -11,9 +11,11 @@ from halobench.figures import (
     bars,
     closed_form,
     curves,
+    detection,
     heat,
     network_axes,
     networks,
+    precision,
     published,
     ranks,
     roofline,
@@ -85,8 +87,11 @@ def named_figures(chosen: list[Selection], of_networks: list[Selection], folder:
     for selection in of_networks:
         for name, figure in network_figures(selection):
             yield f"{selection.slug}-training-{name}", figure
+        for name, figure in detection.draw(selection):
+            yield f"{selection.slug}-detection-{name}", figure
     if folder is not None:
         yield from curves.draw(folder)
+        yield from precision.draw(folder)
 
 
 def network_figures(selection: Selection) -> Drawn:

@@ -23,16 +23,13 @@ everything.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from problems import loaded
+from slots import chosen, filled, unnamed
 
-from halobench import backends, models
+from halobench import models
 from halobench.attention.problem import Direction
 from halobench.cases.network import Network, NetworkCase
 from halobench.cases.options import Options
 
-# Taken where the user names no backends: a network compiles for tens of seconds with each of them.
-BACKENDS = ("strided_gather", "sdpa", "fused", "fused_cuda")
-UNCOMPILED = ("sdpa",)  # measured eagerly only, unless the user names backends
 SPARED = ("strided_gather",)  # in the default tier compiled in H1 only, unless the user names backends
 BATCH, TRANSFER_BATCH, SMOKE_BATCH = 128, 32, 2
 PAIRS = {"smoke": (), "default": (0, 1, 2), "full": tuple(range(8))}
@@ -100,25 +97,6 @@ def cases(options: Options) -> Iterator[NetworkCase]:
         first = known or case
         seen[case.name] = replace(first, groups=tuple(dict.fromkeys(groups)), label=first.label or case.label)
     yield from seen.values()
-
-
-def chosen(options: Options, *, compiled: bool = False) -> list[str]:
-    """The attention backends that take part: those the user names, or a few."""
-    found = [name for name in (BACKENDS if unnamed(options) else options.backends) if name in options.backends]
-    if compiled and unnamed(options):
-        found = [name for name in found if name not in UNCOMPILED]
-    return [name for name in found if attends(name)]
-
-
-def unnamed(options: Options) -> bool:
-    """Whether the user named no backends."""
-    return set(options.backends) >= set(backends.names())
-
-
-def attends(name: str) -> bool:
-    """Whether a backend is halo attention with the masked border, which the networks have."""
-    backend = loaded(name)  # one that cannot be imported takes part, and its rows say why
-    return backend is None or (backend.attend is not None and "masked" in backend.borders)
 
 
 def real(options: Options) -> Iterator[NetworkCase]:
@@ -303,13 +281,6 @@ def captured(options: Options, launched: Network) -> Network:
 def as_called(options: Options, networks: list[Network], direction: Direction) -> list[Network]:
     """A pair's networks as they are in training, captured for inference."""
     return networks if direction == "training" else [captured(options, one) for one in networks]
-
-
-def filled(options: Options, empty: Network) -> list[Network]:
-    """The network with each backend; itself where it has no attention slots."""
-    if not models.entry(empty.model).has_attention:
-        return [empty]
-    return [replace(empty, backend=name) for name in chosen(options, compiled=empty.compiled)]
 
 
 def case(

@@ -180,7 +180,8 @@ def test_a_batch_tells_what_it_could_not_read(folder, tmp_path):
     spoil(folder, *BAD)
     settings = settings_of(folder, tmp_path, batch=8, skip_unreadable=3, workers=1)
     transform = for_training(settings, fashion=False)
-    made, _ = loader(Data.of(folder).part("train"), transform, settings, Processes(), training=True)
+    prepared = Prepared(Data.of(folder).part("train"), transform, settings, training=True)
+    made, _ = loader(prepared, settings, Processes(), training=True)
     unread = [each for batch in made for each in batch.unread]
     assert {path for path, _ in unread} == {str(folder / name) for name in BAD[:2]}
 

@@ -12,6 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent / "suites"))
 
 import bench_training
+import slots
 
 from halobench import Unsupported, backends, models
 from halobench.cases.network import Network, NetworkCase
@@ -153,7 +154,7 @@ def test_the_figures_know_what_the_suite_measures():
 def test_only_attention_with_the_networks_border_takes_part():
     """A few backends unless the user names some; one that cannot be imported takes part, to say why."""
     few = {case.network.backend for case in cases("default")} - {None}
-    assert few == set(bench_training.BACKENDS) & set(backends.names())
+    assert few == set(slots.BACKENDS) & set(backends.names())
     named = {case.network.backend for case in cases("default", ["flex", "conv", "timm_halo", "naive_unfold"])}
     assert named == {None, "flex", "naive_unfold"}
 

@@ -15,8 +15,10 @@ class Network:
     ``backend`` fills the attention slots, ``None`` where the model has none. ``overrides`` are arguments of
     ``models.create``. ``label_smoothing`` changes the loss of a training step; ``magnitude`` puts RandAugment of two
     operations at this magnitude before it, on the device and on the whole batch at once. On a GPU the call of a
-    ``compiled`` network is captured as a CUDA graph and replayed; ``captured`` asks for that without compiling.
-    ``compile_mode`` names one of ``train.workload``'s ways to compile it other than by the compiler's defaults.
+    ``compiled`` network is captured as a CUDA graph and replayed; ``captured`` asks for that without compiling. A
+    detector has its backbone compiled, and is never captured; ``proposals`` is how many regions of an image its heads
+    get, the same in each call, instead of those that it finds. ``compile_mode`` names one of ``train.workload``'s ways
+    to compile it other than by the compiler's defaults; detectors have none.
     """
 
     model: str
@@ -30,6 +32,7 @@ class Network:
     magnitude: int | None = None
     captured: bool = False
     compile_mode: str | None = None
+    proposals: int | None = None
 
     @property
     def name(self) -> str:
@@ -40,6 +43,7 @@ class Network:
         parts += [f"{name}={plain(value)}" for name, value in self.overrides]
         parts += [f"smoothing={self.label_smoothing:g}"] * bool(self.label_smoothing)
         parts += [f"randaugment={self.magnitude}"] * (self.magnitude is not None)
+        parts += [f"proposals={self.proposals}"] * (self.proposals is not None)
         return "-".join(parts)
 
 

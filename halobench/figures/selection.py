@@ -162,8 +162,9 @@ def by_machine(table: pd.DataFrame, results: Results) -> list[Selection]:
 
 def family(model: str) -> str:
     """What a model without attention slots is called in legends."""
+    backbone = model.removeprefix("maskrcnn_")
     for start, name in FAMILIES.items():
-        if model.startswith(start):
+        if backbone.startswith(start):
             return name
     return model
 

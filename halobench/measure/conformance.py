@@ -20,6 +20,7 @@ from halobench.cases.accuracy import Check
 from halobench.cases.network import Network
 from halobench.cases.workload import Slot, Workload, bind
 from halobench.measure.engine import Incorrect
+from halobench.models.catalogue import Detector
 from halobench.models.factory import DEFAULT_BACKEND
 from halobench.models.work import attention_layers
 
@@ -58,7 +59,7 @@ def ask_again(network: Network, direction: Direction, device: str) -> None:
 
 def layers_of(network: Network) -> Network:
     """What decides its layers: eager, captured and compiled networks have the same."""
-    return replace(network, compiled=False, compile_mode=None, captured=False, batch=IMAGES)
+    return replace(network, compiled=False, compile_mode=None, captured=False, proposals=None, batch=IMAGES)
 
 
 @lru_cache(maxsize=8)
@@ -85,9 +86,11 @@ def demand_right(backend: Backend, slot: Slot, direction: Direction, workload: W
 
 
 def distinct_layers(network: Network) -> list[Slot]:
-    """The attention layers of a network with their maps, each kind once."""
+    """The attention layers of a network, or of a detector's backbone, with their maps, each kind once."""
+    recipe = models.entry(network.model).recipe
+    name = recipe.backbone if isinstance(recipe, Detector) else network.model
     with torch.device("meta"):
-        model = models.create(network.model, network.backend, 1, **dict(network.overrides))
+        model = models.create(name, network.backend, 1, **dict(network.overrides))
     found = attention_layers(model, network.side, network.side)
     slots = [Slot(spec, height, width, network.batch, network.dtype) for spec, height, width in found]
     return list(dict.fromkeys(slots))

@@ -14,12 +14,12 @@ from halobench.attention.problem import Direction, Unsupported
 from halobench.cases.network import Network, NetworkCase
 from halobench.machine.clock import Burst, Clock
 from halobench.machine.load import Watch
-from halobench.measure import conformance, energy, graphs, memory, steps
+from halobench.measure import conformance, energy, graphs, memory, parts, steps
 from halobench.measure.engine import Incorrect, Settings, Stopwatch, clock_fields, latency_fields
 from halobench.measure.rivals import Rivals
 from halobench.measure.statistics import summarize
-from halobench.models.catalogue import FromTimm
-from halobench.train.workload import inference, network_model, training_step
+from halobench.models.catalogue import Detector, FromTimm
+from halobench.train import detection, workload
 
 Fields = dict[str, Any]
 SMALLEST_BATCH = 4
@@ -69,8 +69,8 @@ class Contestant:
     @classmethod
     def warm(cls, network: Network, direction: Direction, device: str, clock: Clock) -> "Contestant":
         """Build the network, compile it and take the first steps, launched by the host."""
-        model = network_model(network, device)
-        call, tensors = (training_step if direction == "training" else inference)(model, network, device)
+        model, room = workload.network_model(network, device), detection if detects(network) else workload
+        call, tensors = (room.training_step if direction == "training" else room.inference)(model, network, device)
         clock.synchronize()
         started = time.monotonic()
         call()
@@ -122,10 +122,12 @@ def norms(model: nn.Module) -> Tensor:
 def replays(network: Network, device: str) -> bool:
     """Whether this network is measured by replaying its call: a compiled one on a GPU, or one that asks for it.
 
+    A detector is not: how many boxes there are is known on the host only.
+
     Raises:
         Unsupported: each of its steps draws on the host, and a graph would repeat one draw.
     """
-    if not (network.compiled or network.captured) or torch.device(device).type != "cuda":
+    if not (network.compiled or network.captured) or torch.device(device).type != "cuda" or detects(network):
         return False
     if network.magnitude is not None:
         raise Unsupported(
@@ -133,6 +135,11 @@ def replays(network: Network, device: str) -> bool:
             f"on a GPU neither compiled nor captured, got magnitude {network.magnitude}"
         )
     return True
+
+
+def detects(network: Network) -> bool:
+    """Whether this network is a detector."""
+    return isinstance(models.entry(network.model).recipe, Detector)
 
 
 def measure(case: NetworkCase, clock: Clock, settings: Settings, rivals: Rivals[Contestant]) -> Fields:
@@ -204,6 +211,7 @@ def at_batch(
         samples, *others = steps.alternate(calls, clock, settings.effort, single=single)
         middle = median(samples.device_ms)
         joules = energy.joules_per_call(own.call, middle, case.device) if case.energy else None
+        of_parts = parts.parts_ms(own.model, own.call, case.device) if detects(network) else None
         own.ask_again(case.direction)
     return {
         "samples_ms": samples.device_ms,
@@ -222,6 +230,7 @@ def at_batch(
             "parameters": sum(parameter.numel() for parameter in own.model.parameters()),
             "first_step_s": own.first_s,
         },
+        "parts_ms": of_parts,
         "paired": None if rival is None else paired_fields(rival, samples, others[0]),
     }
 

@@ -8,6 +8,9 @@ from typing import ClassVar
 
 from halobench.models.architecture import Architecture
 
+DETECTOR = "maskrcnn_"  # begins the names of detectors
+DETECTOR_SIDE = 1024
+
 
 @dataclass(frozen=True)
 class FromTimm:
@@ -38,11 +41,23 @@ class HaloResNet:
 
 
 @dataclass(frozen=True)
+class Detector:
+    """torchvision's Mask R-CNN with a feature pyramid, over the model of this name as its backbone."""
+
+    backbone: str
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the backbone has attention slots."""
+        return CATALOGUE[self.backbone].has_attention
+
+
+@dataclass(frozen=True)
 class Entry:
     """A model: how it is made, its published image side in pixels and its published parameters in millions."""
 
     name: str
-    recipe: Architecture | HaloResNet | Accelerated | FromTimm
+    recipe: Architecture | HaloResNet | Accelerated | FromTimm | Detector
     image_size: int
     published_millions: float | None = None
 
@@ -63,13 +78,18 @@ def entry(name: str) -> Entry:
     Raises:
         ValueError: there is no such model; the message lists those there are.
     """
-    if name not in CATALOGUE:
-        raise ValueError(f"no model is called {name!r}; there are {', '.join(names())}")
-    return CATALOGUE[name]
+    backbone = name.removeprefix(DETECTOR)
+    if backbone not in CATALOGUE:
+        there = f"{', '.join(names())}, and {DETECTOR} before the name of one that has features"
+        raise ValueError(f"no model is called {name!r}; there are {there}")
+    return CATALOGUE[name] if backbone == name else Entry(name, Detector(backbone), DETECTOR_SIDE)
 
 
 def names() -> list[str]:
-    """The names of all models: HaloNets first, then hybrids of ResNet, then comparators."""
+    """The names of all models that classify: HaloNets first, then hybrids of ResNet, then comparators.
+
+    With ``maskrcnn_`` before it, the name of one is that of a detector on it.
+    """
     return list(CATALOGUE)
 
 

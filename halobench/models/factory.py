@@ -17,11 +17,12 @@ from halobench.attention.geometry import Geometry
 from halobench.attention.problem import LayerSpec
 from halobench.models.accelerate import accelerate
 from halobench.models.architecture import Architecture
-from halobench.models.catalogue import Accelerated, Entry, FromTimm, HaloResNet, entry
+from halobench.models.catalogue import Accelerated, Detector, Entry, FromTimm, HaloResNet, entry
 from halobench.models.fusion import fuse_normalisation
 from halobench.models.halonet import HaloNet
 
 DEFAULT_BACKEND = "strided_gather"
+CLASSES, DETECTOR_CLASSES = 1000, 91  # ImageNet's, and COCO's with the background, as torchvision counts them
 HALONET_ARGUMENTS = (
     "num_classes",
     "in_chans",
@@ -34,22 +35,31 @@ HALONET_ARGUMENTS = (
 )
 
 
-def create(name: str, backend: str | None = None, num_classes: int = 1000, **overrides: Any) -> nn.Module:
+def create(name: str, backend: str | None = None, num_classes: int | None = None, **overrides: Any) -> nn.Module:
     """The model of this name with fresh weights: (batch, 3, H, W) -> (batch, num_classes).
 
+    A detector takes and gives what torchvision's ``MaskRCNN`` does.
+
     Args:
-        name: one of ``names()``.
+        name: one of ``names()``, or ``maskrcnn_`` and one of them.
         backend: fills the attention slots; ``"strided_gather"`` where none is given.
-        num_classes: the number of logits; 0 leaves the pooled features.
+        num_classes: the number of logits (default: 1000; 91 for a detector, the background's included); 0 leaves the
+            pooled features.
         overrides: what timm's models take (``in_chans``, ``global_pool``, ``drop_rate``, ``drop_path_rate``,
-            ``features_only``, ``device``, ``dtype``, ...); for HaloNets, fields of ``Architecture`` too.
+            ``features_only``, ``device``, ``dtype``, ...); for HaloNets, fields of ``Architecture`` too; for detectors,
+            also what ``MaskRCNN`` takes (``min_size``, ``box_detections_per_img``, ...).
 
     Raises:
-        ValueError: an unknown name or backend, or a backend for a model without attention slots.
+        ValueError: an unknown name or backend, a backend for a model without attention slots, or a detector on a model
+            without features of strides 4, 8, 16 and 32.
         TypeError: an unknown override.
         Unsupported: the backend is not what the model's slots need.
     """
     model = entry(name)
+    if isinstance(model.recipe, Detector):
+        check(model, backend)
+        return detector(model.recipe, backend, DETECTOR_CLASSES if num_classes is None else num_classes, **overrides)
+    num_classes = CLASSES if num_classes is None else num_classes
     if isinstance(model.recipe, FromTimm):
         check(model, backend)
         network: nn.Module = timm.create_model(model.recipe.name, num_classes=num_classes, **overrides)
@@ -79,6 +89,23 @@ def check(model: Entry, backend: str | None) -> None:
     """Raise ``ValueError`` for a backend that the model has no place for."""
     if backend is not None and not model.has_attention:
         raise ValueError(f"{model.name} has no attention slots to fill with a backend, got {backend!r}")
+
+
+def detector(
+    recipe: Detector, backend: str | None, num_classes: int, device: torch.device | str | None = None, **overrides: Any
+) -> nn.Module:
+    """Mask R-CNN on the features of a model; ``overrides`` go to whom they concern."""
+    if num_classes < 2:
+        raise ValueError(f"a detector needs at least two classes, the background and another, got {num_classes}")
+    if "dtype" in overrides:
+        raise TypeError("a detector is made in float32, which its boxes need: use autocast, got a dtype")
+    from halobench.models import detector as room  # noqa: PLC0415 - who classifies need not wait for it
+
+    theirs = {name: overrides.pop(name) for name in room.ARGUMENTS & set(overrides)}
+    with nullcontext() if device is None else torch.device(device):
+        backbone = create(recipe.backbone, backend, features_only=True, out_indices=room.INDICES, **overrides)
+        made: nn.Module = room.mask_rcnn(backbone, recipe.backbone, num_classes, **theirs)
+    return made
 
 
 def halonet(

@@ -18,6 +18,7 @@ TABLES: dict[str, Mapping[str, Field] | Mapping[str, Column]] = {
     "section": columns.SECTION,
     "exported": columns.EXPORTED,
     "curves": columns.CURVES,
+    "precision": columns.PRECISION,
     "times": columns.TIMES,
     "kernels": columns.KERNELS,
     "memory": columns.MEMORY,

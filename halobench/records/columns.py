@@ -119,7 +119,7 @@ WHERE_IT_RAN = {
     "commit": Column("commit of the code, and whether it was only declared; or unknown"),
     "dirty": Column("whether tracked files differed from that commit: true, false, or unknown"),
 }
-CURVES = {
+OF_AN_EPOCH = {
     **WHAT_RAN,
     **WHERE_IT_RAN,
     "processes": Column("processes that trained together, a device each"),
@@ -130,9 +130,30 @@ CURVES = {
     "seconds": Column("since before the data was touched, evaluations and checkpoints included", "s"),
     "learning_rate": Column("after the epoch's last step"),
     "train_loss": Column("mean loss of the epoch's steps, as they were trained"),
+    "images_per_s": Column("images trained on, over the epoch's time without its evaluation", "1/s"),
+}
+CURVES = {
+    **{name: column for name, column in OF_AN_EPOCH.items() if name != "images_per_s"},
     "test_loss": Column("mean loss over the test images"),
     "test_accuracy": Column("share of the test images that were recognised"),
-    "images_per_s": Column("images trained on, over the epoch's time without its evaluation", "1/s"),
+    "images_per_s": OF_AN_EPOCH["images_per_s"],
+}
+NOT_TESTED = "no test in this epoch, or no such object"
+SIZES = {
+    "": "over IoU from 0.5 to 0.95",
+    "_50": "at IoU 0.5",
+    "_75": "at IoU 0.75",
+    "_small": "of objects below 32 x 32 pixels",
+    "_medium": "of objects from 32 x 32 to 96 x 96 pixels",
+    "_large": "of objects above 96 x 96 pixels",
+}
+PRECISION = {
+    **OF_AN_EPOCH,
+    **{
+        f"ap_{kind}{size}": Column(f"COCO's average precision of {kind}{plural}, {meaning}", null=NOT_TESTED)
+        for kind, plural in (("box", "es"), ("mask", "s"))
+        for size, meaning in SIZES.items()
+    },
 }
 TIMES = {
     **WHAT_RAN,

@@ -62,7 +62,7 @@ UNKNOWN_COST = "the backend gives no account of its work (no `execution`)"
 NO_COUNT = "not asked (network stages of the default tier), or the counter cannot see this backend"
 NO_FLOOR = "no time, or a ceiling of this machine is not known"
 FIELDS = {
-    "suite": Field("suite", "text", "the suite that the case belongs to: operator, layer, training"),
+    "suite": Field("suite", "text", "the suite that the case belongs to: operator, layer, training, detection"),
     "case": Field("case", "text", "the case's name, unique in a file: suite, backend, direction, task"),
     "backend": Field("backend", "text", "the implementation; `none` for a network without attention slots"),
     "direction": Field("direction", "text", "forward: without gradients; training: with the gradients of all inputs"),
@@ -173,6 +173,14 @@ def of_scaling(name: str, kind: Kind, meaning: str, unit: str = "", null: str = 
 
 
 SINGLE = "a row of the suites, or a single rank"
+
+
+def of_part(name: str, meaning: str, only: str = "") -> Field:
+    """A column of where the time of a detector's call goes."""
+    null = "no detector, or no time" + (f"; {only}" if only else "")
+    return Field(f"parts_ms.{name}", "number", f"median time: {meaning}", "ms", "halobench.measure.parts", null)
+
+
 OLDER = "a file from before there were captured networks"
 BY_DEFAULT = "by the compiler's defaults, or not at all"
 ALONE = "the network was measured alone, or has no time"
@@ -186,6 +194,8 @@ NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {
     "compile_mode": of_network("compile_mode", "text", "how it is compiled otherwise than by default", null=BY_DEFAULT),
     "label_smoothing": of_network("label_smoothing", "number", "label smoothing of the loss", null="an older file"),
     "magnitude": of_network("magnitude", "count", "magnitude of RandAugment before the step", null="no RandAugment"),
+    "proposals": of_network("proposals", "count", "fixed regions of an image for a detector's heads", "",
+        "no detector, or its heads get what it finds"),
     "block": of_network("overrides.block", "text", "block, where it is not the model's", "pixels", "the model's own"),
     "halo": of_network("overrides.halo", "text", "halo, where it is not the model's", "pixels", "the model's own"),
     "rival": Field("rival", "text", "the model whose calls were taken in turn", "", "halobench.cases.network", "none"),
@@ -213,6 +223,13 @@ NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {
         "bus_bytes_per_s", "positive", "bus bandwidth of that, as nccl-tests define it", "bytes/s", SINGLE
     ),
     "bus_share": of_scaling("bus_share", "number", "over the best that an all-reduce of any size reached", "", SINGLE),
+    "preparation_ms": of_part("preparation", "the images, scaled and put into one batch"),
+    "backbone_ms": of_part("backbone", "the backbone"),
+    "pyramid_ms": of_part("pyramid", "the feature pyramid and the region proposal network, with their losses"),
+    "heads_ms": of_part("heads", "the heads for boxes and masks, with their losses"),
+    "postprocessing_ms": of_part("postprocessing", "boxes and masks brought back into the images", "inference only"),
+    "backward_ms": of_part("backward", "the backward pass", "training steps only"),
+    "optimizer_ms": of_part("optimizer", "the optimizer", "training steps only"),
     "rival_ms": of_measured("paired.rival_median_ms", "positive", "median of the rival's calls between", "ms", ALONE),
     "ratio": of_measured("paired.ratio", "positive", "median over pairs of its time over the rival's", "", ALONE),
     "ratio_low": of_measured("paired.ratio_low", "positive", "lower end of its bootstrap 95 % interval", "", ALONE),

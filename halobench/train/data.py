@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,10 +17,13 @@ from halobench.train.unusable import DataError
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a part with their classes' numbers: paths of files, or an array of bytes (count, height, width)."""
+    """The images of a part with their classes' numbers: paths of files, or an array of bytes (count, height, width).
+
+    Detectors have objects for targets.
+    """
 
     sources: list[str] | np.ndarray
-    targets: list[int]
+    targets: list[Any]
     left_out: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:

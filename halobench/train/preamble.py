@@ -36,7 +36,7 @@ def described(settings: Settings, processes: Processes, model: nn.Module) -> Row
     }
 
 
-def lines(settings: Settings, known: Row, found: Data, training: Images, test: Images) -> Iterator[str]:
+def lines(settings: Settings, known: Row, found: Data, training: Images, test: Images, table: str) -> Iterator[str]:
     """What is trained, where, on which images, and where it is written."""
     backend = f", backend {settings.backend}" if settings.backend else ""
     step = f"{counted(known['batch'], 'image')} of {counted(settings.image_size, 'pixel')} a step"
@@ -51,7 +51,7 @@ def lines(settings: Settings, known: Row, found: Data, training: Images, test: I
         f"; none of {counted(len(missing), 'class', 'classes')}: {', '.join(map(repr, missing[:5]))}" if missing else ""
     )
     yield f"  to test on: {counted(len(test), 'image')}{none}{left_out(test)}"
-    yield f"{settings.output}: checkpoint.pt, curves.csv, tensorboard/"
+    yield f"{settings.output}: checkpoint.pt, {table}, tensorboard/"
 
 
 def why(settings: Settings) -> str:

@@ -7,12 +7,13 @@ normalised where they are used.
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
@@ -26,7 +27,7 @@ from halobench.wording import counted
 IGNORED = -100  # a target that PyTorch's losses leave out
 Unread = tuple[str, str]
 """A file that could not be read: its path, and the message that says so."""
-Item = tuple[Tensor, int, list[Unread]]
+Item = tuple[Tensor, Any, list[Unread]]
 
 
 class Batch(NamedTuple):
@@ -43,6 +44,8 @@ class Prepared(Dataset[Item]):
     In training, the next readable image takes the place of an unreadable one; in evaluation, an image that counts for
     nothing. After more than ``skip`` unreadable files in a row the run ends anyway, and no further one is tried.
     """
+
+    nothing: Any = IGNORED  # the target of an image that counts for nothing
 
     def __init__(self, images: Images, transform: Transform, settings: Settings, *, training: bool) -> None:
         self.images, self.transform, self.seed = images, transform, settings.seed
@@ -63,14 +66,23 @@ class Prepared(Dataset[Item]):
                 unread.append((str(self.images.sources[index]), str(error)))
                 continue
             with isolated_chance(self.seed, epoch, index):
-                return self.transform(image), self.images.targets[index], unread
-        return self.blank, IGNORED, unread
+                return *self.transformed(image, index), unread
+        return self.blank, self.nothing, unread
+
+    def transformed(self, image: Image.Image, index: int) -> tuple[Tensor, Any]:
+        """An image after its transform, and its target."""
+        return self.transform(image), self.images.targets[index]
 
 
 def collate(items: Sequence[Item]) -> Batch:
     """One batch of several items."""
     images, targets = default_collate([item[:2] for item in items])
-    return Batch(images, targets, [each for item in items for each in item[2]])
+    return Batch(images, targets, unread_of(items))
+
+
+def unread_of(items: Sequence[tuple[Any, Any, list[Unread]]]) -> list[Unread]:
+    """The files that could not be read for several items."""
+    return [each for item in items for each in item[2]]
 
 
 class Batches(Sampler[list[tuple[int, int]]]):
@@ -125,23 +137,23 @@ def seed_of(*numbers: int) -> int:
 
 
 def loader(
-    images: Images, transform: Transform, settings: Settings, processes: Processes, *, training: bool
+    prepared: Prepared, settings: Settings, processes: Processes, *, training: bool, join: Callable[..., Any] = collate
 ) -> tuple[DataLoader[Batch], Batches]:
-    """The loader of a part of the data, and its batches, whose epoch the caller sets.
+    """The loader of a part of the data, and its batches, whose epoch the caller sets; ``join`` makes one of items.
 
     Raises:
         DataError: there are not enough images for one step of training.
     """
-    batches = Batches(len(images), settings, processes, training=training)
+    batches = Batches(len(prepared), settings, processes, training=training)
     if training and not len(batches):
         raise DataError(
-            f"{settings.data} holds {counted(len(images), 'image')} to train on, less than a step's "
+            f"{settings.data} holds {counted(len(prepared), 'image')} to train on, less than a step's "
             f"{settings.batch * processes.count}"
         )
     workers = settings.workers if training else min(settings.workers, 4)
     made: DataLoader[Batch] = DataLoader(
-        Prepared(images, transform, settings, training=training),  # type: ignore[arg-type]  # a batch is no item
-        batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=settings.device == "cuda",
+        prepared,  # type: ignore[arg-type]  # a batch is no item
+        batch_sampler=batches, num_workers=workers, collate_fn=join, pin_memory=settings.device == "cuda",
         persistent_workers=workers > 0,
     )  # fmt: skip
     return made, batches

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,8 +14,17 @@ from halobench.train.logs import Logs
 from halobench.train.unusable import Unusable
 from halobench.train.whole_file import write_table
 
-CURVES = tuple(columns.CURVES)
 Row = dict[str, Any]
+
+
+class Curves(NamedTuple):
+    """The table of a run, a row an epoch: its file's name, and its columns."""
+
+    name: str
+    columns: tuple[str, ...]
+
+
+CURVES = Curves("curves.csv", tuple(columns.CURVES))
 
 
 class Report:
@@ -28,8 +37,8 @@ class Report:
     INTERVAL_S = 0.5
     LINE_S = 60.0  # between lines within an epoch, where no terminal shows a bar
 
-    def __init__(self, folder: Path, *, silent: bool, begun: int = 1) -> None:
-        self.folder, self.silent, self.begun = folder, silent, begun
+    def __init__(self, folder: Path, *, silent: bool, begun: int = 1, curves: Curves = CURVES) -> None:
+        self.folder, self.silent, self.begun, self.curves = folder, silent, begun, curves
         self.console = Console(quiet=silent)
         shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left")
         self.bar = Progress(*shown, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal)
@@ -76,18 +85,17 @@ class Report:
         self.log({f"train/{name}": value for name, value in values.items()}, number)
         self.spoke = time.monotonic()
 
-    def end(self, history: Sequence[Row]) -> None:
-        """An epoch has ended; its row is the history's last."""
+    def end(self, history: Sequence[Row], judged: Sequence[str], said: str) -> None:
+        """An epoch has ended; its row is the history's last, ``judged`` is what the test tells, ``said`` in words."""
         row = history[-1]
-        names = ("train_loss", "test_loss", "test_accuracy", "images_per_s")
-        self.log({f"epoch/{name}": row[name] for name in names}, row["epoch"])
+        names = ("train_loss", *judged, "images_per_s")
+        self.log({f"epoch/{name}": row[name] for name in names if row[name] is not None}, row["epoch"])
         self.line(
-            f"{self.epoch}: loss {row['train_loss']:.3f}, test loss {row['test_loss']:.3f}, "
-            f"test accuracy {100 * row['test_accuracy']:.2f} %, {row['images_per_s']:.0f} images/s, "
+            f"{self.epoch}: loss {row['train_loss']:.3f}, {said}, {row['images_per_s']:.0f} images/s, "
             f"{row['seconds']:.1f} s since the start"
         )
         if not self.silent:
-            write_table(self.folder / "curves.csv", CURVES, history)
+            write_table(self.folder / self.curves.name, self.curves.columns, history)
 
     def log(self, values: Mapping[str, float], number: int) -> None:
         """Write values to TensorBoard's logs, at a step or an epoch."""

@@ -13,6 +13,7 @@ import torch
 from halobench import models, terminal
 from halobench.attention import backends
 from halobench.machine import cgroup
+from halobench.models.catalogue import Detector
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 OPTIMIZERS = ("sgd", "adamw")
@@ -128,6 +129,8 @@ def complete(chosen: dict[str, Any], processes: int) -> Settings:
     """The settings, what was left open filled in: by the device, the model, the optimizer and the batch."""
     chosen = {name: value for name, value in chosen.items() if value is not None}
     entry, optimizer = models.entry(chosen["model"]), chosen["optimizer"]
+    if isinstance(entry.recipe, Detector):
+        raise ValueError(f"--model {entry.name} is a detector, which python -m halobench.detect trains")
     device = chosen.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
     chosen.setdefault("dtype", half_precision() if device == "cuda" else "float32")
     chosen.setdefault("image_size", entry.image_size)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,11 +34,11 @@ def explained(settings: Settings, processes: Processes) -> Iterator[None]:
         raise Unusable(reason(error, settings)) from error
 
 
-def take(step: Step, images: Tensor) -> None:
+def take(step: Step, images: Tensor, targets: Any) -> None:
     """Train on blank images (batch, 3, H, W), up to the optimizer; the model is left as it was."""
     buffers = {name: buffer.clone() for name, buffer in step.model.named_buffers()}
     step.model.train()
-    step.loss(images, torch.zeros(len(images), dtype=torch.long, device=images.device)).backward()
+    step.loss(images, targets).backward()
     with torch.no_grad():
         for name, buffer in step.model.named_buffers():
             buffer.copy_(buffers[name])

@@ -1,6 +1,6 @@
 """A network bound to random images on a device: the call that the training suite measures."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -65,9 +65,10 @@ def compile_mode(network: Network, direction: Direction) -> CompileMode:
 
 def network_model(network: Network, device: torch.device | str) -> nn.Module:
     """The network's model, laid out as its compile mode says, with the same weights whatever its backend."""
+    overrides: dict[str, Any] = dict(network.overrides)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = models.create(network.model, network.backend, CLASSES, **dict(network.overrides))
+        model = models.create(network.model, network.backend, **overrides)
     return model.to(device).to(memory_format=COMPILE_MODES[network.compile_mode].layout)
 
 
@@ -93,7 +94,7 @@ def training_step(model: nn.Module, network: Network, device: torch.device | str
     mode = compile_mode(network, "training")
     model.train()
     images, targets = random_images(network, device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=2e-5)
+    optimizer = optimizer_of(model)
     dtype = None if network.dtype == "float32" else getattr(torch, network.dtype)
     forward = called(model, network, mode)
     step = Step(model, nn.CrossEntropyLoss(label_smoothing=network.label_smoothing), optimizer, dtype, forward)
@@ -101,15 +102,21 @@ def training_step(model: nn.Module, network: Network, device: torch.device | str
     if network.magnitude is not None:
         images = v2.functional.to_dtype(images.sigmoid(), torch.uint8, scale=True)
         call = partial(augmented, step, v2.RandAugment(2, network.magnitude), images, targets)
+    return call, partial(lasting, model, optimizer, [images, targets])
 
-    def tensors() -> Iterator[Tensor]:
-        yield from (images, targets, *model.buffers())
-        for parameter in model.parameters():
-            yield from (parameter, parameter)  # itself and its gradient
-        for state in optimizer.state.values():
-            yield from (value for value in state.values() if isinstance(value, Tensor))
 
-    return call, tensors
+def optimizer_of(model: nn.Module, learning_rate: float = 1e-3) -> torch.optim.SGD:
+    """Nesterov SGD."""
+    return torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=2e-5)
+
+
+def lasting(model: nn.Module, optimizer: torch.optim.Optimizer, given: Sequence[Tensor]) -> Iterator[Tensor]:
+    """All tensors that a step leaves in memory, with those that it was given."""
+    yield from (*given, *model.buffers())
+    for parameter in model.parameters():
+        yield from (parameter, parameter)  # itself and its gradient
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, Tensor))
 
 
 def constants(mode: CompileMode) -> AbstractContextManager[None]:
@@ -126,7 +133,8 @@ def augmented(step: Step, augment: v2.RandAugment, images: Tensor, targets: Tens
 def inference(model: nn.Module, network: Network, device: torch.device | str) -> Bound:
     """A forward pass in the network's dtype, parameters included; and all tensors that it leaves in memory.
 
-    Where its compile mode folds, the compiler keeps folded weights of its own beside them.
+    Of a network that gives features it returns the last map. Where its compile mode folds, the compiler keeps folded
+    weights of its own beside them.
     """
     mode = compile_mode(network, "forward")
     dtype: torch.dtype = getattr(torch, network.dtype)
@@ -136,8 +144,8 @@ def inference(model: nn.Module, network: Network, device: torch.device | str) ->
 
     def call() -> Tensor:
         with torch.no_grad(), constants(mode):
-            output: Tensor = forward(images)
-            return output
+            output: Tensor | list[Tensor] = forward(images)
+            return output if isinstance(output, Tensor) else output[-1]
 
     def tensors() -> Iterator[Tensor]:
         yield from (images, *model.parameters(), *model.buffers())

@@ -1,0 +1,148 @@
+"""COCO's annotations of a part of a data set, checked: whatever is not as COCO has it is one line."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from halobench.train.data import Images
+from halobench.train.unusable import DataError
+
+Json = dict[str, Any]
+NEEDED: dict[str, dict[str, Any]] = {
+    "images": {"id": int, "file_name": str, "width": int, "height": int},
+    "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": list, "segmentation": list | dict},
+    "categories": {"id": int, "name": str},
+}
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What an image shows: its number and size (height, width), labels from 1 on, and masks as COCO wrote them."""
+
+    image: int
+    size: tuple[int, int]
+    labels: list[int] = field(default_factory=list)
+    segmentations: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The annotations of ``train`` or ``val``: their file, its content, and where the images lie."""
+
+    file: Path
+    content: Json
+    images: Path
+
+    @classmethod
+    def of(cls, place: Path, name: str) -> "Part":
+        """The part of a folder: ``annotations/instances_NAME*.json`` with its images in ``NAME*/``.
+
+        Raises:
+            DataError: there is no such file, or several, or it is not what COCO's are.
+        """
+        found = sorted((place / "annotations").glob(f"instances_{name}*.json"))
+        if len(found) != 1:
+            raise DataError(
+                f"{place} must hold one annotations/instances_{name}*.json, as COCO does; it has {len(found) or 'none'}"
+            )
+        try:
+            content = json.loads(found[0].read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"{found[0]} cannot be read: {' '.join(str(error).split())}") from error
+        part = cls(found[0], content, place / found[0].stem.removeprefix("instances_"))
+        part.check()
+        return part
+
+    def check(self) -> None:
+        """Raise ``DataError`` for the first thing that is not as COCO has it; the message names it."""
+        if not isinstance(self.content, dict):
+            raise DataError(f"{self.file} must hold an object, got {shown(self.content)}")
+        for kind, needed in NEEDED.items():
+            self.check_entries(kind, needed)
+        images = {entry["id"]: entry for entry in self.content["images"]}
+        categories = {entry["id"] for entry in self.content["categories"]}
+        for entry in self.content["annotations"]:
+            about = f"{self.file}: annotation {entry['id']}"
+            if entry["image_id"] not in images:
+                raise DataError(f"{about} is of image {entry['image_id']}, which is not listed")
+            if entry["category_id"] not in categories:
+                raise DataError(f"{about} is of category {entry['category_id']}, which is not listed")
+            if fault := fault_of(entry, images[entry["image_id"]]):
+                raise DataError(f"{about} {fault}")
+
+    def check_entries(self, kind: str, needed: dict[str, Any]) -> None:
+        """Raise ``DataError`` for an entry of the list ``kind`` that lacks what is needed, or the number of another."""
+        entries = self.content.get(kind)
+        if not isinstance(entries, list):
+            raise DataError(f"{self.file} must have a list of {kind}, got {shown(entries)}")
+        for place, entry in enumerate(entries):
+            for name, type_ in needed.items():
+                if not isinstance(entry, dict) or not isinstance(entry.get(name), type_):
+                    got = shown(entry.get(name) if isinstance(entry, dict) else entry)
+                    raise DataError(f"{self.file}: {kind}[{place}] has no {name} as COCO writes it, got {got}")
+        numbers = Counter(entry["id"] for entry in entries)
+        twice = [number for number, count in numbers.items() if count > 1]
+        if twice:
+            raise DataError(f"{self.file}: two of its {kind} have the id {twice[0]}")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the categories, in the order of their numbers."""
+        return tuple(entry["name"] for entry in sorted(self.content["categories"], key=lambda entry: entry["id"]))
+
+    @property
+    def numbers(self) -> list[int]:
+        """COCO's numbers of the categories; a label is a place in here, counted from 1."""
+        return sorted(entry["id"] for entry in self.content["categories"])
+
+    def read(self) -> tuple[Images, int]:
+        """The images with their objects, crowds aside; and how many objects were left out for boxes without area."""
+        labels = {number: label for label, number in enumerate(self.numbers, 1)}
+        found = {
+            entry["id"]: Objects(entry["id"], (entry["height"], entry["width"])) for entry in self.content["images"]
+        }
+        flat = 0
+        for entry in self.content["annotations"]:
+            if entry.get("iscrowd"):
+                continue
+            if min(entry["bbox"][2:]) <= 0:
+                flat += 1
+                continue
+            found[entry["image_id"]].labels.append(labels[entry["category_id"]])
+            found[entry["image_id"]].segmentations.append(entry["segmentation"])
+        paths = [str(self.images / entry["file_name"]) for entry in self.content["images"]]
+        return Images(paths, list(found.values())), flat
+
+
+def fault_of(entry: Json, image: Json) -> str | None:
+    """What is wrong with an annotation, for a sentence that begins with its name, or ``None``."""
+    if len(entry["bbox"]) != 4 or not all(is_number(value) for value in entry["bbox"]):
+        return f"has a bbox that is no (left, top, width, height): {shown(entry['bbox'])}"
+    outline = entry["segmentation"]
+    if isinstance(outline, dict):
+        size, counts = outline.get("size"), outline.get("counts")
+        if size != [image["height"], image["width"]]:
+            return f"has a mask of size {shown(size)}, its image {[image['height'], image['width']]}"
+        if isinstance(counts, str):
+            return None  # only decoding tells
+        runs = counts if isinstance(counts, list) and all(isinstance(run, int) and run >= 0 for run in counts) else []
+        return None if sum(runs) == math.prod(size) else f"has runs that do not fill its mask of {size}"
+    for polygon in outline:
+        numbers = isinstance(polygon, list) and all(is_number(value) for value in polygon)
+        if not numbers or len(polygon) < 6 or len(polygon) % 2:
+            return f"has a polygon that is no list of three or more x, y: {shown(polygon)}"
+    return None if outline else "has an empty segmentation"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def shown(value: Any) -> str:
+    """A value in one short line."""
+    line = repr(value)
+    return line if len(line) <= 60 else f"{line[:57]}..."

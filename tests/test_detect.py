@@ -1,0 +1,370 @@
+"""Training runs of a detector: what is read, what is refused in one line, how it is judged, and that it resumes."""
+
+import csv
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from faster_coco_eval.core import mask
+from PIL import Image
+
+from halobench.detect import precision
+from halobench.detect.__main__ import main
+from halobench.detect.annotations import Objects, Part
+from halobench.detect.coco import Coco
+from halobench.detect.masks import decoded
+from halobench.detect.reading import Squares, Whole, join_squares, target_of
+from halobench.detect.run import DetectorRun
+from halobench.records import columns
+from halobench.train.__main__ import main as train
+from halobench.train.processes import Processes
+from halobench.train.step import Step
+from tests import detector_runs
+from tests.detector_runs import annotation, command, settings_of
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return detector_runs.coco(tmp_path_factory.mktemp("data") / "coco")
+
+
+@pytest.fixture(autouse=True)
+def _spared(monkeypatch):
+    detector_runs.spare(monkeypatch)
+
+
+def rows(output):
+    with (output / "precision.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def ended(data, tmp_path_factory):
+    """The output of a run of two epochs, tested in the last."""
+    output = tmp_path_factory.mktemp("runs") / "two"
+    with pytest.MonkeyPatch.context() as patch:
+        detector_runs.spare(patch)
+        assert main(command(data, output, epochs=2, evaluate_every=3)) == 0
+    return output
+
+
+def test_a_run_leaves_a_table_of_coco_s_precisions(ended):
+    first, last = rows(ended)
+    assert list(first) == list(columns.PRECISION)
+    assert (first["model"], first["backend"], first["epoch"], last["step"]) == (
+        "maskrcnn_resnet_mini",
+        "none",
+        "1",
+        "4",
+    )
+    assert {first[name] for name in precision.PRECISIONS} == {""}
+    assert all(0 <= float(last[name]) <= 1 for name in ("ap_box", "ap_box_50", "ap_mask", "ap_mask_75"))
+    assert (last["ap_box_medium"], last["ap_mask_large"]) == ("", "")  # no such objects
+    assert math.isfinite(float(first["train_loss"]))
+    assert list((ended / "tensorboard").iterdir())
+
+
+def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(data, ended, tmp_path, monkeypatch, capsys):
+    saved = DetectorRun.save
+
+    def stop(run):
+        saved(run)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DetectorRun, "save", stop)
+    arguments = command(data, tmp_path / "run", epochs=2, evaluate_every=3)
+    assert main(arguments) == 130
+    assert "halobench.detect: interrupted; the same command with --resume goes on" in capsys.readouterr().err
+    monkeypatch.setattr(DetectorRun, "save", saved)
+    assert main([*arguments, "--resume"]) == 0
+    assert "goes on after epoch 1 of 2" in capsys.readouterr().out
+    weights, others = (torch.load(one / "checkpoint.pt")["model"] for one in (ended, tmp_path / "run"))
+    for name, one in weights.items():
+        torch.testing.assert_close(others[name], one, rtol=0, atol=0, msg=name)
+    assert [row["train_loss"] for row in rows(tmp_path / "run")] == [row["train_loss"] for row in rows(ended)]
+
+
+def test_another_run_s_checkpoint_is_refused(data, ended, tmp_path, capsys):
+    assert main(command(data, ended, "--resume", epochs=2, evaluate_every=3, image_size=96)) == 2
+    assert "cannot be resumed with other settings: image_size was 64, not 96" in capsys.readouterr().err
+    other = detector_runs.coco(tmp_path / "other")
+    document = detector_runs.read(other, "val")
+    document["annotations"].pop()
+    detector_runs.write(other, "val", document)
+    assert main(command(other, ended, "--resume", epochs=2, evaluate_every=3)) == 2
+    assert "cannot be resumed with other data: the images of val have other names now" in capsys.readouterr().err
+
+
+def test_a_detector_with_halo_layers_and_any_backend_trains(data, tmp_path):
+    settings = settings_of(data, tmp_path / "run", model="maskrcnn_halonet_mini", backend="sdpa", dtype="bfloat16")
+    run = DetectorRun(settings, Processes(), torch.device("cpu"), resume=False)
+    (row,) = run.go()
+    assert (row["backend"], row["parameters"]) == ("sdpa", sum(one.numel() for one in run.model.parameters()))
+    tables = [one.grad for name, one in run.model.named_parameters() if name.endswith(".rows")]
+    assert len(tables) == 6
+    assert all(bool(one.isfinite().all() and one.any()) for one in tables)
+
+
+def test_what_is_learned_is_found_again(data, tmp_path, monkeypatch):
+    """A detector that answers with the truth has a precision of one, of whatever size its images were."""
+    settings = settings_of(data, tmp_path / "run")
+    run = DetectorRun(settings, Processes(), torch.device("cpu"), resume=False)
+    places = iter(run.test.targets)
+
+    def truth(images):
+        for _ in images:
+            objects = next(places)
+            masks = torch.from_numpy(decoded(objects))
+            found = target_of(masks, torch.tensor(objects.labels))
+            yield {**found, "masks": masks[:, None].float(), "scores": torch.full((len(masks),), 0.9)}
+
+    monkeypatch.setattr(run, "detected", lambda images: list(truth(images)))
+    judged = run.evaluate()
+    assert judged["ap_box"] == pytest.approx(1)
+    assert judged["ap_mask"] == pytest.approx(1)
+    assert (judged["ap_mask_small"], judged["ap_mask_medium"]) == (pytest.approx(1), None)
+    assert run.said(judged) == "AP 100.0 of boxes, 100.0 of masks"
+
+
+def test_what_is_found_lies_in_the_image_as_it_was(data, tmp_path):
+    run = DetectorRun(settings_of(data, tmp_path / "run"), Processes(), torch.device("cpu"), resume=False)
+    run.model.roi_heads.score_thresh = 0.0
+    run.model.eval()
+    sizes = []
+    run.model.backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape)))
+    images = [torch.zeros((3, height, 60), dtype=torch.uint8) for height in (20, 24)]
+    found = run.detected(images)
+    assert sizes == [(2, 3, 64, 64)]  # one size, whatever the images have
+    assert [tuple(one["masks"].shape[2:]) for one in found] == [(20, 60), (24, 60)]
+    written = list(precision.detections(7, found[1], [5, 9]))
+    assert {one["category_id"] for one in written} <= {5, 9}
+    assert {one["image_id"] for one in written} == {7}
+    assert all(one["bbox"][1] + one["bbox"][3] <= 24.01 for one in written)
+
+
+def test_a_gradient_is_no_longer_than_allowed(data, tmp_path):
+    """Fresh weights may make gradients of any size; of classification's steps nothing is cut."""
+    model = torch.nn.Linear(4, 1)
+    norms = []
+    for clip in (None, 0.5):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        Step(model, lambda outputs, _: 1e3 * outputs.sum(), optimizer, clip=clip)(torch.ones(8, 4), None)
+        norms.append(torch.stack([one.grad.norm() for one in model.parameters()]).norm().item())
+    assert norms == [pytest.approx(1e3 * (4 * 8**2 + 8**2) ** 0.5, rel=1e-3), pytest.approx(0.5, rel=1e-3)]
+    run = DetectorRun(settings_of(data, tmp_path / "run"), Processes(), torch.device("cpu"), resume=False)
+    assert run.step.clip == DetectorRun.clip == 10
+
+
+def test_cudnn_tries_no_kernels_for_each_number_of_objects(data, tmp_path):
+    tried = []
+    run = DetectorRun(settings_of(data, tmp_path / "run"), Processes(), torch.device("cpu"), resume=False)
+    run.model.register_forward_pre_hook(lambda *_: tried.append(torch.backends.cudnn.benchmark))
+    run.go()
+    assert tried == [False] * 3  # two steps, and a batch of the test
+
+
+def test_nothing_found_is_a_precision_of_zero(data):
+    part = Part.of(data, "val")
+    assert set(precision.precisions(part, [], [100, 103]).values()) == {0.0}
+
+
+def test_masks_and_boxes_follow_the_augmentation(data, tmp_path):
+    settings = settings_of(data, tmp_path / "run")
+    images = Coco.of(data).part("train")
+    squares = Squares(images, settings)
+    seen = set()
+    for epoch in range(8):
+        pixels, target, unread = squares[epoch, 0]
+        assert (pixels.shape, pixels.dtype, unread) == ((3, 64, 64), torch.uint8, [])
+        for label, (left, top, right, bottom), outline in zip(
+            target["labels"].tolist(), target["boxes"].int().tolist(), target["masks"], strict=True
+        ):
+            assert outline[top:bottom, left:right].sum() == outline.sum() > 0
+            edges = outline[top], outline[bottom - 1], outline[:, left], outline[:, right - 1]
+            assert all(edge.any() for edge in edges)
+            inside = pixels[0][outline.bool()].float()
+            bright = inside.mean() > 120
+            assert bright == (label == 1)  # squares are white, and have the lower of COCO's numbers
+        seen.add(tuple(target["boxes"].flatten().tolist()))
+    assert len(seen) == 8
+    again, *_ = squares[3, 0]
+    assert torch.equal(again, squares[3, 0][0])
+    batch, targets, _ = join_squares([squares[0, 0], squares[0, 1]])
+    assert (batch.shape, len(targets)) == ((2, 3, 64, 64), 2)
+
+
+def test_coco_s_numbers_become_labels(data):
+    found = Coco.of(data)
+    assert found.classes == ("square", "disc")
+    objects = found.part("train").targets[1]
+    assert (objects.image, objects.size, objects.labels) == (103, (48, 60), [1, 2])
+    masks = decoded(objects)
+    assert masks.shape == (2, 48, 60)
+    assert masks[0].sum() == 400
+    assert masks[1].sum() == pytest.approx(math.pi * 10.5**2, rel=0.05)
+
+
+def test_folders_of_other_years_are_read_alike(tmp_path):
+    assert len(Coco.of(detector_runs.coco(tmp_path / "plain", suffix="")).part("val")) == 2
+
+
+def broken(change):
+    """A folder whose training annotations are changed."""
+
+    def make(folder):
+        detector_runs.coco(folder)
+        document = detector_runs.read(folder, "train")
+        changed = change(document)
+        detector_runs.write(folder, "train", document if changed is None else changed)
+        return folder
+
+    return make
+
+
+def first(**changes):
+    return broken(lambda document: document["annotations"][0].update(changes))
+
+
+def damaged(folder, text):
+    detector_runs.coco(folder)
+    (folder / "annotations" / "instances_train2017.json").write_text(text)
+
+
+def empty(folder):
+    detector_runs.coco(folder, train=2)
+    (folder / "train2017" / "0.png").write_bytes(b"")
+
+
+def resized(folder):
+    detector_runs.coco(folder, train=2)
+    Image.new("RGB", (30, 30)).save(folder / "train2017" / "0.png")
+
+
+LONG_RUNS = {"size": [48, 60], "counts": mask.encode(np.ones((99, 99), np.uint8, order="F"))["counts"].decode()}
+FAULTS = {
+    "no json": (lambda folder: damaged(folder, "{"), "instances_train2017.json cannot be read: Expecting property"),
+    "a list": (broken(lambda _: []), "must hold an object, got []"),
+    "no images": (broken(lambda document: document.pop("images") and None), "must have a list of images, got None"),
+    "no size": (broken(lambda document: document["images"][1].pop("width") and None), "images[1] has no width as COCO"),
+    "no box": (first(bbox=None), "annotations[0] has no bbox as COCO writes it, got None"),
+    "another box": (first(bbox=[1, 2, 3]), "annotation 1 has a bbox that is no (left, top, width, height): [1, 2, 3]"),
+    "no number": (first(bbox=[1, 2, 3, math.nan]), "annotation 1 has a bbox that is no (left, top, width, height)"),
+    "no image": (first(image_id=7), "annotation 1 is of image 7, which is not listed"),
+    "no category": (first(category_id=7), "annotation 1 is of category 7, which is not listed"),
+    "twice": (first(id=2), "two of its annotations have the id 2"),
+    "odd polygon": (first(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "annotation 1 has a polygon that is no list of three"),
+    "no polygon": (first(segmentation=[]), "annotation 1 has an empty segmentation"),
+    "short runs": (first(segmentation={"size": [48, 60], "counts": [5, 5]}), "has runs that do not fill its mask of"),
+    "other size": (first(segmentation={"size": [60, 48], "counts": "x"}), "has a mask of size [60, 48], its image"),
+    "damaged runs": (first(segmentation=LONG_RUNS), "a mask of image 100 cannot be decoded: RLE counts exceed"),
+    "other categories": (
+        broken(lambda document: document["categories"].append({"id": 1, "name": "x"})),
+        "instances_val2017.json has other categories than",
+    ),
+    "nothing": (broken(lambda document: document.update(annotations=[])), "has no image that shows an object"),
+    "empty file": (empty, "0.png cannot be read as an image: it is empty"),
+    "another image": (resized, "0.png has 30 x 30 pixels, its annotations say 60 x 48"),
+}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_not_as_coco_has_it_is_one_line(fault, tmp_path, capsys, monkeypatch):
+    make, said = FAULTS[fault]
+    make(tmp_path / "data")
+    monkeypatch.setattr("halobench.train.trial.take", lambda *_: None)
+    monkeypatch.setattr("halobench.train.step.Step.__call__", lambda *_: torch.zeros(()))
+    assert main(command(tmp_path / "data", tmp_path / "run", evaluate_every=2)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("halobench.detect: ")
+    assert said in line
+
+
+def test_what_shows_nothing_is_counted_in_one_line(tmp_path):
+    """Boxes without area, as COCO itself has one, and images without objects; in tests these images stay."""
+    folder = detector_runs.coco(tmp_path / "data", val=3)
+    for part in ("train", "val"):
+        document = detector_runs.read(folder, part)
+        document["annotations"][0]["bbox"][2] = 0
+        document["annotations"] = [one for one in document["annotations"] if one["image_id"] != 103]
+        document["annotations"].append(annotation(99, 100, 9, [0, 0, 5, 5], [[0, 0, 5, 0, 5, 5]], iscrowd=1))
+        detector_runs.write(folder, part, document)
+    found = Coco.of(folder)
+    training, test = found.part("train"), found.part("val")
+    assert [one.image for one in training.targets] == [100, 106, 109]
+    assert [one.image for one in test.targets] == [100, 103, 106]
+    assert [one.labels for one in test.targets] == [[2], [], [1, 2]]
+    assert [line.partition(": ")[2] for line in found.notes] == [
+        "1 object whose box has no area left out",
+        "1 image without objects left out of training, of 4",
+        "1 object whose box has no area left out",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "resnet50"}, "--model must be a detector, maskrcnn_ before a name, got 'resnet50'"),
+        ({"model": "maskrcnn_nothing"}, "no model is called 'maskrcnn_nothing'"),
+        ({"backend": "sdpa"}, "--backend: maskrcnn_resnet_mini has no attention slots to fill, got 'sdpa'"),
+        ({"evaluate_every": 0}, "--evaluate-every must be at least 1 and below 2^31, got 0"),
+        ({"epochs": 0}, "--epochs must be at least 1"),
+        ({"data": "nowhere"}, "nowhere must hold one annotations/instances_train*.json, as COCO does; it has none"),
+        ({"batch": 9}, "holds 4 images to train on, less than a step's 9"),
+    ],
+)
+def test_choices_that_cannot_be_are_one_line(data, tmp_path, capsys, changes, said):
+    try:
+        status = main(command(data, tmp_path / "run", **changes))
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_the_other_command_names_this_one(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        train(["--output", str(tmp_path / "run"), "--model", "maskrcnn_resnet50"])
+    assert ended.value.code == 2
+    assert "maskrcnn_resnet50 is a detector, which python -m halobench.detect trains" in capsys.readouterr().err
+
+
+def test_without_its_package_it_says_what_to_install(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    assert main(command(data, tmp_path / "run")) == 2
+    assert "pip install 'halobench[detection]'" in capsys.readouterr().err
+
+
+def test_an_unreadable_image_is_passed_over_on_request(tmp_path):
+    folder = detector_runs.coco(tmp_path / "data")
+    (folder / "train2017" / "0.png").write_bytes(b"")
+    (folder / "val2017" / "1.png").write_bytes(b"")
+    settings = settings_of(folder, tmp_path / "run", skip_unreadable=2)
+    squares, whole = Squares(Coco.of(folder).part("train"), settings), Whole(Coco.of(folder).part("val"), settings)
+    _, target, unread = squares[0, 0]
+    assert (len(target["labels"]), len(unread)) == (2, 1)
+    pixels, number, unread = whole[0, 1]
+    assert (number, len(unread), pixels.sum()) == (whole.nothing, 1, 0)
+
+
+def test_masks_that_cannot_be_decoded_name_their_image(tmp_path):
+    objects = Objects(7, (48, 60), [1], [LONG_RUNS])
+    with pytest.raises(ValueError, match="RLE counts exceed"):
+        decoded(objects)
+
+
+def test_scenes_of_stamps_are_such_a_folder(tmp_path):
+    from halobench.stamps.__main__ import main as stamps  # noqa: PLC0415
+    from tests import scenes  # noqa: PLC0415
+
+    sources = ["--stamps", scenes.stamps(tmp_path / "stamps"), "--backgrounds", scenes.backgrounds(tmp_path / "walls")]
+    assert stamps([str(one) for one in (tmp_path / "out", *sources, "--train", 2, "--val", 2, "--side", 64)]) == 0
+    found = Coco.of(tmp_path / "out")
+    assert found.classes == ("round", "square")
+    objects = found.part("train").targets[0]
+    assert len(objects.labels) == len(decoded(objects)) > 0
+    assert json.loads(json.dumps(found.parts["val"].content)) == found.parts["val"].content
