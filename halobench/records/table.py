@@ -284,4 +284,5 @@ def typed(table: pd.DataFrame, fields: dict[str, Field]) -> pd.DataFrame:
         name: ("int64" if each.required else "float64") if each.kind == "count" else kinds[each.kind]
         for name, each in fields.items()
     }
-    return table.astype({**types, "dirty": "boolean", "declared": "boolean", "samples": "float64"})
+    found = table.astype({**types, "dirty": "boolean", "declared": "boolean", "samples": "float64"})
+    return found.copy()  # one block of memory for each dtype: pandas warns of a hundred
