@@ -25,8 +25,8 @@ from halobench.measure.progress import describe
 from halobench.measure.session import Session
 from halobench.records import table as results
 from halobench.report.__main__ import main as report
-from tests import results_files as files
 from tests import forked, third_party
+from tests import results_files as files
 
 pytestmark = pytest.mark.fault
 ROOT = Path(__file__).parent.parent

@@ -197,6 +197,7 @@ def test_pytest_benchmark_compares_saved_runs(measured):
     assert results.read(saved).table["status"].eq("OK").sum() == 4
     compare = subprocess.run(
         [Path(sys.executable).parent / "pytest-benchmark", f"--storage={storage}", "compare", "*first*"],
+        cwd=storage,  # in a checkout pytest's options make it import PyTorch
         capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
     )  # fmt: skip
     assert compare.returncode == 0, compare.stderr
