@@ -1,7 +1,7 @@
 """Processes that tests start, forked from one that has imported PyTorch, which takes a processor three seconds.
 
 Each has memory, exit status and signals of its own. That they also start as users start them, from nothing, other tests
-of the same files show.
+of `test_plugin.py` and `test_session.py` show.
 """
 
 import gc
