@@ -84,7 +84,8 @@ def test_a_killed_calibration_goes_on_after_its_last_whole_line(measured, tmp_pa
         campaign.measure(killed, PLAN, [PLAIN], said.append)
 
 
-def test_a_process_that_dies_ends_the_calibration_with_a_reason(tmp_path):
+def test_a_process_that_dies_ends_the_calibration_with_a_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(campaign, "PILOTS", 1)
     with pytest.raises(CampaignError, match="ended with 1"):
         campaign.measure(tmp_path / "run.jsonl", Plan("cpu", ("nothing",), (16,), 1), [PLAIN], print)
 

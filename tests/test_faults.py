@@ -9,8 +9,6 @@ import fcntl
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,8 +25,8 @@ from halobench.measure.progress import describe
 from halobench.measure.session import Session
 from halobench.records import table as results
 from halobench.report.__main__ import main as report
+from tests import forked, third_party
 from tests import results_files as files
-from tests import third_party
 
 pytestmark = pytest.mark.fault
 ROOT = Path(__file__).parent.parent
@@ -75,12 +73,8 @@ def run(packages, tmp_path, known_ceilings):
 
     def run(backends, *arguments, file=tmp_path / "mine.json"):
         chosen = ["-k", "b8h3-16x16-n1x4", "--device=cpu", f"--backends={backends}", f"--benchmark-json={file}"]
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
-        command += ["suites/bench_operator.py", *chosen]
-        done = subprocess.run(
-            [*command, *arguments], cwd=ROOT, env={**environment, "FULL_PLACE": str(tmp_path)},
-            capture_output=True, text=True, timeout=90, check=False,
-        )  # fmt: skip
+        command = ["-pno:cacheprovider", "-pno:hypothesispytest", "suites/bench_operator.py", *chosen, *arguments]
+        done = forked.run_pytest(command, ROOT, {**environment, "FULL_PLACE": str(tmp_path)}, timeout_s=90)
         assert "Traceback" not in done.stdout + done.stderr
         assert "INTERNALERROR" not in done.stdout + done.stderr
         return done
@@ -175,6 +169,7 @@ def test_a_backend_that_leaks_gets_the_next_one_a_new_worker(packages, monkeypat
     monkeypatch.setenv("PYTHONPATH", third_party.python_path(packages))
     monkeypatch.syspath_prepend(packages)
     with Session(Settings("cpu", effort=Effort(LEAST, 0.0, 0.02), timed=False), timeout_s=60) as session:
+        session._context = forked.Workers
         case = {name: Case("operator", name, Problem(Geometry(4, 1), 8, 8), "forward", "cpu") for name in BACKENDS}
         assert session.measure(case["good"])["status"] == "OK"
         worker = session._process.pid

@@ -31,7 +31,16 @@ from tests.cases import CASES
 BUILD = backends.load("fused_cuda").build
 EMULATOR = Path(__file__).parent / "emulator"
 # Compiling takes longer than running: nothing is optimised, and what no kernel throws or asks is left out.
-COMPILER = ["g++", "-std=c++17", "-O0", "-w", "-fno-exceptions", "-fno-rtti", "-fno-asynchronous-unwind-tables"]
+COMPILER = [
+    "g++",
+    "-std=c++17",
+    "-O0",
+    "-w",
+    "-fPIC",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-asynchronous-unwind-tables",
+]
 
 
 @pytest.fixture
@@ -47,14 +56,27 @@ def folder(shared_folder: Path) -> Path:
 def build(command: list[str], text: str, folder: Path) -> Path:
     """The library of a source; two processes that build the same one put the same file in its place."""
     name = hashlib.sha256("\0".join([*command, text]).encode()).hexdigest()
-    library = folder / f"{name}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as own:
-            source, built = Path(own, "kernel.cpp"), Path(own, "kernel.so")
+    return compiled([*command, "-shared"], text, folder / f"{name}.so")
+
+
+def vocabulary(folder: Path, half: int) -> Path:
+    """The emulator's vocabulary for bfloat16 or float16; the compiler reads it once, and what it made of it then."""
+    header = folder / f"warp{half}.hpp"
+    text = (EMULATOR / "warp.hpp").read_text()
+    header.write_text(text)
+    compiled([*COMPILER, f"-DFP16={half}", "-xc++-header"], text, Path(f"{header}.gch"))
+    return header
+
+
+def compiled(command: list[str], text: str, file: Path) -> Path:
+    """What the compiler makes of a text, whole in its place."""
+    if not file.exists():
+        with tempfile.TemporaryDirectory(dir=file.parent) as own:
+            source, made = Path(own, "source.cpp"), Path(own, "made")
             source.write_text(text)
-            subprocess.run([*command, "-o", built, source], check=True)
-            built.rename(library)
-    return library
+            subprocess.run([*command, "-o", made, source], check=True)
+            made.rename(file)
+    return file
 
 
 @pytest.fixture
@@ -72,9 +94,11 @@ def emulated(folder: Path, monkeypatch: pytest.MonkeyPatch, unlaunched: None) ->
 
     @cache
     def built(kernel: Kernel, shape: Shape) -> ctypes.CDLL:
-        text = launch.source(kernel, (EMULATOR / "warp.hpp").read_text()) + (EMULATOR / "main.hpp").read_text()
-        definitions = [f"-D{name}={number}" for name, number in layouts.definitions(shape, kernel).items()]
-        command = [*COMPILER, "-shared", "-fPIC", f"-DKERNEL_NAME=halo_{kernel}", *definitions]
+        numbers = layouts.definitions(shape, kernel)
+        header = vocabulary(folder, numbers["FP16"])
+        text = launch.source(kernel, f"#include <{header.name}>") + (EMULATOR / "main.hpp").read_text()
+        command = [*COMPILER, f"-I{folder}", f"-DKERNEL_NAME=halo_{kernel}"]
+        command += [f"-D{name}={number}" for name, number in numbers.items()]
         library, layout = ctypes.CDLL(str(build(command, text, folder))), layouts.layout_of(shape, kernel)
         needed = layouts.shared_bytes(shape, kernel, layout)
         assert list((ctypes.c_int * 2).in_dll(library, "launch"))[1] == needed

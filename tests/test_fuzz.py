@@ -17,7 +17,8 @@ from halobench.fuzz.draw import DTYPES, Trial
 from halobench.fuzz.judge import Judgement, judge
 from halobench.fuzz.shrink import simpler
 from halobench.fuzz.tensors import lay
-from tests import third_party
+from halobench.measure.session import Session
+from tests import forked, third_party
 
 START = """
 import ctypes, time, torch
@@ -45,6 +46,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", third_party.python_path(folder))
         patch.syspath_prepend(folder)
+        patch.setattr(Session, "_context", forked.Workers)
         yield
 
 

@@ -17,7 +17,7 @@ from halobench.measure.session import Session
 from halobench.records import table as results
 from halobench.records.schema import ResultsError, checked_row
 from halobench.train import workload
-from tests import results_files, third_party
+from tests import forked, results_files, third_party
 
 ATTEND = """
 import torch
@@ -61,6 +61,7 @@ def session(tmp_path_factory):
         patch.setenv("PYTHONPATH", third_party.python_path(folder))
         patch.syspath_prepend(folder)
         with Session(Settings("cpu", effort=Effort(LEAST, 0.0, 0.05)), timeout_s=60) as session:
+            session._context = forked.Workers
             yield session
 
 

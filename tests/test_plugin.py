@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +19,7 @@ from halobench.machine.ceilings import OF_THE_JOB
 from halobench.measure import refusal
 from halobench.measure.refusal import check_results_path
 from halobench.records import table as results
-from tests import third_party
+from tests import forked, third_party
 from tests.other_readers import bencher, github_action_benchmark
 
 ROOT = Path(__file__).parent.parent
@@ -59,14 +58,28 @@ def environment(tmp_path_factory, known_ceilings):
     return {**kept, **own, OF_THE_JOB: str(known_ceilings)}
 
 
+PLUGINS = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")  # the latter takes a second to import
+
+
 def command(*arguments):
-    plugins = ("no:cacheprovider", "no:hypothesispytest")  # the latter takes a second to import
-    return [sys.executable, "-m", "pytest", *(part for name in plugins for part in ("-p", name)), *map(str, arguments)]
+    return [sys.executable, "-m", "pytest", *PLUGINS, *map(str, arguments)]
 
 
 @pytest.fixture(scope="module")
 def run(environment):
     """Run pytest in the root of the repository."""
+
+    def run(*arguments):
+        done = forked.run_pytest([*PLUGINS, *map(str, arguments)], ROOT, environment, TIMEOUT_S)
+        assert "ResourceWarning" not in done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run_as_users_do(environment):
+    """The same in an interpreter that starts from nothing, which takes longer."""
 
     def run(*arguments, optimize=False, **changes):
         whole = command(*arguments)
@@ -87,13 +100,13 @@ def cases(path):
 
 
 @pytest.fixture(scope="module")
-def measured(run, tmp_path_factory):
+def measured(run_as_users_do, tmp_path_factory):
     """One run with successes and failures of all kinds, written and saved."""
     folder = tmp_path_factory.mktemp("measured")
     file = folder / "a new one" / "mine.json"
     saved = ("--benchmark-save=first", "--benchmark-save-data", f"--benchmark-storage={folder / 'saved'}")
     chosen = ("--backends", "conv,sdpa,wrong,missing,broken")
-    done = run(OPERATOR, *TINY, *chosen, f"--benchmark-json={file}", *saved, **{OF_THE_JOB: ""})
+    done = run_as_users_do(OPERATOR, *TINY, *chosen, f"--benchmark-json={file}", *saved, **{OF_THE_JOB: ""})
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
     return done, file, folder / "saved"
 
@@ -184,6 +197,7 @@ def test_pytest_benchmark_compares_saved_runs(measured):
     assert results.read(saved).table["status"].eq("OK").sum() == 4
     compare = subprocess.run(
         [Path(sys.executable).parent / "pytest-benchmark", f"--storage={storage}", "compare", "*first*"],
+        cwd=storage,  # in a checkout pytest's options make it import PyTorch
         capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
     )  # fmt: skip
     assert compare.returncode == 0, compare.stderr
@@ -236,8 +250,7 @@ def test_runs_that_measure_nothing(run, tmp_path):
         ["--help"],
         [OPERATOR, *TINY, "--backends=sdpa", "--collect-only", "-q", f"--benchmark-json={unwanted}"],
     ]
-    with ThreadPoolExecutor(3) as pool:
-        *refusals, shown, collected = pool.map(lambda arguments: run(*arguments), argument_lists)
+    *refusals, shown, collected = (run(*arguments) for arguments in argument_lists)
     for done, (option, message) in zip(refusals, REFUSED.items(), strict=True):
         assert done.returncode == pytest.ExitCode.USAGE_ERROR, option
         assert message in done.stderr
@@ -315,7 +328,7 @@ def pytest_benchmark_update_json(output_json):
 
 
 @pytest.mark.fault
-def test_rows_that_another_plugin_keeps_from_the_file_stay_in_the_journal(run, environment, tmp_path):
+def test_rows_that_another_plugin_keeps_from_the_file_stay_in_the_journal(run, run_as_users_do, environment, tmp_path):
     """Under ``python -O``, too, which runs no assertion."""
     (Path(environment["WAITING_PLACE"]) / "takes_rows_away.py").write_text(OVERWRITE)
     file, journal = tmp_path / "mine.json", tmp_path / "mine.jsonl"
@@ -323,7 +336,7 @@ def test_rows_that_another_plugin_keeps_from_the_file_stay_in_the_journal(run, e
     assert done.returncode == 0
     assert f"{file} lacks 1 row, which {journal} holds" in done.stdout
     assert len(rows(journal)) == 2
-    again = run(OPERATOR, *TINY, "--backends=conv", f"--benchmark-json={file}", "--resume", optimize=True)
+    again = run_as_users_do(OPERATOR, *TINY, "--backends=conv", f"--benchmark-json={file}", "--resume", optimize=True)
     assert again.returncode == 0, again.stdout
     assert len(cases(file)) == 2
     assert not journal.exists()

@@ -16,7 +16,7 @@ from halobench.measure.session import Session
 from halobench.records import floors
 from halobench.records.roofline import Ceilings
 from halobench.records.schema import checked_row
-from tests import third_party
+from tests import forked, third_party
 
 START = """
 import ctypes, os, sys, time
@@ -66,13 +66,14 @@ def case(backend, direction="forward"):
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
-    """One session for all tests: a worker takes seconds to start, and dies only where a test kills it."""
+    """One session for all tests, whose worker dies only where a test kills it."""
     folder = tmp_path_factory.mktemp("packages")
     third_party.install(folder, SOURCES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", third_party.python_path(folder))
         patch.syspath_prepend(folder)
         with Session(Settings("cpu", effort=EFFORT), timeout_s=60) as session:
+            session._context = forked.Workers
             yield session
 
 
@@ -199,6 +200,7 @@ def test_ceilings_that_are_known_are_not_measured_again(session):
 
 
 def test_without_times_every_case_is_only_checked():
+    """In a worker that is started as it is for users."""
     with Session(Settings("cpu", timed=False)) as session:
         assert session.environment("float32")["ceilings"] is None
         problem = Problem(Geometry(4, 1), 8, 8)

@@ -28,6 +28,8 @@ class Session:
     is what the worker runs: it answers requests from the pipe, and writes what is printed to the file.
     """
 
+    _context = multiprocessing.get_context("spawn")  # a forked child could not use CUDA
+
     def __init__(self, settings: Settings, timeout_s: float = TIMEOUT_S, target: Target = serve) -> None:
         self.settings = settings
         self.timeout_s = timeout_s
@@ -121,9 +123,8 @@ class Session:
     def _start(self) -> None:
         self.stop()
         self._log.write_text("")
-        context = multiprocessing.get_context("spawn")  # a forked child could not use CUDA
-        self._pipe, far_end = context.Pipe()
-        self._process = context.Process(target=self.target, args=(far_end, self.settings, self._log), daemon=True)
+        self._pipe, far_end = self._context.Pipe()
+        self._process = self._context.Process(target=self.target, args=(far_end, self.settings, self._log), daemon=True)
         self._process.start()
         far_end.close()
 
