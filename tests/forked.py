@@ -96,7 +96,8 @@ def pytest_here(arguments: list[str], folder: Path, output: Connection, errors: 
         pipe.close()
     os.chdir(folder)
     sys.path[:0] = [str(folder), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    sys.argv = [pytest.__file__, *arguments]
+    # What the server has imported may have been another plugin's, which asks no one to be rewritten here.
+    sys.argv = [pytest.__file__, "-W", "ignore::pytest.PytestAssertRewriteWarning", *arguments]
     warnings.simplefilter("default", ResourceWarning)
     Session._context = Children
     status = pytest.console_main()
