@@ -275,6 +275,8 @@ def test_what_is_absent_says_so(tmp_path):
     assert figures["ratio"] == "no training step was taken in turn with a rival's"
     assert isinstance(figures["throughput"], Figure)
     assert all(isinstance(figures[name], str) for name in set(ALL) - {"memory", "throughput"})
+    _, figures = figures_of(files.write(tmp_path / "alone.json", rows[:1], gpu=files.H100))
+    assert all(isinstance(figures[name], str) for name in ALL)
 
 
 CURVE = "model,backend,parameters,seed,machine,torch,image_size,epoch,seconds,train_loss,test_loss,test_accuracy\n"

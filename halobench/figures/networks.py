@@ -36,13 +36,14 @@ def draw(selection: Selection) -> Drawn:
     else:
         title = "Training step of HaloNet over EfficientNet's, taken in turn at the same batch"
         yield "ratio", by_model(selection, paired, title, ratios)
-    if measured(pairs, "peak_bytes").empty:
-        yield "memory", "no training step of a pair has its memory"
+    several = pairs["model"].nunique() > 1
+    if not several or measured(pairs, "peak_bytes").empty:
+        yield "memory", "no training step beside another network's has its memory"
     else:
         title = "Peak memory of a training step, weights and optimizer included"
         yield "memory", by_model(selection, pairs, title, memory)
-    if measured(pairs, "images_per_s").empty:
-        yield "throughput", "no training step of a pair was measured"
+    if not several or measured(pairs, "images_per_s").empty:
+        yield "throughput", "no training step was measured beside another network's"
     else:
         yield "throughput", throughput(selection, pairs)
     inference = selection.rows(SUITE, "inference", "forward")
