@@ -36,7 +36,7 @@ def draw(selection: Selection) -> Drawn:
     else:
         title = "Training step of HaloNet over EfficientNet's, taken in turn at the same batch"
         yield "ratio", by_model(selection, paired, title, ratios)
-    several = pairs["model"].nunique() > 1
+    several = len(set(pairs["model"])) > 1
     if not several or measured(pairs, "peak_bytes").empty:
         yield "memory", "no training step beside another network's has its memory"
     else:

@@ -97,6 +97,14 @@ SECTION = {  # of the whole run: paths below `halobench`
     "ceilings.taken_over": Column(
         "whether an earlier run of the same job measured them (`halobench.ab`)", null="an older file"
     ),
+    "load.before": Column(
+        "who else was at work when the run began, as the tables' `load_average` ...", null="an older file"
+    ),
+    "load.after.average": Column("the load average when it ended", null="an older file"),
+    "load.after.timed_rows": Column("rows that have a time", null="an older file"),
+    "load.after.disturbed_rows": Column(
+        "those of them that were measured while something else was at work", null="an older file"
+    ),
     "failures": Column("the rows without a time; those with one stand in `benchmarks`"),
     "harness.wall_s": Column("wall time of the run", "s"),
     "harness.measured_s": Column("in which ceilings and calls were measured", "s"),
