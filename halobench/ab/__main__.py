@@ -68,20 +68,26 @@ def ab(
     screening = protocol.staged(screened)
     found = protocol.suspects(screening, chosen)
     gated = protocol.gated(found, screening, chosen)
+    again = protocol.undisturbed(gated, screening)
     confirmation = None
-    if gated:
-        suspects, cases = counted(len(gated), "suspect"), counted(len(screening.base), "case")
+    if again:
+        suspects, cases = counted(len(again), "suspect"), counted(len(screening.base), "case")
         display.say(f"{suspects} among {cases}, measured again as long as that may decide something")
-        display.begin("confirmation", most)
+        display.begin("confirmation", most, early=True)
         known = test_ids((output / "screening" / BASE).glob("*.json"))
-        ids = {name: known[name] for name in gated}
+        ids = {name: known[name] for name in again}
         confirmation = protocol.confirm(measure, folders, output / "confirmation", ids, chosen, display.starts)
     judged, control = protocol.verdicts(screening, confirmation, chosen)
     apart = sides.differences(screened[BASE].headers[0], screened[HEAD].headers[0])
     notes = [f"differs, base | head: {each}" for each in apart]
-    if len(gated) < len(found):
-        advisory = counted(len(found) - len(gated), "advisory case")
-        notes.append(f"measured in the screening alone, where they looked changed: {advisory}")
+    notes += [
+        f"measured in the screening alone, where they looked changed{why}: {counted(number, noun)}"
+        for number, noun, why in (
+            (len(found) - len(gated), "advisory case", ""),
+            (len(gated) - len(again), "case", " and every run of the base was disturbed"),
+        )
+        if number
+    ]
     one, other = (f"{each.revision} ({each.commit[:10]})" for each in (base, head))
     return Outcome(one, other, judged, chosen, control=control, notes=notes)
 
@@ -138,4 +144,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    terminal.end(main)
+    terminal.end(NAME, main)
