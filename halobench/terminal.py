@@ -60,6 +60,8 @@ def console() -> Console:
 
 def refuse(name: str, problem: object) -> int:
     """Say in one line on stderr why a command cannot do its work; the exit status to end with."""
+    if isinstance(problem, OSError) and problem.strerror:  # without its number
+        problem = ": ".join(str(part) for part in (problem.filename, problem.strerror) if part)
     with suppress(OSError):  # nobody reads on; the exit status still says so
         print(f"{name}: {' '.join(str(problem).split())}", file=sys.stderr)
     return UNUSABLE

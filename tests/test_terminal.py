@@ -92,3 +92,17 @@ def test_a_reader_that_stays_gets_everything(ended, tmp_path):
     with (tmp_path / "said").open("w") as stream:
         assert ended("a.command", lambda: sys.stdout.write("all of it\n") * 0, stream) == (0, "")
         assert (tmp_path / "said").read_text() == "all of it\n"
+
+
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "nowhere"), "nowhere: No such file or directory"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("--output must be a new folder"), "--output must be a new folder"),
+        (ValueError("two\n  lines"), "two lines"),
+    ],
+)
+def test_a_refusal_is_one_line_without_numbers_of_errors(problem, said, capsys):
+    assert terminal.refuse("a.command", problem) == terminal.UNUSABLE
+    assert capsys.readouterr().err == f"a.command: {said}\n"
