@@ -222,6 +222,7 @@ def test_what_cannot_be_measured_is_refused_in_one_line(tmp_path, repository, co
     status, out, err = command(repository, *arguments)
     assert status == 2, out + err
     assert message in err.splitlines()[-1]
+    assert (repository / "results").exists() == ("no_such_case" in arguments)  # its log stays
     nothing_left(tmp_path, repository)
 
 

@@ -34,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # it cleans up like Ctrl-C
     try:
         root = Path(worktrees.git(Path.cwd(), "rev-parse", "--show-toplevel"))
-        output = fresh_folder(options.output)
         chosen = settings.load(root / "pyproject.toml").with_threshold(options.threshold)
         with worktrees.checkouts(root, options.base, options.head) as (base, head), Display() as display:
+            output = fresh_folder(options.output)
             outcome = ab(base, head, Suites(suite_arguments(options)), output, chosen, display)
             note_instruments(outcome, worktrees.changed(root, base, head, *INSTRUMENTS))
     except KeyboardInterrupt:
