@@ -164,21 +164,12 @@ def the_run(config: pytest.Config) -> Run:
             shard = config.stash[SHARDING].section if SHARDING in config.stash else None
             journal = journal_of(config) if settings.timed else None
             config.stash[RUN] = Run(settings, options, journal, shard, config.stash[GPUS])
-            for warning in warnings_of(config.stash[RUN]):
-                warn(config, warning)
+            if (before := config.stash[RUN].before).disturbed:
+                warn(config, f"this machine is busy, times will be too long: {before.said}")
             config.stash[RUN].begin(config.stash[CASES])
         except (JournalError, RuntimeError) as error:
             pytest.exit(str(error), returncode=2)
     return config.stash[RUN]
-
-
-def warnings_of(run: Run) -> Iterator[str]:
-    """What is to be said before the first case is measured."""
-    if run.before.disturbed:
-        yield f"this machine is busy, times will be too long: {run.before.said}"
-    if run.journal is not None and run.journal.removed:
-        gone = ", ".join(run.journal.removed)
-        yield f"of journals of runs without --benchmark-json {EARLIER} earlier ones are kept; removed: {gone}"
 
 
 def warn(config: pytest.Config, said: str) -> None:
@@ -218,7 +209,11 @@ def journal_of(config: pytest.Config) -> Journal:
         JournalError: it cannot be used.
     """
     anonymous = config.getoption("benchmark_json") is None
-    return Journal(journal_path(config), resume=config.getoption("resume"), rotate=anonymous)
+    journal = Journal(journal_path(config), resume=config.getoption("resume"), rotate=anonymous)
+    if journal.removed:
+        gone = ", ".join(journal.removed)
+        warn(config, f"of journals of runs without --benchmark-json {EARLIER} earlier ones are kept; removed: {gone}")
+    return journal
 
 
 def journal_path(config: pytest.Config) -> Path:
