@@ -1,7 +1,6 @@
 """``python -m halobench doctor`` and ``list``: what this machine can measure, and what there is to measure."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -134,4 +133,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.end(NAME, main)

@@ -1,12 +1,13 @@
 """One look for all commands: their ``--help``, their tables, and the one line that says what went wrong."""
 
 import argparse
-import signal
+import errno
+import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import ClassVar, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, ClassVar, NoReturn, TextIO, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -59,26 +60,84 @@ def console() -> Console:
 
 def refuse(name: str, problem: object) -> int:
     """Say in one line on stderr why a command cannot do its work; the exit status to end with."""
+    if isinstance(problem, OSError) and problem.strerror:  # without its number
+        problem = ": ".join(str(part) for part in (problem.filename, problem.strerror) if part)
     with suppress(OSError):  # nobody reads on; the exit status still says so
         print(f"{name}: {' '.join(str(problem).split())}", file=sys.stderr)
     return UNUSABLE
 
 
-def end(main: Callable[[], int]) -> NoReturn:
-    """End with the status of a command whose status 1 is a verdict: Python gives it to what nobody foresaw, too."""
+class Unshown(Exception):
+    """Standard output cannot be written. It is no ``OSError``: commands take these for a fault of their files."""
+
+    def __init__(self, why: str | None) -> None:
+        super().__init__(f"standard output cannot be written: {why}")
+
+
+class Output:
+    """Standard output as commands write to it: what cannot be written is ``Unshown``, and is not tried again."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write as the stream does, or raise ``Unshown``."""
+        with self.explained():
+            return self.stream.write(text)
+
+    def flush(self) -> None:
+        """Write out what is left, or raise ``Unshown``."""
+        with self.explained():
+            self.stream.flush()
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Say why nothing can be written, and drop what is left: Python would try it once more at its exit."""
+        try:
+            yield
+        except OSError as error:
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            raise Unshown("nobody reads it" if isinstance(error, BrokenPipeError) else error.strerror) from None
+
+
+def flush() -> None:
+    """Write out what was shown.
+
+    Raises:
+        Unshown: it cannot be written, as where standard output was closed before Python began (``>&-``).
+    """
+    if sys.stdout is None:
+        raise Unshown(os.strerror(errno.EBADF))
+    sys.stdout.flush()
+
+
+def end(name: str, main: Callable[[], int]) -> NoReturn:
+    """Run a command and end with its exit status.
+
+    Where it cannot say what it has to say, that is one line and ``UNUSABLE``. So is what nobody foresaw, with its
+    traceback: Python would make it 1, which is a verdict of some commands.
+    """
+    if sys.stdout is not None:
+        sys.stdout = cast("TextIO", Output(sys.stdout))
+    status: Any = UNUSABLE
     try:
-        status = main()
+        try:
+            status = main()
+        except SystemExit as done:  # --help, say
+            status = done.code
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except Unshown as error:
+        status = refuse(name, error)
     except Exception:  # noqa: BLE001 - whatever it is, it is no verdict
         status = UNUSABLE
         with suppress(OSError):  # nobody reads on
             traceback.print_exc()
     sys.exit(status)
-
-
-def end_with_reader() -> None:
-    """End without a word when nobody reads on (``| head -1``), as other commands do, where there are signals for it."""
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> Table:

@@ -10,3 +10,9 @@ def times_as(factor: float, what: str) -> str:
     """A factor in three digits in front of a comparison: ``1.3 times as long as``; where it rounds to one, without."""
     said = f"{factor:.3g}"
     return f"as {what} as" if said == "1" else f"{said} times as {what} as"
+
+
+def told_apart(one: float, other: float) -> tuple[str, str]:
+    """Two numbers in three digits, or in as many more as tell them apart."""
+    said = [(f"{one:.{digits}g}", f"{other:.{digits}g}") for digits in range(3, 18)]
+    return next((pair for pair in said if pair[0] != pair[1]), said[0])

@@ -160,8 +160,15 @@ def test_a_slower_working_tree_is_a_regression_confirmed_by_fresh_runs_of_the_su
     nothing_left(tmp_path, repository)
 
 
-def test_the_same_revision_twice_is_no_regression(tmp_path, repository, command):
-    status, out, err = command(repository, "base", "base", "-k", "steady")
+def another_commit(repository, tag):
+    """A commit of what the last one holds, under a tag."""
+    git(repository, "commit", "--quiet", "--allow-empty", "--message", tag)
+    git(repository, "tag", tag)
+
+
+def test_the_same_code_twice_is_no_regression(tmp_path, repository, command):
+    another_commit(repository, "same")
+    status, out, err = command(repository, "base", "same", "-k", "steady")
     assert (status, "no regression (1 SAME)" in out) == (0, True), out + err
     assert {tuple(run[2]) for run in runs(tmp_path)} == {("steady",)}
 
@@ -170,7 +177,9 @@ def test_a_control_that_fires_is_inconclusive(repository, command, monkeypatch):
     monkeypatch.setattr(protocol, "CONFIRMATION_ROUNDS", 5)  # as few as the rank test needs
     (repository / "times.json").write_text('{"control": 1.2}')
     git(repository, "commit", "--quiet", "--all", "--message", "unstable")
-    status, out, err = command(repository, "HEAD", "HEAD")
+    git(repository, "tag", "unstable")
+    another_commit(repository, "same")
+    status, out, err = command(repository, "unstable", "same")
     assert (status, "base against itself" in out) == (3, True), out + err
 
 
@@ -178,8 +187,9 @@ def test_a_control_that_fires_is_inconclusive(repository, command, monkeypatch):
 def test_ctrl_c_removes_the_worktrees(tmp_path, repository):
     (repository / "times.json").write_text('{"hang": true}')
     git(repository, "commit", "--quiet", "--all", "--message", "hangs")
+    another_commit(repository, "same")
     child = subprocess.Popen(
-        [sys.executable, "-m", "halobench.ab", "HEAD"], cwd=repository, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-m", "halobench.ab", "HEAD~1"], cwd=repository, env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     end = time.monotonic() + TIMEOUT_S
@@ -200,14 +210,19 @@ def test_ctrl_c_removes_the_worktrees(tmp_path, repository):
         (("nowhere",), "'nowhere' names no commit"),
         (("base", "nowhere"), "'nowhere' names no commit"),
         (("--", "--upload-pack=x"), "names no commit"),
-        (("base", "-k", "no_such_case"), "exit status 5"),
+        (("base", "other", "-k", "no_such_case"), "exit status 5"),
         (("base", "--output", "suites"), "new or empty folder"),
+        (("base", "base"), "base and head must differ: 'base' and 'base' are both commit "),
+        (("main~1", "base"), "'main~1' and 'base' are both commit "),
+        (("main",), "'main' and the working tree are both commit "),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_one_line(tmp_path, repository, command, arguments, message):
+    another_commit(repository, "other")
     status, out, err = command(repository, *arguments)
     assert status == 2, out + err
     assert message in err.splitlines()[-1]
+    assert (repository / "results").exists() == ("no_such_case" in arguments)  # its log stays
     nothing_left(tmp_path, repository)
 
 
@@ -307,14 +322,14 @@ def test_a_line_for_each_process_says_how_long_the_rest_takes(capsys):
         shown.starts("base")
         shown.starts("head")
         shown.starts("control")
-        shown.begin("confirmation", 36)
+        shown.begin("confirmation", 36, early=True)
         shown.starts("base")
     said = [line.partition("] ")[2] for line in capsys.readouterr().err.splitlines()]
     assert said == [
         f"screening 1/3: base, {display.estimate(None, 3, 36)}",
         "screening 2/3: head, 2 processes left of 10 s: 0.3 min, and up to 6.0 min more where cases are suspected",
         "screening 3/3: control, 1 process left of 15 s: 0.2 min, and up to 9.0 min more where cases are suspected",
-        "confirmation 1/36: base, 36 processes left of 15 s: 9.0 min",
+        "confirmation 1/36: base, up to 36 processes left of 15 s: 9.0 min",
     ]
 
 
@@ -497,3 +512,28 @@ def test_a_suspect_that_will_be_disturbed_whatever_follows_is_dropped(disturbed,
     assert protocol.undecided("a", stage, Settings()) is expected
     (judged,), _ = protocol.verdicts(stage, stage, Settings())
     assert judged.verdict is Verdict.DISTURBED
+
+
+@pytest.mark.parametrize(("quiet_runs", "processes"), [(0, 0), (1, 18)])
+def test_what_a_busy_machine_spoils_is_not_measured_again(tmp_path, quiet_runs, processes):
+    """As long as every run of the base is disturbed, further ones would be; what was measured is inconclusive.
+
+    Else the suspect is measured again until six of twelve runs are disturbed.
+    """
+    measure, calls = invented({"a": {HEAD: 1.3, "spread": 1e-4}})
+    sides = [Checkout(name, "0" * 40, tmp_path) for name in ("base", "head")]
+    busy = {"average": 4.0, "cores": 2, "disturbed": True, "by": "others kept 1.3 cores busy"}
+
+    def disturbed(folder, output, cases=()):
+        measure(folder, output, [case.rpartition("::")[2] for case in cases])
+        document = json.loads(output.read_text())
+        if "screening" not in output.parts or int(output.stem) >= quiet_runs:
+            document["benchmarks"][0]["extra_info"]["halobench"]["load"] = busy
+        output.write_text(json.dumps(document))
+
+    with Display() as shown:
+        outcome = ab(*sides, disturbed, tmp_path / "results", Settings(), shown)
+    assert len(calls) - 3 * protocol.SCREENING_ROUNDS == processes
+    assert outcome.status == 3
+    said = "measured in the screening alone, where they looked changed and every run of the base was disturbed: 1 case"
+    assert (said in outcome.notes) == (not processes)

@@ -119,9 +119,36 @@ def test_the_machine_counts_kills_where_no_group_does(tmp_path):
 
 
 def test_nonsense_is_unknown(tmp_path):
-    files = {"outer/memory.max": "many", "outer/cpu.max": "max", "outer/cpuset.cpus.effective": "a-b"}
+    files = {"outer/memory.max": "many", "outer/cpu.max": "max", "outer/cpuset.cpus.effective": "0-b"}
     found = of_v2(tmp_path, files | {"outer/inner/cpu.max": "100000 0"})
     assert (found.memory_limit(), found.processors()) == (None, 8.0)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"30 25 0:26 / /home/Jos\xe9 rw - ext4 /dev/sda rw",
+        b"30 25 0:26 /",
+        b"30 25 0:26 / /sys rw - cgroup2",
+        b" - ",
+        b"?",
+    ],
+)
+def test_a_mount_of_any_name_or_form_hides_no_limit(tmp_path, line):
+    """The bytes of a name need not be UTF-8; what runs containers may make up lines of its own."""
+    found = of_v2(tmp_path, {"outer/memory.max": str(GIB)})
+    mounts = tmp_path / "proc/self/mountinfo"
+    mounts.write_bytes(line + b"\n" + mounts.read_bytes())
+    (tmp_path / "proc/self/cgroup").write_bytes(b"nothing\n0::/outer/inner\n")
+    assert found.memory_limit() == GIB
+
+
+def test_the_kernel_writes_a_space_in_a_mount_point_as_its_number(tmp_path):
+    found = of_v2(tmp_path, {})
+    (tmp_path / "my groups/outer/inner").mkdir(parents=True)
+    (tmp_path / "my groups/outer/memory.max").write_text(str(GIB))
+    (tmp_path / "proc/self/mountinfo").write_text(V2.format(start="/").replace("/sys/fs/cgroup", "/my\\040groups"))
+    assert found.memory_limit() == GIB
 
 
 @pytest.mark.parametrize(("processors", "count"), [(0.5, 1), (1.0, 1), (1.5, 1), (1.999, 2), (2.0, 2), (63.9, 63)])

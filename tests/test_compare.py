@@ -547,6 +547,6 @@ def test_what_nobody_foresaw_is_no_regression(capsys):
         raise KeyError("unforeseen")
 
     with pytest.raises(SystemExit) as ended:
-        terminal.end(broken)
+        terminal.end("a.command", broken)
     assert ended.value.code == Exit.UNUSABLE
     assert "unforeseen" in capsys.readouterr().err

@@ -136,6 +136,20 @@ def test_a_raised_ceiling_is_said(tmp_path):
     assert not table["floor_doubted"].any()
 
 
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (2.114e11, "2.11e+11 to 2.114e+11 a"),
+        (2.1100001e11, "2.11e+11 to 2.1100001e+11 a"),
+        (3e11, "2.11e+11 to 3e+11 a"),
+    ],
+)
+def test_however_little_a_ceiling_was_raised_its_note_tells_the_two_apart(rate, said):
+    lifted = {"flops": {"by": "conv", "measured": 2.11e11}}
+    (note,) = floors.notes({**ceilings(), "matmul_flops_per_s": rate, "raised": lifted})
+    assert said in note
+
+
 def test_without_a_doubt_nothing_is_said(tmp_path):
     table, one, summary, html = shown(tmp_path, [files.row("sdpa")])
     assert one.doubts == []

@@ -3,16 +3,19 @@
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from halobench import plot
 from halobench.figures.heat import SHORT, UNMEASURED, readable_on
 from halobench.figures.labels import AWAY, SIZE, Label, place
 from halobench.figures.scale import LEAST, LONGEST, PlainLogLocator, colour_bar, plain, three_digits
-from halobench.figures.scaling import apart
+from halobench.figures.scaling import CLOSE, agree, apart
 from halobench.figures.selection import network_selections, selections
 from halobench.figures.style import INK, WIDEST, canvas, extent, look
 from halobench.records import table as results
@@ -225,3 +228,34 @@ def test_long_lines_are_wrapped_and_the_figure_grows():
 )
 def test_numbers_on_colours_are_readable(colour, ink):
     assert readable_on(colour) == ink
+
+
+def test_intervals_are_said_to_be_such(figures):
+    """All strokes of figures are intervals, but those between a backend's useful and its executed work."""
+    stroked = {
+        name
+        for name, figure in figures.items()
+        for axes in figure.axes
+        if axes.get_label() != "<colorbar>" and any(isinstance(each, LineCollection) for each in axes.collections)
+    } - {"work"}
+    assert {"speedup", "side-forward", "ratio", "hybrids"} < stroked
+    for name in stroked:
+        assert any("95 % interval" in text.get_text() for text in figures[name].findobj(Text)), name
+
+
+def test_lines_are_widened_where_one_would_hide_another(figures):
+    """And the panel says so, only then."""
+    for name in ("side-forward", "block-training"):
+        _, *others = [axes for axes in figures[name].axes if axes.get_label() != "failures"]
+        for axes in others:
+            widened = len({line.get_linewidth() for line in axes.lines}) > 1
+            assert widened == ("the wider lies underneath" in axes.get_title())
+
+
+@pytest.mark.parametrize(("factor", "hides"), [(1.0, True), (1 + CLOSE / 2, True), (1 + 2 * CLOSE, False)])
+def test_lines_agree_where_they_are_close_at_some_place(factor, hides):
+    table = pd.DataFrame({"variant": list("aabb"), "side": [8, 16, 8, 16], "peak_bytes": [1e6, 4e6, 2e6, 4e6 * factor]})
+    assert agree(table, "side", "peak_bytes") is hides
+    assert not agree(table[table["variant"] == "a"], "side", "peak_bytes")
+    twice = pd.concat([table[table["variant"] == "a"]] * 2)  # two problems of one backend hide no other's line
+    assert not agree(twice, "side", "peak_bytes")

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from halobench import plot
-from halobench.figures import curves, published
+from halobench.figures import curves, networks, published
 from halobench.figures.selection import network_selections
 from halobench.figures.style import FAILURES, canvas, look
 from halobench.records import table as results
@@ -206,6 +206,25 @@ def test_memory_and_throughput_show_the_rival_too(drawn):
     assert drawn_line(memory, "EfficientNet").get_ydata() == pytest.approx([3e9 / 2**30] * 4)
     millions = [files.MILLIONS[name] for name in ("b0", "b1", "b2", "b7")]
     assert drawn_line(throughput, "EfficientNet").get_xdata() == pytest.approx(millions)
+
+
+def test_a_rival_at_its_best_is_drawn_beside_what_timm_wrote(tmp_path):
+    """Else the faster of two rivals, which the ratios are over, would be in no figure of speed or memory."""
+    same = {"compiled": True, "side": 224}
+    rows = [
+        network_row("efficientnet_b0", **same),
+        network_row("fused_efficientnet_b0", rival="efficientnet_b0", groups=["accelerate"], **same),
+        network_row("fused_efficientnet_b1", rival="efficientnet_b1", groups=["accelerate"], **same),  # nobody's rival
+        network_row("halonet_h0", "fused", rival="fused_efficientnet_b0", compiled=True),
+    ]
+    (selection,) = network_selections(results.read(files.write(tmp_path / "mine.json", rows, gpu=files.H100)))
+    with look():
+        figures = dict(networks.draw(selection))
+    for name in ("memory", "throughput"):
+        (axes,) = figures[name].axes
+        known = np.isfinite(drawn_line(axes, "EfficientNet, fused normalisation").get_ydata())
+        assert np.count_nonzero(known) == 1
+        assert np.count_nonzero(np.isfinite(drawn_line(axes, "EfficientNet").get_ydata())) == 1
 
 
 def test_a_failure_is_marked_and_its_line_ends(drawn):

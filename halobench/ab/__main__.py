@@ -34,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # it cleans up like Ctrl-C
     try:
         root = Path(worktrees.git(Path.cwd(), "rev-parse", "--show-toplevel"))
-        output = fresh_folder(options.output)
         chosen = settings.load(root / "pyproject.toml").with_threshold(options.threshold)
         with worktrees.checkouts(root, options.base, options.head) as (base, head), Display() as display:
+            output = fresh_folder(options.output)
             outcome = ab(base, head, Suites(suite_arguments(options)), output, chosen, display)
             note_instruments(outcome, worktrees.changed(root, base, head, *INSTRUMENTS))
     except KeyboardInterrupt:
@@ -68,22 +68,30 @@ def ab(
     screening = protocol.staged(screened)
     found = protocol.suspects(screening, chosen)
     gated = protocol.gated(found, screening, chosen)
+    again = protocol.undisturbed(gated, screening)
     confirmation = None
-    if gated:
-        suspects, cases = counted(len(gated), "suspect"), counted(len(screening.base), "case")
+    if again:
+        suspects, cases = counted(len(again), "suspect"), counted(len(screening.base), "case")
         display.say(f"{suspects} among {cases}, measured again as long as that may decide something")
-        display.begin("confirmation", most)
+        display.begin("confirmation", most, early=True)
         known = test_ids((output / "screening" / BASE).glob("*.json"))
-        ids = {name: known[name] for name in gated}
+        ids = {name: known[name] for name in again}
         confirmation = protocol.confirm(measure, folders, output / "confirmation", ids, chosen, display.starts)
     judged, control = protocol.verdicts(screening, confirmation, chosen)
     apart = sides.differences(screened[BASE].headers[0], screened[HEAD].headers[0])
     notes = [f"differs, base | head: {each}" for each in apart]
-    if len(gated) < len(found):
-        advisory = counted(len(found) - len(gated), "advisory case")
-        notes.append(f"measured in the screening alone, where they looked changed: {advisory}")
+    notes += left_out(len(found) - len(gated), len(gated) - len(again))
     one, other = (f"{each.revision} ({each.commit[:10]})" for each in (base, head))
     return Outcome(one, other, judged, chosen, control=control, notes=notes)
+
+
+def left_out(advisory: int, disturbed: int) -> list[str]:
+    """What to say of so many suspects that were not measured again."""
+    said = "measured in the screening alone, where they looked changed"
+    noted = [f"{said}: {counted(advisory, 'advisory case')}"] if advisory else []
+    if disturbed:
+        noted.append(f"{said} and every run of the base was disturbed: {counted(disturbed, 'case')}")
+    return noted
 
 
 def note_instruments(outcome: Outcome, files: Sequence[str]) -> None:
@@ -138,4 +146,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    terminal.end(main)
+    terminal.end(NAME, main)

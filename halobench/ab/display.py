@@ -35,9 +35,9 @@ class Display:
         if self.bar is not None:
             self.bar.stop()
 
-    def begin(self, stage: str, most: int, later: int = 0) -> None:
-        """A stage of so many processes at most begins, after which so many may be needed at most."""
-        self.stage, self.most, self.later = stage, most, later
+    def begin(self, stage: str, most: int, later: int = 0, *, early: bool = False) -> None:
+        """A stage of so many processes begins, or fewer if it may end ``early``; ``later`` as many may follow."""
+        self.stage, self.most, self.later, self.early = stage, most, later, early
         self.started, self.since = 0, self.clock()
         if self.bar is not None:
             for task in self.bar.task_ids:
@@ -48,7 +48,7 @@ class Display:
         """The next process begins, and so the one before is done."""
         if self.started:
             self.each_s = (self.clock() - self.since) / self.started
-        text = f"{stream}, {estimate(self.each_s, self.most - self.started, self.later)}"
+        text = f"{stream}, {estimate(self.each_s, self.most - self.started, self.later, early=self.early)}"
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[-1], completed=self.started, description=f"{self.stage}: {text}")
             self.bar.refresh()
@@ -61,9 +61,9 @@ class Display:
         self.console.print(f"[{time.strftime('%H:%M:%S')}] {text}", markup=False, soft_wrap=True)
 
 
-def estimate(each_s: float | None, left: int, later: int) -> str:
+def estimate(each_s: float | None, left: int, later: int, *, early: bool = False) -> str:
     """How long a stage and what may follow take; ``each_s`` is what a process took, ``None`` before any has run."""
-    processes = counted(left, "process", "processes")
+    processes = f"{'up to ' if early else ''}{counted(left, 'process', 'processes')}"
     if each_s is None:
         more = f", and up to {later} more where cases are suspected" if later else ""
         return f"the first of {processes} says how long they take{more}"

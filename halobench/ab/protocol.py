@@ -155,6 +155,11 @@ def gated(names: Sequence[str], stage: Stage, settings: Settings) -> list[str]:
     return [name for name in names if settings.advised(name, middle(stage.base[name])) is None]
 
 
+def undisturbed(names: Sequence[str], stage: Stage) -> list[str]:
+    """Those of the cases of which some run of the base was undisturbed: on a machine so busy nothing is decided."""
+    return [name for name in names if len(stage.base[name].disturbed) < len(stage.base[name].samples_ms)]
+
+
 def middle(case: Repeated) -> float:
     """The median of the runs' medians, ms."""
     ordered = sorted(case.medians_ms)

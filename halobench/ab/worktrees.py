@@ -116,9 +116,12 @@ def checkouts(root: Path, base: str, head: str | None) -> Iterator[tuple[Checkou
     """Worktrees of the base and of the head (``None``: the working tree); both are gone at the end.
 
     Raises:
-        GitError: a revision does not exist, or git cannot make a worktree.
+        GitError: a revision does not exist, both are the same commit, or git cannot make a worktree.
     """
     wanted = (("base", base, commit_of(root, base)), ("head", head or "working tree", head_commit(root, head)))
+    if wanted[0][2] == wanted[1][2]:
+        head_name = "the working tree" if head is None else repr(head)
+        raise GitError(f"base and head must differ: {base!r} and {head_name} are both commit {wanted[0][2][:10]}")
     git(root, "worktree", "prune")
     place = Path(tempfile.mkdtemp(prefix="halobench-ab-"))
     try:

@@ -1,12 +1,8 @@
 """``python -m halobench.compare BASE HEAD``: a verdict for every case of two results files or folders."""
 
 import argparse
-import errno
 import json
-import os
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from halobench import terminal
@@ -46,28 +42,12 @@ def conclude(name: str, outcome: Outcome, as_json: Path | None, as_markdown: Pat
         render.show(outcome, console)
         if more:
             console.print(more, markup=False, soft_wrap=True)
-        flush()
-    except (OSError, SystemExit) as error:  # rich makes an exit status 1 of a closed pipe, which means a regression
-        if sys.stdout is not None:
-            # Python would try once more at exit, fail again, and change the exit status to 120.
-            with suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        why = error.strerror if isinstance(error, OSError) else "nobody reads it"
-        unusable = terminal.refuse(name, f"the verdict cannot be shown: {why}: {outcome.headline}")
+        terminal.flush()
+    except terminal.Unshown as error:
+        unusable = terminal.refuse(name, f"{error}: {outcome.headline}")
     for problem in write(outcome, as_json, as_markdown):
         unusable = terminal.refuse(name, problem)
     return unusable or int(outcome.status)
-
-
-def flush() -> None:
-    """Write out what was shown.
-
-    Raises:
-        OSError: it cannot be written, as where standard output was closed before Python began (``>&-``).
-    """
-    if sys.stdout is None:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-    sys.stdout.flush()
 
 
 def compare(base: Side, head: Side, chosen: Settings, *, across: bool = False) -> Outcome:
@@ -152,4 +132,4 @@ def add_report_options(command: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    terminal.end(main)
+    terminal.end(NAME, main)

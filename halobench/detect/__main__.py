@@ -1,7 +1,6 @@
 """``python -m halobench.detect``: train Mask R-CNN on images in COCO's format."""
 
 import importlib.util
-import sys
 from collections.abc import Sequence
 
 from halobench import terminal
@@ -19,4 +18,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.end(NAME, main)

@@ -1,7 +1,6 @@
 """``python -m halobench.export RESULTS --to FILE``: results files as tables that other tools query."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,4 +61,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.end(NAME, main)

@@ -18,6 +18,7 @@ from halobench.records.table import OK
 
 RIVAL_LOOKS = {
     "EfficientNet": Style(INK, "o"),
+    "EfficientNet, fused normalisation": Style("#4a6fa5", "P"),
     "ResNet": Style("#7a7a7a", "s"),
     "ViT": Style("#7a7a7a", "D"),
     "timm's HaloNet": Style("#8a5a9e", "X"),
@@ -37,6 +38,8 @@ def draw(selection: Selection) -> Drawn:
         title = "Training step of HaloNet over EfficientNet's, taken in turn at the same batch"
         yield "ratio", by_model(selection, paired, title, ratios)
     several = len(set(pairs["model"])) > 1
+    rivals = selection.rows(SUITE, "accelerate", "training")
+    pairs = pd.concat([pairs, rivals[rivals["model"].isin(pairs["rival"])]])  # at their best, and as they were written
     if not several or measured(pairs, "peak_bytes").empty:
         yield "memory", "no training step beside another network's has its memory"
     else:

@@ -45,6 +45,7 @@ COMPONENTS = (
     "LS, SE, SiLU, RA",
 )
 ABBREVIATED = "LS: label smoothing, RA: RandAugment, SE: squeeze-and-excitation"
+INTERVALS = "Black lines: 95 % intervals"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def hybrids(selection: Selection) -> Figure | str:
         groups.append(Group(str(label), None, part))
     rivals = ", ".join(sorted(rows["rival"].dropna().unique()))
     title = f"Training step of the hybrids over that of {rivals}, beside the published training time"
-    figure = canvas(max(8.5, 2.5 + 1.9 * len(groups)), 4.2, title, conditions(rows), selection.footer(rows))
+    figure = canvas(
+        max(8.5, 2.5 + 1.9 * len(groups)), 4.2, title, f"{conditions(rows)}. {INTERVALS}", selection.footer(rows)
+    )
     bars(figure.add_subplot(), selection, groups, f"time over {rivals}'s")
     finish(figure, selection, rows)
     return figure
@@ -98,9 +101,10 @@ def transfer(selection: Selection) -> Figure | str:
     rows = selection.rows(SUITE, "transfer")
     if measured(rows, "ratio").empty:
         return "no transfer model was taken in turn with ViT-L/16"
+    title = "H4 (128) over ViT-L/16, time an image"
     titles = ("pre-training step", "inference at 384", "inference at 512")
-    figure = canvas(WIDEST, 4.2, "H4 (128) over ViT-L/16, time an image", conditions(rows), selection.footer(rows))
-    for number, ((direction, side), title) in enumerate(zip(TRANSFER_AT, titles, strict=True)):
+    figure = canvas(WIDEST, 4.2, title, f"{conditions(rows)}. {INTERVALS}", selection.footer(rows))
+    for number, ((direction, side), name) in enumerate(zip(TRANSFER_AT, titles, strict=True)):
         part = rows[(rows["direction"] == direction) & (rows["side"] == side)]
         groups = [
             Group(label, ratio(model, "vit_large_patch16", direction, side), part[part["model"] == model])
@@ -108,7 +112,7 @@ def transfer(selection: Selection) -> Figure | str:
         ]
         axes = figure.add_subplot(1, 3, number + 1)
         bars(axes, selection, groups, "time over ViT-L/16's" if number == 0 else "")
-        axes.set_title(title, fontsize=9)
+        axes.set_title(name, fontsize=9)
     finish(figure, selection, rows[rows["rival"].notna()])
     return figure
 
@@ -121,7 +125,7 @@ def components(selection: Selection) -> Figure | str:
     # A baseline may belong to an axis too, whose label it has then: it needs none, its ratio is one.
     groups = [Group(label, None, rows[rows["label"] == label]) for label in COMPONENTS[1:]]
     title = "Cost of training components in HaloNet-50 and ResNet-50: the step over the baseline's"
-    subtitle = f"{conditions(rows)}{by_mode(rows)}. {ABBREVIATED}"
+    subtitle = f"{conditions(rows)}{by_mode(rows)}. {INTERVALS}. {ABBREVIATED}"
     figure = canvas(WIDEST, 4.2, title, subtitle, selection.footer(rows))
     bars(figure.add_subplot(), selection, groups, "time over the baseline's")
     finish(figure, selection, rows)

@@ -20,6 +20,8 @@ LABELS = {
 }
 TICK = 7.5  # points
 CHARACTER = 0.028  # the width of a digit of that size, as a share of the values' span in a panel
+INTERVALS = "bars: 95 % intervals"
+CLOSE = 0.03  # a line of 2 points over three decades hides what is nearer
 TITLES = {"side": "over the feature-map side", "block": "over the block", "halo": "over the halo"}
 
 
@@ -83,12 +85,13 @@ def draw_lines(axes: Axes, selection: Selection, rows: pd.DataFrame, axis: str, 
         axes.set_yticks([])
         return
     drawn = lines(selection, rows)
-    if panel.column != "median_ms":
-        axes.set_title("where lines agree, the wider lies underneath", fontsize=8, color=INK)
+    widens = panel.column != "median_ms" and agree(known, axis, panel.column)
+    title = "where lines agree, the wider lies underneath" if widens else ""
+    axes.set_title(INTERVALS if panel.column == "median_ms" else title, fontsize=8, color=INK)
     for number, (backend, name, line) in enumerate(drawn):
         look = selection.styles[backend]
         # Closed forms agree exactly between some backends: the earlier line is wider and stays visible underneath.
-        wider = 0.0 if panel.column == "median_ms" else 1 - number / len(drawn)
+        wider = 1 - number / len(drawn) if widens else 0.0
         for part in separate(rows[rows["variant"] == name], axis):
             good = part["status"] == OK
             values = part[panel.column].where(good) * panel.scale
@@ -102,6 +105,12 @@ def draw_lines(axes: Axes, selection: Selection, rows: pd.DataFrame, axis: str, 
                 axes.vlines(part[axis], low, high, color=look.colour, alpha=0.6, linewidth=1)
     if (known[panel.column] > 0).any():
         plain_log(axes, "y")
+
+
+def agree(rows: pd.DataFrame, axis: str, column: str) -> bool:
+    """Whether two variants are somewhere so close that one line would hide the other."""
+    one_each = rows.drop_duplicates([axis, "variant"]).sort_values([axis, column])
+    return bool((one_each.groupby(axis)[column].pct_change() < CLOSE).any())
 
 
 def separate(rows: pd.DataFrame, axis: str) -> list[pd.DataFrame]:

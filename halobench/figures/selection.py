@@ -20,7 +20,7 @@ NO_BACKEND = "none"  # of models without attention slots
 MODES = ("eager", "captured", "compiled", "folded", "autotuned", "contiguous", "contiguous-autotuned")
 FAMILIES = {
     "efficientnet": "EfficientNet",
-    "fused_efficientnet": "EfficientNet, fused",
+    "fused_efficientnet": "EfficientNet, fused normalisation",
     "resnet": "ResNet",
     "seresnet": "ResNet",
     "vit": "ViT",

@@ -16,9 +16,10 @@ from halobench.attention import backends
 from halobench.attention.problem import Unsupported
 from halobench.fuzz.draw import Trial
 from halobench.fuzz.judge import judge
+from halobench.machine.memory import ran_out
 from halobench.measure import graphs
 from halobench.measure.engine import Settings
-from halobench.measure.memory import out_of_memory, release
+from halobench.measure.memory import release
 from halobench.measure.worker import end_with, healthy, one_line, redirect_output
 
 Reply = dict[str, Any]
@@ -76,6 +77,6 @@ def answer(request: Request, device: str) -> Reply:
     except Unsupported as refusal:
         judged = {"status": "UNSUPPORTED", "reason": str(refusal)}
     except Exception as error:  # noqa: BLE001 - whatever a backend raises is a result
-        judged = {"status": "OOM" if out_of_memory(error) else "CRASHED", "reason": one_line(error)}
+        judged = {"status": "OOM" if ran_out(error) else "CRASHED", "reason": one_line(error)}
         release()
     return {**judged, "seconds": round(time.monotonic() - started, 4)}

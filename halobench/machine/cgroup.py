@@ -6,10 +6,12 @@ are no control groups, nothing is limited.
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+START, PLACE = 3, 4  # of the fields of a mount: what of the file system is mounted, and where
 UNLIMITED = 2**60  # version 1 says "no limit" with a number that no machine has
 
 
@@ -24,6 +26,8 @@ class Cgroup:
         found: list[tuple[int, Path]] = []
         mounts = list(self.mounts())
         for line in lines(self.root / "proc/self/cgroup"):
+            if line.count(":") < 2:  # it names no group
+                continue
             _, controllers, path = line.split(":", 2)
             version = 1 if controllers else 2
             if version == 1 and controller not in controllers.split(","):
@@ -38,10 +42,10 @@ class Cgroup:
         """The mounted hierarchies: version, controllers, the group that is at the mount point, and the mount point."""
         for line in lines(self.root / "proc/self/mountinfo"):
             before, _, after = line.partition(" - ")
-            kind, *_, options = after.split()
-            if kind in ("cgroup", "cgroup2"):
-                _, _, _, start, place, *_ = before.split()
-                yield (2 if kind == "cgroup2" else 1), options.split(","), start, place
+            fields, (kind, *others) = before.split(" "), after.split(" ")
+            if kind in ("cgroup", "cgroup2") and others and len(fields) > PLACE:
+                start, place = (unescaped(fields[at]) for at in (START, PLACE))
+                yield (2 if kind == "cgroup2" else 1), others[-1].split(","), start, place
 
     def memory_limit(self) -> int | None:
         """The least limit of memory, bytes."""
@@ -83,7 +87,7 @@ class Cgroup:
                 given = text(folder / "cpu.max").split()
             else:
                 given = [text(folder / name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
-            if len(given) == 2 and all(part.isdigit() for part in given) and int(given[1]) > 0:
+            if len(given) == 2 and all(part.isdecimal() for part in given) and int(given[1]) > 0:
                 yield int(given[0]) / int(given[1])
 
     def throttled_s(self) -> float | None:
@@ -132,28 +136,33 @@ def workers() -> int:
 
 
 def text(file: Path) -> str:
-    """What a file holds, without the line's end; empty where there is none."""
+    """What a file holds, without the line's end; empty where there is none. Names in it may be of any bytes."""
     try:
-        return file.read_text().strip()
+        return os.fsdecode(file.read_bytes()).strip()
     except OSError:
         return ""
 
 
+def unescaped(name: str) -> str:
+    """The name of a file as it is, where the kernel writes a space as a backslash and 040."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), name)
+
+
 def lines(file: Path) -> list[str]:
     """The lines of a file; none where there is no file."""
-    return text(file).splitlines()
+    return [line for line in text(file).split("\n") if line]
 
 
 def number(file: Path) -> int | None:
     """The number in a file; ``None`` where there is none, as for "max"."""
     found = text(file)
-    return int(found) if found.isdigit() else None
+    return int(found) if found.isdecimal() else None
 
 
 def table(file: Path) -> dict[str, int]:
     """A file of names and numbers."""
     pairs = (line.split() for line in lines(file))
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
 
 
 def members(file: Path) -> float | None:
@@ -161,7 +170,7 @@ def members(file: Path) -> float | None:
     count = 0
     for part in text(file).split(","):
         first, _, last = part.partition("-")
-        if not first.isdigit():
+        if not first.isdecimal() or not (last or first).isdecimal():
             return None
         count += int(last or first) - int(first) + 1
     return float(count)

@@ -1,4 +1,4 @@
-"""Memory of the device that nothing uses yet."""
+"""Memory of the device that nothing uses yet, and errors that say there was too little."""
 
 import os
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 from halobench.machine.cgroup import Cgroup
 
 MEMINFO = Path("/proc/meminfo")
+TOO_LARGE = ("can't allocate memory", "Storage size calculation overflowed")  # as PyTorch says it of the CPU's
 
 
 def available_bytes(device: str) -> int | None:
@@ -31,3 +32,10 @@ def machine_bytes() -> int | None:
     if not hasattr(os, "sysconf"):  # Windows
         return None
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether an error says that memory is out, of the GPU or of the host."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in TOO_LARGE)

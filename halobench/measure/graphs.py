@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import torch
 
 from halobench.machine.clock import no_collection
-from halobench.measure import memory
+from halobench.machine.memory import ran_out
 
 Outcome = TypeVar("Outcome")
 
@@ -98,7 +98,7 @@ def capture(call: Callable[[], Outcome], name: str) -> Replay[Outcome]:
                 fault = error
     except RuntimeError as error:
         raise Uncapturable(reason(name, fault or error)) from (fault or error)
-    if fault is not None and memory.out_of_memory(fault):
+    if fault is not None and ran_out(fault):
         raise fault
     if output is None:
         raise Uncapturable(reason(name, fault)) from fault

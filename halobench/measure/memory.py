@@ -59,13 +59,6 @@ def cpu_peak(call: Callable[[], object]) -> int | None:
     return peak
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether an exception says that memory ran out, on the GPU or on the CPU."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-
-
 def release() -> None:
     """Give back the memory of what ended.
 

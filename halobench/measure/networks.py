@@ -14,6 +14,7 @@ from halobench.attention.problem import Direction, Unsupported
 from halobench.cases.network import Network, NetworkCase
 from halobench.machine.clock import Burst, Clock
 from halobench.machine.load import Watch
+from halobench.machine.memory import ran_out
 from halobench.measure import conformance, energy, graphs, memory, parts, steps
 from halobench.measure.engine import Incorrect, Settings, Stopwatch, clock_fields, latency_fields
 from halobench.measure.rivals import Rivals
@@ -169,7 +170,7 @@ def measure(case: NetworkCase, clock: Clock, settings: Settings, rivals: Rivals[
             try:
                 measured = at_batch(case, batch, clock, settings, rivals, stopwatch)
             except Exception as error:
-                if not memory.out_of_memory(error) or not case.shrink or batch // 2 < SMALLEST_BATCH:
+                if not ran_out(error) or not case.shrink or batch // 2 < SMALLEST_BATCH:
                     raise
             else:
                 memory.release()  # a network is full of cycles

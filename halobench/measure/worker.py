@@ -26,10 +26,11 @@ from halobench.cases.network import AnyCase, NetworkCase
 from halobench.machine import ceilings, cgroup, load
 from halobench.machine.clock import Clock, clock_for
 from halobench.machine.environment import fingerprint
+from halobench.machine.memory import ran_out
 from halobench.measure import engine, graphs
 from halobench.measure.engine import Incorrect, Settings
 from halobench.measure.graphs import Uncapturable
-from halobench.measure.memory import out_of_memory, release
+from halobench.measure.memory import release
 from halobench.measure.rivals import Rivals
 
 Reply = dict[str, Any]
@@ -132,7 +133,7 @@ def answer(case: AnyCase, clock: Clock, settings: Settings, rivals: Rivals[Any])
     except Incorrect as error:
         return {"status": "INCORRECT", "reason": str(error)}
     except Exception as error:  # noqa: BLE001 - whatever a backend raises is a row, and the run goes on
-        status = "OOM" if out_of_memory(error) else "CRASHED"
+        status = "OOM" if ran_out(error) else "CRASHED"
         failure = {"status": status, "reason": one_line(error)}
     release()  # after the exception is gone, with the tensors its frames held
     if torch.cuda.is_initialized():

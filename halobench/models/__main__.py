@@ -1,7 +1,6 @@
 """``python -m halobench.models [name ...]``: the cost table of all models, or of those named, as Markdown."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from halobench import terminal
@@ -39,5 +38,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    terminal.end_with_reader()
-    sys.exit(main())
+    terminal.end(NAME, main)

@@ -1,7 +1,6 @@
 """``python -m halobench.pages``: make the marked sections of README and docs/ anew, from results/ and the schema."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,4 +54,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.end(NAME, main)

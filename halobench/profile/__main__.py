@@ -3,7 +3,6 @@
 import argparse
 import re
 import shlex
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,4 +136,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.end(NAME, main)

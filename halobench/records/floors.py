@@ -10,6 +10,7 @@ from typing import Any
 
 from halobench.records.roofline import BOUNDS, RATES, Amounts, Ceilings, best_of, floor, raised
 from halobench.records.schema import Json, fits
+from halobench.wording import told_apart
 
 NOTHING: Json = {"ms": None, "share": None, "bound": None}
 
@@ -53,10 +54,11 @@ def notes(ceilings: Json | None) -> list[str]:
     if found is None:
         return []
     return [
-        f"the ceiling of {bound} was raised from {given['measured']:.3g} to {found.rate(bound):.3g} a second by "
-        f"{given['by']}, which was faster than anything measured at the start; shares are under the raised one"
+        f"the ceiling of {bound} was raised from {before} to {now} a second by {given['by']}, "
+        "which was faster than anything measured at the start; shares are under the raised one"
         for bound in BOUNDS
-        if (given := found.raised.get(bound)) is not None
+        if (given := found.raised.get(bound)) is not None and (rate := found.rate(bound)) is not None
+        for before, now in [told_apart(given["measured"], rate)]
     ]
 
 

@@ -1,7 +1,6 @@
 """``python -m halobench.report results/ -o report.html``: one HTML page of results files."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,4 +45,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.end(NAME, main)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,9 +13,8 @@ import torch
 
 from halobench import terminal
 from halobench.attention.problem import Unsupported
-from halobench.machine import load
+from halobench.machine import load, memory
 from halobench.machine.environment import fingerprint
-from halobench.measure import memory
 from halobench.records.schema import SCHEMA_VERSION
 from halobench.scale.campaign import Campaign
 from halobench.scale.settings import NAME, Settings, parse
@@ -51,7 +49,7 @@ def problem_of(error: Exception, processes: Processes) -> str | None:
     """What the user is to read about an error, or ``None`` where it is a fault of the program."""
     if isinstance(error, Unusable | Unsupported):
         return str(error)
-    if memory.out_of_memory(error):
+    if memory.ran_out(error):
         return f"out of memory: a smaller --batch, or fewer --models ({str(error).splitlines()[0]})"
     return LOST if processes.lost(error) else None
 
@@ -144,4 +142,4 @@ def said(row: Fields) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.end(NAME, main)

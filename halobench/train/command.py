@@ -8,6 +8,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 
 from halobench import terminal
+from halobench.machine import memory
 from halobench.train import trial
 from halobench.train.checkpoint import CheckpointError
 from halobench.train.processes import LOST, Processes
@@ -77,7 +78,7 @@ def problem_of(error: Exception, settings: Settings, processes: Processes) -> st
     """What the user is to read about an error, or ``None`` where it is a fault of the program."""
     if isinstance(error, Unusable):
         return str(error)
-    if trial.is_out_of_memory(error):
+    if memory.ran_out(error):
         return trial.reason(error, settings)
     if str(error).startswith("DataLoader worker"):
         return f"a process that reads images ended: {error}"

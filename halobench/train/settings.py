@@ -15,6 +15,7 @@ from halobench.attention import backends
 from halobench.machine import cgroup
 from halobench.models.catalogue import Detector
 
+NAME = "halobench.train"
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 OPTIMIZERS = ("sgd", "adamw")
 LEARNING_RATES = {"sgd": 0.1, "adamw": 1e-3}  # for 256 images a step
@@ -122,7 +123,7 @@ def parse(arguments: Sequence[str] | None, processes: int) -> tuple[Settings, bo
     try:
         return complete(chosen, processes), resume
     except ValueError as error:
-        sys.exit(terminal.refuse("halobench.train", error))
+        sys.exit(terminal.refuse(NAME, error))
 
 
 def complete(chosen: dict[str, Any], processes: int) -> Settings:
@@ -150,7 +151,7 @@ def half_precision() -> str:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     command = terminal.parser(
-        "halobench.train",
+        NAME,
         "Train a model. Under torchrun, the same command trains on several GPUs and hosts.",
         [
             "--output runs/mini --ema 0.999",

@@ -6,7 +6,6 @@ counts as one that did not. Starting Python and importing PyTorch come before.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from halobench.train.settings import FASHION_MNIST, SEEDS, Settings, complete
 from halobench.train.unusable import Unusable
 from halobench.train.whole_file import write_table
 
+NAME = "halobench.train.time_to_accuracy"
 MODELS = ("halonet_mini", "convnet_mini", "efficientnet_mini", "resnet_mini")
 TABLE = "time-to-accuracy.csv"
 COLUMNS = tuple(columns.TIMES)
@@ -84,7 +84,7 @@ def outcome(settings: Settings, target: float) -> dict[str, Any]:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     command = terminal.parser(
-        "halobench.train.time_to_accuracy",
+        NAME,
         "Train models of like size on Fashion-MNIST until they reach the same test accuracy.",
         ["--output runs/times", "--output runs/pair --models halonet_mini convnet_mini --seeds 3 4"],
     )
@@ -104,4 +104,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.end(NAME, main)

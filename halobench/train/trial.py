@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from halobench.attention.problem import Unsupported
+from halobench.machine import memory
 from halobench.train.processes import Processes
 from halobench.train.repeatable import repeatable
 from halobench.train.settings import Settings
@@ -50,13 +51,6 @@ def reason(error: Exception, settings: Settings) -> str:
     if isinstance(error, Unsupported):
         return f"{settings.model} cannot use the backend {settings.backend!r} here: {error}"
     sizes = f"a step of {counted(settings.batch, 'image')} of {counted(settings.image_size, 'pixel')}"
-    if is_out_of_memory(error):
+    if memory.ran_out(error):
         return f"out of memory: {settings.model} takes more than {settings.device} has for {sizes}"
     return f"{settings.model} cannot take {sizes}: {(str(error).splitlines() or [type(error).__name__])[0]}"
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory is out, of the GPU or of the host."""
-    said = ("can't allocate memory", "Storage size calculation overflowed")
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or any(each in str(error) for each in said)
