@@ -119,7 +119,7 @@ def test_the_machine_counts_kills_where_no_group_does(tmp_path):
 
 
 def test_nonsense_is_unknown(tmp_path):
-    files = {"outer/memory.max": "many", "outer/cpu.max": "max", "outer/cpuset.cpus.effective": "0-b"}
+    files = {"outer/memory.max": "many", "outer/cpu.max": "max", "outer/cpuset.cpus.effective": "a-b"}
     found = of_v2(tmp_path, files | {"outer/inner/cpu.max": "100000 0"})
     assert (found.memory_limit(), found.processors()) == (None, 8.0)
 

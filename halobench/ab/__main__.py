@@ -80,18 +80,16 @@ def ab(
     judged, control = protocol.verdicts(screening, confirmation, chosen)
     apart = sides.differences(screened[BASE].headers[0], screened[HEAD].headers[0])
     notes = [f"differs, base | head: {each}" for each in apart]
-    notes += left_out(len(found) - len(gated), len(gated) - len(again))
+    notes += [
+        f"measured in the screening alone, where they looked changed{why}: {counted(number, noun)}"
+        for number, noun, why in (
+            (len(found) - len(gated), "advisory case", ""),
+            (len(gated) - len(again), "case", " and every run of the base was disturbed"),
+        )
+        if number
+    ]
     one, other = (f"{each.revision} ({each.commit[:10]})" for each in (base, head))
     return Outcome(one, other, judged, chosen, control=control, notes=notes)
-
-
-def left_out(advisory: int, disturbed: int) -> list[str]:
-    """What to say of so many suspects that were not measured again."""
-    said = "measured in the screening alone, where they looked changed"
-    noted = [f"{said}: {counted(advisory, 'advisory case')}"] if advisory else []
-    if disturbed:
-        noted.append(f"{said} and every run of the base was disturbed: {counted(disturbed, 'case')}")
-    return noted
 
 
 def note_instruments(outcome: Outcome, files: Sequence[str]) -> None:

@@ -170,7 +170,7 @@ def members(file: Path) -> float | None:
     count = 0
     for part in text(file).split(","):
         first, _, last = part.partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal():
+        if not first.isdecimal():
             return None
         count += int(last or first) - int(first) + 1
     return float(count)

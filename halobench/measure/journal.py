@@ -1,8 +1,7 @@
 """The journal of a run: every row is on disk the moment it exists, so that a killed run can go on.
 
 One JSON object a line: first the header of the run and when it began, then its rows. The last line may be cut short by
-a kill. A journal is removed only after its rows have been found, one by one, in a results file. Those of runs that name
-no such file are kept, but for old ones, which are named as they go.
+a kill. A journal is removed only after its rows have been found, one by one, in a results file.
 """
 
 import errno

@@ -164,12 +164,21 @@ def the_run(config: pytest.Config) -> Run:
             shard = config.stash[SHARDING].section if SHARDING in config.stash else None
             journal = journal_of(config) if settings.timed else None
             config.stash[RUN] = Run(settings, options, journal, shard, config.stash[GPUS])
-            if (before := config.stash[RUN].before).disturbed:
-                warn(config, f"this machine is busy, times will be too long: {before.said}")
+            for warning in warnings_of(config.stash[RUN]):
+                warn(config, warning)
             config.stash[RUN].begin(config.stash[CASES])
         except (JournalError, RuntimeError) as error:
             pytest.exit(str(error), returncode=2)
     return config.stash[RUN]
+
+
+def warnings_of(run: Run) -> Iterator[str]:
+    """What is to be said before the first case is measured."""
+    if run.before.disturbed:
+        yield f"this machine is busy, times will be too long: {run.before.said}"
+    if run.journal is not None and run.journal.removed:
+        gone = ", ".join(run.journal.removed)
+        yield f"of journals of runs without --benchmark-json {EARLIER} earlier ones are kept; removed: {gone}"
 
 
 def warn(config: pytest.Config, said: str) -> None:
@@ -209,11 +218,7 @@ def journal_of(config: pytest.Config) -> Journal:
         JournalError: it cannot be used.
     """
     anonymous = config.getoption("benchmark_json") is None
-    journal = Journal(journal_path(config), resume=config.getoption("resume"), rotate=anonymous)
-    if journal.removed:
-        gone = ", ".join(journal.removed)
-        warn(config, f"of journals of runs without --benchmark-json {EARLIER} earlier ones are kept; removed: {gone}")
-    return journal
+    return Journal(journal_path(config), resume=config.getoption("resume"), rotate=anonymous)
 
 
 def journal_path(config: pytest.Config) -> Path:
