@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from halobench.measure.journal import EARLIER, Journal, JournalError, differences
+from halobench.measure.journal import Journal, JournalError, differences
 from halobench.records import table as results
 
 HEADER = {
@@ -237,8 +237,8 @@ def file_of(path, rows):
 ROWS = (measured_row("one"), failed_row("two"), measured_row("three", 0.1, 0.2, 0.3))
 
 
-def journal_of(path, rows=ROWS, *, rotate=False):
-    journal = Journal(path, resume=False, rotate=rotate)
+def journal_of(path, rows=ROWS):
+    journal = Journal(path, resume=False)
     journal.begin(HEADER)
     for each in rows:
         journal.append(each)
@@ -420,35 +420,6 @@ def test_a_journal_that_nobody_named_makes_room_for_the_next_run(path, content):
         kept = [path.with_stem(f"mine-{each}") for each in range(1, number + 1)] if content != b"" else []
         assert [each.read_bytes() for each in kept] == left[: len(kept)]
         path.unlink()
-
-
-def test_of_journals_that_nobody_named_the_last_are_kept(path):
-    """What goes is named, with its rows; a number is not given twice, and what only looks alike stays."""
-    alike = [path.with_name(name) for name in ("mine-h100.jsonl", "mine-1.json", "mine-01.jsonl", "1.jsonl")]
-    for each in alike:
-        each.write_text("somebody's")
-    removed = []
-    for _ in range(EARLIER + 3):
-        journal = journal_of(path, rotate=True)
-        removed += journal.removed
-        journal.close()
-    assert removed == [f"{path.with_stem(f'mine-{number}')} (3 rows)" for number in (1, 2)]
-    kept = {path.with_stem(f"mine-{number}") for number in range(3, EARLIER + 3)}
-    assert set(path.parent.iterdir()) == {path, *kept, *alike}
-
-
-@pytest.mark.fault
-def test_an_old_journal_that_cannot_be_removed_stays(path, monkeypatch):
-    def refuse(*_):
-        raise PermissionError
-
-    for _ in range(EARLIER + 1):
-        journal_of(path, rotate=True).close()
-    monkeypatch.setattr(type(path), "unlink", refuse)
-    journal = journal_of(path, rotate=True)
-    assert journal.removed == []
-    assert path.with_stem("mine-1").exists()
-    journal.close()
 
 
 @pytest.mark.fault

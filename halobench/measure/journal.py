@@ -7,9 +7,8 @@ a kill. A journal is removed only after its rows have been found, one by one, in
 import errno
 import json
 import os
-import re
-from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,7 +21,6 @@ except ImportError:  # Windows
 
 Fields = dict[str, Any]
 UNLOCKABLE = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)  # some network file systems, and containers
-EARLIER = 9  # journals that are kept of earlier runs that named no results file
 SETTLED = ("floor",)  # fields that may be settled anew when all cases of a run are known
 
 
@@ -36,15 +34,12 @@ class Journal:
     def __init__(self, path: Path, *, resume: bool, rotate: bool = False) -> None:
         """Open a journal to go on with (``resume``) or to begin, with ``rotate`` after renaming one that is in the way.
 
-        Of those renamed the last ``EARLIER`` are kept; ``removed`` says which are gone, and with how many rows.
-
         Raises:
             JournalError: another run holds the file, or it holds rows that would be lost, or it is something else.
         """
         self.path = path
         self.header: Fields | None = None
         self.rows: dict[str, Fields] = {}
-        self.removed: list[str] = []
         self._file = self._open()
         try:
             self._read()
@@ -53,8 +48,7 @@ class Journal:
             if fcntl is None:
                 self._file.close()  # Windows renames no open file; elsewhere it stays locked until it has another name
             if rotate and not resume:
-                path.rename(with_number(path, max(numbered(path), default=0) + 1))
-                self.removed = oldest_removed(path)
+                path.rename(free_name(path))
                 self.header, self.rows = None, {}
             self._file.close()
             if not rotate or resume:
@@ -173,27 +167,9 @@ class Journal:
             self.rows[record["case"]] = record
 
 
-def with_number(path: Path, number: int) -> Path:
-    """The name that a journal gets when the next run needs its own; numbers follow one another."""
-    return path.with_stem(f"{path.stem}-{number}")
-
-
-def numbered(path: Path) -> list[int]:
-    """The numbers of the renamed journals beside a path."""
-    named = re.compile(f"{re.escape(path.stem)}-([1-9][0-9]*){re.escape(path.suffix)}")
-    return [int(found[1]) for each in path.parent.iterdir() if (found := named.fullmatch(each.name))]
-
-
-def oldest_removed(path: Path) -> list[str]:
-    """Remove all renamed journals but the last ``EARLIER``; those that are gone, with what was in them."""
-    removed = []
-    for number in sorted(numbered(path))[:-EARLIER]:
-        old = with_number(path, number)
-        with suppress(OSError):  # one that cannot be read or removed stays
-            rows = max(old.read_bytes().count(b"\n") - 1, 0)
-            old.unlink()
-            removed.append(f"{old} ({counted(rows, 'row')})")
-    return removed
+def free_name(path: Path) -> Path:
+    """A name beside the path, numbered, that no file has yet."""
+    return next(name for number in count(1) if not (name := path.with_stem(f"{path.stem}-{number}")).exists())
 
 
 def unsettled(row: Fields, samples_s: list[float] | None) -> Fields:

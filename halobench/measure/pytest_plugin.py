@@ -18,9 +18,10 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from halobench.cases.network import AnyCase
 from halobench.cases.options import TIERS, Options
 from halobench.cases.shard import Shard
+from halobench.machine.load import Load
 from halobench.measure import refusal
 from halobench.measure.engine import Settings
-from halobench.measure.journal import EARLIER, Journal, JournalError
+from halobench.measure.journal import Journal, JournalError
 from halobench.measure.latency import effort_for
 from halobench.measure.progress import Progress, standing
 from halobench.measure.run import Run
@@ -164,25 +165,18 @@ def the_run(config: pytest.Config) -> Run:
             shard = config.stash[SHARDING].section if SHARDING in config.stash else None
             journal = journal_of(config) if settings.timed else None
             config.stash[RUN] = Run(settings, options, journal, shard, config.stash[GPUS])
-            for warning in warnings_of(config.stash[RUN]):
-                warn(config, warning)
+            warn(config, config.stash[RUN].before)
             config.stash[RUN].begin(config.stash[CASES])
         except (JournalError, RuntimeError) as error:
             pytest.exit(str(error), returncode=2)
     return config.stash[RUN]
 
 
-def warnings_of(run: Run) -> Iterator[str]:
-    """What is to be said before the first case is measured."""
-    if run.before.disturbed:
-        yield f"this machine is busy, times will be too long: {run.before.said}"
-    if run.journal is not None and run.journal.removed:
-        gone = ", ".join(run.journal.removed)
-        yield f"of journals of runs without --benchmark-json {EARLIER} earlier ones are kept; removed: {gone}"
-
-
-def warn(config: pytest.Config, said: str) -> None:
-    """Say something at once, past pytest's capture."""
+def warn(config: pytest.Config, before: Load) -> None:
+    """Say at once, past pytest's capture, that the machine is busy before anything is measured."""
+    if not before.disturbed:
+        return
+    said = f"this machine is busy, times will be too long: {before.said}"
     capture = config.pluginmanager.getplugin("capturemanager")
     with nullcontext() if capture is None else capture.global_and_fixture_disabled():
         if PROGRESS in config.stash:
@@ -333,7 +327,7 @@ class Display:
         if not run.settings.timed:
             return "nothing was timed" + (f": {results} was not written" if results else "")
         if results is None:
-            return f"without --benchmark-json all rows are in {journal}, which is kept for {EARLIER} more such runs"
+            return f"without --benchmark-json all rows are in {journal}"
         if self.unwritten and self.finished:
             return f"{results} lacks {counted(self.unwritten, 'row')}, which {journal} holds"
         return f"results: {results}   draw them: python -m halobench.plot {shlex.quote(str(results))}"
