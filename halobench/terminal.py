@@ -68,10 +68,14 @@ def refuse(name: str, problem: object) -> int:
 
 
 class Unshown(Exception):
-    """Standard output cannot be written. It is no ``OSError``: commands take these for a fault of their files."""
+    """Standard output cannot be written. It is no ``OSError``: commands take these for a fault of their files.
 
-    def __init__(self, why: str | None) -> None:
+    ``unread``: whoever read it has had enough, as ``head`` has.
+    """
+
+    def __init__(self, why: str | None, *, unread: bool = False) -> None:
         super().__init__(f"standard output cannot be written: {why}")
+        self.unread = unread
 
 
 class Output:
@@ -101,7 +105,8 @@ class Output:
         except OSError as error:
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-            raise Unshown("nobody reads it" if isinstance(error, BrokenPipeError) else error.strerror) from None
+            unread = isinstance(error, BrokenPipeError)
+            raise Unshown("nobody reads it" if unread else error.strerror, unread=unread) from None
 
 
 def flush() -> None:
@@ -118,8 +123,9 @@ def flush() -> None:
 def end(name: str, main: Callable[[], int]) -> NoReturn:
     """Run a command and end with its exit status.
 
-    Where it cannot say what it has to say, that is one line and ``UNUSABLE``. So is what nobody foresaw, with its
-    traceback: Python would make it 1, which is a verdict of some commands.
+    Where it cannot say what it has to say, that is one line and ``UNUSABLE``; of a reader who has left, nothing is
+    said. What nobody foresaw is ``UNUSABLE``, too, with its traceback: Python would make it 1, which is a verdict of
+    some commands.
     """
     if sys.stdout is not None:
         sys.stdout = cast("TextIO", Output(sys.stdout))
@@ -132,7 +138,7 @@ def end(name: str, main: Callable[[], int]) -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()
     except Unshown as error:
-        status = refuse(name, error)
+        status = UNUSABLE if error.unread else refuse(name, error)
     except Exception:  # noqa: BLE001 - whatever it is, it is no verdict
         status = UNUSABLE
         with suppress(OSError):  # nobody reads on

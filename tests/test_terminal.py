@@ -19,15 +19,15 @@ COMMANDS = sorted(
     if "terminal.parser(" in path.read_text() and ENDS.search(path.read_text())
 )
 UNSHOWN = {
-    "full": ("/dev/full", "No space left on device"),
-    "closed": (None, "nobody reads it"),  # the other end of a pipe
+    "full": ("/dev/full", ": standard output cannot be written: No space left on device\n"),
+    "closed": (None, ""),  # the other end of a pipe, as where ``head`` has read enough
 }
 
 
 @pytest.fixture(params=UNSHOWN)
 def unwritable(request):
-    """A stream that takes nothing, and why."""
-    path, why = UNSHOWN[request.param]
+    """A stream that takes nothing, and what is said of it after the command's name."""
+    path, said = UNSHOWN[request.param]
     if path is not None and not Path(path).exists():
         pytest.skip(f"this system has no {path}")
     if path is None:
@@ -36,7 +36,7 @@ def unwritable(request):
     else:
         writer = os.open(path, os.O_WRONLY)
     with os.fdopen(writer, "w", encoding="utf-8") as stream:
-        yield stream, why
+        yield stream, said
 
 
 @pytest.fixture
@@ -64,10 +64,10 @@ def test_every_command_ends_in_one_way():
 @pytest.mark.parametrize("command", ["halobench.__main__", "halobench.plot", "halobench.models.__main__"])
 def test_help_that_cannot_be_shown(command, unwritable, monkeypatch, ended):
     monkeypatch.setattr(sys, "argv", [command, "--help"])
-    stream, why = unwritable
+    stream, wanted = unwritable
     status, said = ended("a.command", importlib.import_module(command).main, stream)
     assert status == terminal.UNUSABLE
-    assert said == f"a.command: standard output cannot be written: {why}\n"
+    assert said == (wanted and f"a.command{wanted}")
 
 
 @pytest.mark.fault
@@ -78,10 +78,10 @@ def test_output_that_cannot_be_shown_is_no_fault_of_a_file(command, unwritable, 
     arguments = {"export": [made, "--to", tmp_path / "records.csv"], "models": ["convnet_mini"]}[command]
     module = importlib.import_module(f"halobench.{command}.__main__")
     monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
-    stream, why = unwritable
+    stream, wanted = unwritable
     status, said = ended(f"halobench.{command}", module.main, stream)
     assert status == terminal.UNUSABLE
-    assert said == f"halobench.{command}: standard output cannot be written: {why}\n"
+    assert said == (wanted and f"halobench.{command}{wanted}")
 
 
 def test_a_status_is_kept(ended):
