@@ -131,16 +131,21 @@ def read_runs(files: list[Path]) -> list[Results]:
         ResultsError: a file is neither, or a shard is there twice.
     """
     ours: dict[str, Document] = {}
+    alone: dict[str, Results] = {}
     others = []
     for file in files:
         try:
-            _, ours[file.name], _ = read_checked(file)
+            _, ours[file.name], alone[file.name] = read_checked(file)
         except ResultsError:
             found = foreign.read(file) if file.is_file() and file.suffix == ".json" else None
             if found is None:
                 raise
             others.append(found)
-    return [*(tables_of(files[0].parent / name, document) for name, document in joined(ours).items()), *others]
+    runs = [
+        alone[name] if ours.get(name) is document else tables_of(files[0].parent / name, document)
+        for name, document in joined(ours).items()
+    ]
+    return [*runs, *others]
 
 
 def refuse_copies(path: Path, runs: list[Results]) -> None:

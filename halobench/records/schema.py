@@ -4,6 +4,8 @@ Any leaf may be null, which means unknown; what is there must be possible, in th
 ``halobench.records.fields`` has the columns of a row, each with its meaning.
 """
 
+from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 from halobench.records.columns import DOUBT, OF_THE_FILE, SUMMED_UP
@@ -91,6 +93,14 @@ def fits(value: Any, kind: Kind) -> bool:
         return False
     least, most = (SMALLEST if kind == "positive" else 0), (MOST if kind == "count" else LARGEST)
     return bool(least <= value <= most)
+
+
+def all_positive(values: Sequence[Any]) -> bool:
+    """Whether each of these values, of which there may be millions, ``fits`` the kind "positive"."""
+    if not values or not set(map(type, values)) <= {int, float}:
+        return False
+    # A NaN is neither the least nor the largest, but makes the sum one.
+    return bool(min(values) >= SMALLEST and max(values) <= LARGEST and isfinite(sum(values)))
 
 
 def listed(value: Any, name: str) -> list[Any]:
