@@ -1,5 +1,6 @@
 """Fixtures for all tests: the device, and images to train on; how tests run in parallel, and which need a GPU."""
 
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from tests.interpreter import Interpreter
 
 settings.register_profile("halobench", deadline=None, max_examples=40, derandomize="CI" in os.environ)
 settings.load_profile("halobench")
+
+gc.disable()  # until all tests are imported: what is imported stays, and collections would visit it again and again
 
 # float32 means float32, as in the suites: cuDNN would use TF32 by default.
 torch.backends.cudnn.allow_tf32 = False
@@ -62,6 +65,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             items[:] = [item for item in items if not item.get_closest_marker("gpu")]
     if hasattr(config, "workerinput"):
         config.workeroutput["need_a_gpu"] = config.stash.get(NEED_A_GPU, 0)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Have later collections, of which tests start many, visit nothing of what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

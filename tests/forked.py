@@ -54,12 +54,14 @@ class Children:
 
 def beyond(near: Connection, target: Callable[..., None], *arguments: Any) -> None:
     """Call something at the far end of a pipe, which ends when nobody holds the other end."""
+    gc.freeze()
     near.close()
     target(*arguments)
 
 
 def within(environment: Mapping[str, str], target: Callable[..., None], *arguments: Any) -> None:
     """Call something in the environment of the test, where the server has its own."""
+    gc.freeze()  # collections then visit nothing of what the server has imported
     os.environ.clear()
     os.environ.update(environment)
     target(*arguments)

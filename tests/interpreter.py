@@ -11,10 +11,11 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from types import SimpleNamespace, TracebackType
+from typing import Any, Self
 
 import torch
 
@@ -65,8 +66,24 @@ class Interpreter:
         return json.loads(answer)
 
 
+def patch_once() -> None:
+    """Have Triton's language patched once; Triton does so again at each call of a function, for half of the time."""
+    from triton.runtime import interpreter  # noqa: PLC0415 - the tests themselves run without Triton, too
+
+    patch, patched = interpreter._patch_lang, set()
+
+    def patch_for(function: Callable[..., Any]) -> SimpleNamespace:
+        if function.__module__ not in patched:
+            patched.add(function.__module__)
+            patch(function)
+        return SimpleNamespace(restore=lambda: None)
+
+    interpreter._patch_lang = patch_for
+
+
 def main() -> None:
     torch.use_deterministic_algorithms(True)  # fills empty tensors with NaN
+    patch_once()
     launch.wrap_triton = lambda kernel: kernel  # PyTorch 2.11 does not wrap what is interpreted
     for line in sys.stdin:
         module, check = json.loads(line)
