@@ -22,8 +22,18 @@ import pytest
 from halobench.measure.session import Session
 
 SERVER = multiprocessing.get_context("forkserver")
-# With what a worker imports at its first case. Not the plugin: pytest rewrites its plugins as it imports them.
-SERVER.set_forkserver_preload(["halobench.measure.worker", "torch._dynamo", "scipy.stats", "pytest"])
+# With what a worker imports at its first case, and what the plugin does. Not the plugin itself: pytest rewrites its
+# plugins as it imports them.
+SERVER.set_forkserver_preload(
+    [
+        "halobench.measure.worker",
+        "halobench.measure.progress",
+        "halobench.measure.run",
+        "torch._dynamo",
+        "scipy.stats",
+        "pytest",
+    ]
+)
 FORK = multiprocessing.get_context("fork")
 
 

@@ -73,7 +73,14 @@ def run(packages, tmp_path, known_ceilings):
 
     def run(backends, *arguments, file=tmp_path / "mine.json"):
         chosen = ["-k", "b8h3-16x16-n1x4", "--device=cpu", f"--backends={backends}", f"--benchmark-json={file}"]
-        command = ["-pno:cacheprovider", "-pno:hypothesispytest", "suites/bench_operator.py", *chosen, *arguments]
+        command = [
+            "-pno:cacheprovider",
+            "-pno:hypothesispytest",
+            "-pno:anyio",
+            "suites/bench_operator.py",
+            *chosen,
+            *arguments,
+        ]
         done = forked.run_pytest(command, ROOT, {**environment, "FULL_PLACE": str(tmp_path)}, timeout_s=90)
         assert "Traceback" not in done.stdout + done.stderr
         assert "INTERNALERROR" not in done.stdout + done.stderr

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests import conftest
+from tests import parallel
 
 pytest_plugins = ["pytester"]
 
@@ -37,7 +37,7 @@ def started(monkeypatch, *, folder=TESTS.parent, arguments=("tests",), **changes
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     place = SimpleNamespace(dir=folder)
     config = SimpleNamespace(option=options(**changes), invocation_params=place, args=list(arguments))
-    conftest.pytest_cmdline_main(config)
+    parallel.pytest_cmdline_main(config)
     return config.option.numprocesses, config.option.dist
 
 
@@ -72,17 +72,17 @@ def test_a_number_that_is_asked_for_holds(monkeypatch):
 
 def test_without_xdist_nothing_is_parallel():
     config = SimpleNamespace(option=SimpleNamespace())
-    conftest.pytest_cmdline_main(config)
+    parallel.pytest_cmdline_main(config)
     assert vars(config.option) == {}
 
 
 @pytest.fixture
 def run(pytester, monkeypatch):
-    """Run the file above under the hooks of ``conftest``, with or without a GPU."""
+    """Run the file above under the hooks of ``tests``, with or without a GPU."""
 
     def run(*arguments, gpu=False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-        pytester.makeconftest("from tests.conftest import pytest_collection_modifyitems, pytest_terminal_summary")
+        pytester.makeconftest("from tests.parallel import pytest_collection_modifyitems, pytest_terminal_summary")
         pytester.makepyfile(FILE)
         return pytester.runpytest("-p", "no:xdist", "-p", "no:cacheprovider", *arguments)
 
@@ -119,7 +119,7 @@ def test_it(made, number):
 def test_a_shared_fixture_is_made_in_one_process_only(pytester, monkeypatch):
     """Under pytest-xdist itself, as it deals out the whole folder."""
     hooks = "pytest_cmdline_main, pytest_collection_modifyitems"
-    pytester.makeconftest(f"from tests.conftest import {hooks}")
+    pytester.makeconftest(f"from tests.parallel import {hooks}")
     pytester.makepyfile(test_one=SHARED, test_two="def test_that(): pass")
     monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
     done = pytester.runpytest_subprocess("-n", "2", "-p", "no:cacheprovider")

@@ -58,7 +58,8 @@ def environment(tmp_path_factory, known_ceilings):
     return {**kept, **own, OF_THE_JOB: str(known_ceilings)}
 
 
-PLUGINS = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")  # the latter takes a second to import
+# Other people's take a second to import.
+PLUGINS = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio")
 
 
 def command(*arguments):
