@@ -64,7 +64,8 @@ def test_the_list_names_every_command():
 
 
 def test_readme_names_every_command_that_users_give():
-    table = re.findall(r"^\| `(halobench[.a-z_]*)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    lines = re.findall(r"^\| (`.*?) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    table = [name for line in lines for name in re.findall(r"`(halobench[.a-z_]*)", line)]
     inside = {"halobench.pages", "halobench.train.time_to_accuracy"}  # of CONTRIBUTING.md, of docs/training.md
     assert sorted(set(table) - {"halobench"}) == sorted(set(commands()) - inside)
 

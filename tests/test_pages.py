@@ -43,7 +43,7 @@ def test_every_section_is_as_results_and_schema_make_it_today(pages):
 def test_readme_and_pages_show_what_there_is(pages):
     """Each kind of table stands somewhere, and README has those of its promise."""
     shown = {path.relative_to(ROOT).as_posix(): set(marked(text)) for path, text in pages.items()}
-    assert shown["README.md"] == {"reference", "pairs"}
+    assert shown["README.md"] == {"reference", "pairs-briefly"}
     assert shown["docs/metrics.md"] == {f"columns-{name}" for name in TABLES}
     assert set().union(*shown.values()) == set(sections(RESULTS))
 
@@ -291,3 +291,17 @@ def test_a_pair_without_a_row_of_its_rival_says_what_is_known(tmp_path):
         "**0.90**",
         "256 : 224",
     )
+
+
+def test_a_brief_table_of_pairs_has_a_column_for_each_and_the_numbers_of_the_whole_one():
+    of_networks = [one for one in network_selections(published(RESULTS)) if pairs([one])]
+    assert of_networks
+    for one in of_networks:
+        whole, brief = (
+            [cells(line) for line in pairs([one], briefly=briefly).splitlines() if line[:2] == "| "]
+            for briefly in (False, True)
+        )
+        turned = [list(column) for column in zip(*(line for line in whole if line[0] != "---"), strict=True)]
+        assert [line for line in brief[2:] if line not in turned] == []
+        assert brief[0][1:] == turned[0][1:]
+        assert {line[0] for line in turned} - {line[0] for line in brief} == {"pair", "image sides", "batch"}

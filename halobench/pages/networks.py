@@ -13,6 +13,9 @@ from halobench.figures.selection import Selection, measured, mode_order
 from halobench.figures.summary import markdown
 from halobench.pages.operators import measured_on
 
+OF_THE_CALL = ("image sides", "batch")
+"""What a table of pairs says of how the networks were called."""
+
 
 def each(chosen: Sequence[Selection], group: str, direction: str | None = None) -> list[tuple[Selection, pd.DataFrame]]:
     """Of every machine and dtype, the rows of a group that were taken in turn with a rival."""
@@ -25,14 +28,20 @@ def with_source(head: list[str], lines: list[list[str]], one: Selection, rows: p
     return f"{markdown(head, lines)}\n\n*{measured_on(one, rows)}*"
 
 
-def pairs(chosen: Sequence[Selection]) -> str:
-    """The compiled training step of every pair, with the backend that is fastest there."""
+def pairs(chosen: Sequence[Selection], *, briefly: bool = False) -> str:
+    """The compiled training step of every pair, with the backend that is fastest there.
+
+    A line a pair; or ``briefly`` a column a pair, with times and ratios alone.
+    """
     made = []
     for one, _ in each(chosen, "pairs", "training"):
         best = compiled_pairs(one)
-        table = markdown(*pair_table(one, best, times_as))
+        head, lines = pair_table(one, best, times_as)
+        if briefly:
+            names, *rest = (list(column) for column in zip(head, *lines, strict=True))
+            head, lines = ["", *names[1:]], [line for line in rest if line[0] not in OF_THE_CALL]
         backends = " and ".join(f"`{name}`" for name in sorted(best["variant"].unique()))
-        made.append(f"{table}\n\n*HaloNet with {backends}. {measured_on(one, best)}*")
+        made.append(f"{markdown(head, lines)}\n\n*HaloNet with {backends}. {measured_on(one, best)}*")
     return "\n\n".join(made)
 
 

@@ -25,6 +25,7 @@ def sections(folder: Path) -> Sections:
         "reference": lambda: operators.reference(selections(every())),
         "stages": lambda: operators.stages(selections(every())),
         "pairs": lambda: networks.pairs(network_selections(every())),
+        "pairs-briefly": lambda: networks.pairs(network_selections(every()), briefly=True),
         "modes": lambda: networks.modes(network_selections(every())),
         "compile-modes": lambda: networks.compile_modes(network_selections(every())),
         "recomputed": lambda: networks.recomputed(network_selections(every())),
