@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from halobench.records import table as results
+from halobench.records.schema import all_positive
 from halobench.records.table import ResultsError
 from tests import results_files as files
 
@@ -163,6 +164,22 @@ def test_an_impossible_sample_is_refused(tmp_path, value):
     path = tmp_path / "bad.json"
     path.write_text(json.dumps(document))
     assert "a sample must be a finite number above 0" in refusal(path)
+
+
+ODD = (math.nan, math.inf, -math.inf, -1.0, 0, 0.0, 1e-31, 1e31, 10**400, True, "1", None, [1.0])
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: str(odd)[:9])
+@pytest.mark.parametrize("place", [0, 1, 4])
+def test_one_impossible_sample_is_found_among_many(place, odd):
+    """All at once, as one by one; also beside another."""
+    samples = [0.5, 2, 1e-30, 1e30, 0.25]
+    assert all_positive(samples)
+    samples[place] = odd
+    assert not all_positive(samples)
+    for other in ODD:
+        assert not all_positive([*samples, other])
+    assert not all_positive([])
 
 
 @pytest.mark.parametrize(
