@@ -117,10 +117,10 @@ def stage_shares(selection: Selection, rows: pd.DataFrame, what: str) -> Figure:
 def cells(axes: Axes, table: pd.DataFrame, failed: pd.DataFrame, norm: LogNorm, form: Callable[[float], str]) -> None:
     """The table as coloured cells, each with its number; a failed cell is grey and says why."""
     numbers = table.to_numpy(dtype=float)
-    # As seaborn's heatmap, which draws the whole figure once more for each panel, to see whether its labels overlap.
+    # What seaborn's heatmap does. That draws the whole figure again for each panel, to see whether labels overlap.
     sns.despine(ax=axes, left=True, bottom=True)
-    mesh = np.ma.masked_invalid(numbers)
-    axes.pcolormesh(mesh, norm=norm, cmap="viridis_r", linewidths=0.6, edgecolor="white")
+    known = np.ma.masked_invalid(numbers)
+    axes.pcolormesh(known, norm=norm, cmap="viridis_r", linewidths=0.6, edgecolor="white")
     axes.set(xlim=(0, len(table.columns)), ylim=(len(table.index), 0))
     axes.set_xticks([column + 0.5 for column in range(len(table.columns))], table.columns)
     axes.set_yticks([row + 0.5 for row in range(len(table.index))], table.index, va="center")

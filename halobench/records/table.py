@@ -244,9 +244,9 @@ def tabulate(header: Header, rows: list[tuple[Any, list[Any] | None]]) -> Result
         if case in seen:
             raise ResultsError(f"case {shown(case)} stands in it twice")
         seen.add(case)
-        for sample in () if all_positive(samples or ()) else samples or ():
-            if not fits(sample, "positive"):
-                raise ResultsError(f"case {shown(case)}: a sample must be {EXPECTED['positive']}, got {shown(sample)}")
+        if samples and not all_positive(samples):
+            odd = next(sample for sample in samples if not fits(sample, "positive"))
+            raise ResultsError(f"case {shown(case)}: a sample must be {EXPECTED['positive']}, got {shown(odd)}")
         if samples:
             samples_ms[header.file, case] = tuple(samples)
         records[about_network(row)].append(
