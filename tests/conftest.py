@@ -34,8 +34,8 @@ for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_T
     os.environ.pop(name, None)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
     """Have later collections, of which tests start many, visit nothing of what was imported."""
     gc.freeze()
     gc.enable()
