@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -116,17 +115,21 @@ def stage_shares(selection: Selection, rows: pd.DataFrame, what: str) -> Figure:
 
 def cells(axes: Axes, table: pd.DataFrame, failed: pd.DataFrame, norm: LogNorm, form: Callable[[float], str]) -> None:
     """The table as coloured cells, each with its number; a failed cell is grey and says why."""
-    numbers = table.to_numpy(dtype=float)
-    # What seaborn's heatmap does. That draws the whole figure again for each panel, to see whether labels overlap.
-    sns.despine(ax=axes, left=True, bottom=True)
-    known = np.ma.masked_invalid(numbers)
-    axes.pcolormesh(known, norm=norm, cmap="viridis_r", linewidths=0.6, edgecolor="white")
-    axes.set(xlim=(0, len(table.columns)), ylim=(len(table.index), 0))
-    axes.set_xticks([column + 0.5 for column in range(len(table.columns))], table.columns)
-    axes.set_yticks([row + 0.5 for row in range(len(table.index))], table.index, va="center")
+    sns.heatmap(
+        table.astype(float),
+        ax=axes,
+        norm=norm,
+        vmin=norm.vmin,  # seaborn would look for them in the numbers, and a backend may have failed everywhere
+        vmax=norm.vmax,
+        cmap="viridis_r",
+        cbar=False,
+        linewidths=0.6,
+        linecolor="white",
+    )
     axes.set_facecolor("#f4f4f4")
     axes.grid(visible=False)
     axes.tick_params(rotation=0, labelsize=8, length=0)
+    numbers = table.to_numpy(dtype=float)
     colours = mpl.colormaps["viridis_r"]
     for row, line in enumerate(table.index):
         for column, head in enumerate(table.columns):
