@@ -1,4 +1,4 @@
-"""Ranks of a group on the CPU, processes that stay: they are forked from one that has imported PyTorch."""
+"""Ranks of a group, processes that stay: on the CPU, forked from one that has imported PyTorch; or on a GPU each."""
 
 import multiprocessing
 import traceback
@@ -17,16 +17,19 @@ LONGEST_S = 60
 
 
 class Ranks:
-    """``count`` processes of one gloo group, and what they answer."""
+    """``count`` processes of one group, of gloo or NCCL, and what they answer."""
 
-    def __init__(self, count: int, folder: Path) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.ranks", "tests.sharded_calls"])
+    def __init__(self, count: int, folder: Path, backend: str = "gloo") -> None:
+        context = multiprocessing.get_context("forkserver" if backend == "gloo" else "spawn")  # CUDA cannot be forked
+        if backend == "gloo":
+            context.set_forkserver_preload(["tests.ranks", "tests.sharded_calls"])
         self.connections: list[Connection] = []
         self.processes = []
         for rank in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(rank, count, str(folder / "store"), theirs), daemon=True)
+            process = context.Process(
+                target=serve, args=(rank, count, backend, str(folder / "store"), theirs), daemon=True
+            )
             process.start()
             theirs.close()
             self.connections.append(ours)
@@ -62,12 +65,15 @@ def answer(connection: Connection) -> Any:
         return EOFError()
 
 
-def serve(rank: int, count: int, store: str, connection: Connection) -> None:
+def serve(rank: int, count: int, backend: str, store: str, connection: Connection) -> None:
     """Answer until there are no more questions."""
     torch.set_num_threads(1)
+    device = torch.device("cuda", rank) if backend == "nccl" else None
+    if device:
+        torch.cuda.set_device(device)
     distributed.init_process_group(
-        "gloo", store=distributed.FileStore(store, count), rank=rank, world_size=count,
-        timeout=timedelta(seconds=LONGEST_S),
+        backend, store=distributed.FileStore(store, count), rank=rank, world_size=count,
+        timeout=timedelta(seconds=LONGEST_S), device_id=device,
     )  # fmt: skip
     groups: dict[int, Any] = {size: distributed.new_group(range(size)) for size in range(1, count)}
     groups[count] = distributed.group.WORLD
@@ -81,6 +87,11 @@ def serve(rank: int, count: int, store: str, connection: Connection) -> None:
         except Exception as error:  # noqa: BLE001 - whatever it is, the test is to see it
             traceback.print_exc()
             connection.send(error)
+
+
+def device_of(group: ProcessGroup) -> torch.device:
+    """Where a rank of the group computes."""
+    return torch.device("cuda", group.rank()) if distributed.get_backend(group) == "nccl" else torch.device("cpu")
 
 
 def short_lived(group: ProcessGroup, timeout_s: float) -> ProcessGroup:

@@ -1,4 +1,4 @@
-"""What ``test_distributed.py`` has ranks do: calls on shards of a map, and calls that some rank does not join."""
+"""What ranks are asked: calls on shards of a map, and calls that some rank does not join; and what is right."""
 
 import os
 import time
@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from halobench import Geometry, LayerSpec, Problem, RelativeTables, distributed, models
+from halobench import Geometry, LayerSpec, Problem, RelativeTables, backends, distributed, models
+from halobench.attention import oracle
 from halobench.attention.layer import HaloAttention
-from halobench.cases import workload
+from halobench.cases import accuracy, workload
+from halobench.cases.operator_call import Call, yardstick
 from halobench.distributed import Shards, shard_map
 from halobench.distributed.shards import unit
 from tests import ranks
 
-BACKENDS = ("strided_gather", "sdpa", "naive_unfold")
+BACKENDS = {"gloo": ("strided_gather", "sdpa", "naive_unfold"), "nccl": ("fused", "fused", "sdpa", "strided_gather")}
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Drawn:
     told: bool
 
 
-def drawn(seed: int, count: int) -> Drawn:
+def drawn(seed: int, count: int, kind: str = "gloo") -> Drawn:
     """Any problem on any shards: some without rows, some smaller than the halo."""
     draw = Random(seed)
     block, halo = draw.randint(1, 5), draw.randint(0, 9)
@@ -55,12 +57,12 @@ def drawn(seed: int, count: int) -> Drawn:
         relative=draw.random() < 0.8,
         dtype=draw.choice(["float32", "float32", "bfloat16"]),
     )
-    return Drawn(problem, shards, draw.choice(BACKENDS), draw.random() < 0.5)
+    return Drawn(problem, shards, draw.choice(BACKENDS[kind]), draw.random() < 0.5)
 
 
 def call(group: ProcessGroup, one: Drawn, seed: int, *, exchanged: bool = True) -> dict[str, np.ndarray]:
     """This rank's rows of the output and the gradients, and its gradients of the tables, as float64."""
-    problem, shards, rank = one.problem, one.shards, group.rank()
+    problem, shards, rank, device = one.problem, one.shards, group.rank(), ranks.device_of(group)
     inputs = problem.inputs(seed=seed)
     of_queries = shards.strided(problem.geometry.stride)
     leaves = {
@@ -69,19 +71,41 @@ def call(group: ProcessGroup, one: Drawn, seed: int, *, exchanged: bool = True) 
         "value": shards.local(inputs.value, rank),
         **({} if inputs.relative is None else inputs.relative._asdict()),
     }
-    leaves = {name: tensor.clone().requires_grad_() for name, tensor in leaves.items()}
+    leaves = {name: tensor.to(device, copy=True).requires_grad_() for name, tensor in leaves.items()}
     relative = RelativeTables(leaves["rows"], leaves["columns"]) if problem.relative else None
     output = distributed.attend(
         leaves["query"], leaves["key"], leaves["value"], relative, problem.geometry, group,
         backend=one.backend, shards=shards if one.told else None, exchanged=exchanged,
     )  # fmt: skip
-    cotangent = of_queries.local(workload.cotangent(problem, "cpu", seed), rank)
+    cotangent = of_queries.local(workload.cotangent(problem, "cpu", seed), rank).to(device)
     gradients = torch.autograd.grad(output, list(leaves.values()), cotangent)
     return numbers({"output": output, **dict(zip(leaves, gradients, strict=True))})
 
 
 def numbers(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    return {name: tensor.detach().double().numpy() for name, tensor in tensors.items()}
+    return {name: tensor.detach().double().cpu().numpy() for name, tensor in tensors.items()}
+
+
+def together(parts: list[dict[str, np.ndarray]], axis: int, whole: set[str], device: str = "cpu") -> dict[str, Tensor]:
+    """Rows of all ranks above one another; what ranks hold whole must be the same on all of them."""
+    for name in whole & set(parts[0]):
+        for part in parts:
+            np.testing.assert_array_equal(part[name], parts[0][name])
+    return {
+        name: torch.from_numpy(
+            parts[0][name] if name in whole else np.concatenate([part[name] for part in parts], axis)
+        ).to(device)
+        for name in parts[0]
+    }
+
+
+def fault(one: Drawn, seed: int, parts: list[dict[str, np.ndarray]], device: str = "cpu") -> str | None:
+    """What is wrong, by the accuracy rule, with what the ranks found; formula and truth are computed on ``device``."""
+    found = together(parts, 2, {"rows", "columns"}, device)
+    inputs = {name: tensor.to(device) for name, tensor in one.problem.inputs(seed=seed).tensors.items()}
+    whole = Call(inputs, workload.cotangent(one.problem, "cpu", seed).to(device), one.problem.geometry)
+    truth, plain = whole.to(torch.float64).results(oracle.attend), whole.results(yardstick)
+    return accuracy.compare_attention(found, truth, plain, backends.load(one.backend), whole).fault
 
 
 def unexchanged(group: ProcessGroup, one: Drawn, seed: int) -> dict[str, np.ndarray]:
@@ -97,7 +121,8 @@ def refused(group: ProcessGroup, geometry: Geometry, shards: Shards, backend: st
 
 def calls(group: ProcessGroup, seeds: range) -> list[dict[str, np.ndarray]]:
     """One after another, so that a message of one would be found in the next."""
-    return [call(group, drawn(seed, group.size()), seed) for seed in seeds]
+    kind = torch.distributed.get_backend(group)
+    return [call(group, drawn(seed, group.size(), kind), seed) for seed in seeds]
 
 
 def layer(
@@ -117,13 +142,26 @@ def layer(
 
 def network(group: ProcessGroup, name: str, overrides: dict[str, Any], image: Tensor, state: dict[str, Any]) -> Any:
     """The logits of an image of which this rank has its part."""
-    model = models.create(name, "sdpa", 10, **overrides).to(image.dtype).eval()
+    device = ranks.device_of(group)
+    model = models.create(name, "sdpa", 10, **overrides).to(device, image.dtype).eval()
     model.load_state_dict(state)
     distributed.shard_network(model, group, backend="sdpa")
     heights = [128] * (group.size() - 1)
     shards = Shards((*heights, image.shape[2] - sum(heights)))
     with torch.no_grad():
-        return model(shards.local(image, group.rank())).numpy()
+        return model(shards.local(image, group.rank()).to(device)).cpu().numpy()
+
+
+def unlike_itself(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with statistics that do not leave maps as they are, and blocks that do not begin as their shortcuts."""
+    torch.manual_seed(0)
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    for name, parameter in model.named_parameters():
+        if name.endswith("expand.1.weight"):
+            torch.nn.init.ones_(parameter)
+    return model
 
 
 def whole_layer(spec: LayerSpec, pixels: Tensor, attend: Any) -> HaloAttention:

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from halobench import Geometry, LayerSpec, Problem, Unsupported, backends, models
+from halobench import Geometry, LayerSpec, Problem, Unsupported, models
 from halobench.attention import oracle
-from halobench.cases import accuracy, workload
-from halobench.cases.operator_call import Call, yardstick
 from halobench.distributed import RankLost, Shards, shard_map, shard_network
 from halobench.distributed.sharded import cut
 from halobench.distributed.shards import overhang
@@ -33,19 +31,6 @@ def answers(ranks: Ranks) -> dict[int, list]:
     return {count: ranks.ask(count, sharded_calls.calls, SEEDS) for count in COUNTS}
 
 
-def together(parts: list[dict[str, np.ndarray]], axis: int, whole: set[str]) -> dict[str, torch.Tensor]:
-    """Rows of all ranks above one another; what ranks hold whole must be the same on all of them."""
-    for name in whole & set(parts[0]):
-        for part in parts:
-            np.testing.assert_array_equal(part[name], parts[0][name])
-    return {
-        name: torch.from_numpy(
-            parts[0][name] if name in whole else np.concatenate([part[name] for part in parts], axis)
-        )
-        for name in parts[0]
-    }
-
-
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_as_on_the_whole_map(answers: dict[int, list], count: int, seed: int) -> None:
@@ -53,12 +38,7 @@ def test_as_on_the_whole_map(answers: dict[int, list], count: int, seed: int) ->
     one = sharded_calls.drawn(seed, count)
     for part in answers[count]:
         assert not isinstance(part, Exception), part
-    found = together([part[seed] for part in answers[count]], 2, {"rows", "columns"})
-    cotangent = workload.cotangent(one.problem, "cpu", seed)
-    call = Call(one.problem.inputs(seed=seed).tensors, cotangent, one.problem.geometry)
-    truth, plain = call.to(torch.float64).results(oracle.attend), call.results(yardstick)
-    check = accuracy.compare_attention(found, truth, plain, backends.load(one.backend), call)
-    assert check.fault is None, one
+    assert sharded_calls.fault(one, seed, [part[seed] for part in answers[count]]) is None, one
 
 
 def test_what_is_drawn_is_hard_enough(answers: dict[int, list]) -> None:
@@ -111,7 +91,7 @@ def test_layer(ranks: Ranks, name: str, count: int) -> None:
     parts = ranks.ask(count, sharded_calls.layer, spec, pixels, cotangent, state)
     assert not [part for part in parts if isinstance(part, Exception)]
     weights = {name: weight.grad for name, weight in whole.named_parameters()}
-    found = together(parts, 2, set(weights))
+    found = sharded_calls.together(parts, 2, set(weights))
     for one, wanted in {"output": output.detach(), "map": leaf.grad, **weights}.items():
         torch.testing.assert_close(found[one], wanted, rtol=1e-10, atol=1e-10)
 
@@ -122,14 +102,7 @@ def test_layer(ranks: Ranks, name: str, count: int) -> None:
 )
 def test_network(ranks: Ranks, overrides: dict, height: int, count: int) -> None:
     """The logits of the whole image on every rank; the last rank's part may end anywhere."""
-    torch.manual_seed(0)
-    model = models.create("halonet_mini", "sdpa", 10, **overrides).double()
-    for buffer in model.buffers():  # statistics that do not leave maps as they are
-        if buffer.is_floating_point():
-            buffer.uniform_(0.5, 1.5)
-    for name, parameter in model.named_parameters():
-        if name.endswith("expand.1.weight"):  # blocks begin as their shortcuts
-            torch.nn.init.ones_(parameter)
+    model = sharded_calls.unlike_itself(models.create("halonet_mini", "sdpa", 10, **overrides).double())
     image = torch.randn(1, 3, height, 72, dtype=torch.float64)
     with torch.no_grad():
         whole = model.eval()(image).numpy()

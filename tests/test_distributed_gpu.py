@@ -1,0 +1,64 @@
+"""Halo attention on shards of two GPUs, through NCCL: as on the whole map."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from halobench import Geometry, Problem, models
+from halobench.distributed import Shards
+from tests import sharded_calls
+from tests.ranks import Ranks
+
+SEEDS = tuple(range(start, start + 12) for start in range(1000, 1156, 12))
+LAYERS = (
+    Problem(Geometry(8, 3), 64, 48, heads=4),
+    Problem(Geometry(8, 3, border="zero"), 48, 64, heads=4, value_dim=24),
+    Problem(Geometry(8, 3, stride=2), 64, 64, batch=2, heads=4, key_dim=32, value_dim=32),
+)
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs"),
+]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    with Ranks(2, tmp_path_factory.mktemp("ranks"), "nccl") as two:
+        yield two
+
+
+@pytest.mark.parametrize("seeds", SEEDS, ids=lambda seeds: f"from-{seeds.start}")
+def test_as_on_the_whole_map(two: Ranks, seeds: range) -> None:
+    """Output and all gradients, by the accuracy rule, of random problems."""
+    answers = two.ask(2, sharded_calls.calls, seeds)
+    for answer in answers:
+        assert not isinstance(answer, Exception), answer
+    for number, seed in enumerate(seeds):
+        one = sharded_calls.drawn(seed, 2, "nccl")
+        assert sharded_calls.fault(one, seed, [part[number] for part in answers], "cuda") is None, (seed, one)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("backend", ["fused", "sdpa"])
+@pytest.mark.parametrize("number", range(len(LAYERS)))
+def test_layers_of_networks(two: Ranks, number: int, backend: str, dtype: str) -> None:
+    """Heads and geometries of HaloNets, on uneven shards with an interior each."""
+    problem = replace(LAYERS[number], dtype=dtype)
+    one = sharded_calls.Drawn(problem, Shards((24, problem.height - 24)), backend, told=True)
+    parts = two.ask(2, sharded_calls.call, one, number)
+    assert not [part for part in parts if isinstance(part, Exception)]
+    assert sharded_calls.fault(one, number, parts, "cuda") is None
+
+
+def test_network(two: Ranks) -> None:
+    """The logits of the whole image on both ranks, in float64."""
+    model = sharded_calls.unlike_itself(models.create("halonet_mini", "sdpa", 10).double())
+    image = torch.randn(1, 3, 250, 72, dtype=torch.float64)
+    with torch.no_grad():
+        whole = model.eval()(image).numpy()
+    for answer in two.ask(2, sharded_calls.network, "halonet_mini", {}, image, model.state_dict()):
+        np.testing.assert_allclose(answer, whole, rtol=1e-9, atol=1e-9)
