@@ -152,6 +152,34 @@ def network(group: ProcessGroup, name: str, overrides: dict[str, Any], image: Te
         return model(shards.local(image, group.rank()).to(device)).cpu().numpy()
 
 
+def training(
+    group: ProcessGroup, overrides: dict[str, Any], images: Tensor, targets: Tensor, state: dict[str, Any], heights: Any
+) -> dict[str, np.ndarray]:
+    """Two steps of a network on images of which this rank has its rows; what they leave, and the images' gradient."""
+    device, shards = ranks.device_of(group), Shards(heights)
+    model = models.create("halonet_mini", "sdpa", 10, **overrides).to(device, images.dtype)
+    model.load_state_dict(state)
+    distributed.shard_network(model, group, backend="sdpa", shards=shards)
+    return stepped(model, shards.local(images, group.rank()).to(device), targets.to(device))
+
+
+def stepped(model: torch.nn.Module, images: Tensor, targets: Tensor) -> dict[str, np.ndarray]:
+    """Loss, logits, images' gradient, running statistics and all gradients of the second of two steps."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    model.train()
+    for _ in range(2):
+        images = images.detach().clone().requires_grad_()
+        optimizer.zero_grad()
+        logits = model(images)
+        loss = torch.nn.functional.cross_entropy(logits, targets)
+        loss.backward()
+        optimizer.step()
+    assert images.grad is not None
+    found = {"loss": loss, "logits": logits, "images": images.grad, **dict(model.named_buffers())}
+    gradients = {f"gradient of {name}": parameter.grad for name, parameter in model.named_parameters()}
+    return numbers({**found, **gradients})
+
+
 def unlike_itself(model: torch.nn.Module) -> torch.nn.Module:
     """The model with statistics that do not leave maps as they are, and blocks that do not begin as their shortcuts."""
     torch.manual_seed(0)

@@ -127,15 +127,45 @@ def test_networks_that_are_not_sharded(overrides: dict, named: str) -> None:
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 10)
 
 
-def test_a_sharded_network_does_not_train() -> None:
-    model = models.create("halonet_mini", "sdpa", 10)
+TRAINING = {
+    "one_rank": ({}, (256,), 2),
+    "uneven": ({}, (128, 256), 1),
+    "image_that_ends_anywhere": ({"border": "zero"}, (128, 256, 117), 2),
+    "four": ({}, (128, 128, 128, 60), 1),
+}
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_training_step_of_a_network(ranks: Ranks, name: str) -> None:
+    """Loss, logits, all gradients and the running statistics after two steps, as on the whole image."""
+    overrides, heights, batch = TRAINING[name]
+    torch.manual_seed(0)
+    model = sharded_calls.unlike_itself(models.create("halonet_mini", "sdpa", 10, **overrides).double())
+    images = 2 + 3 * torch.randn(batch, 3, sum(heights), 72, dtype=torch.float64)
+    targets = torch.arange(batch)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    whole = sharded_calls.stepped(model, images, targets)
+    parts = ranks.ask(len(heights), sharded_calls.training, overrides, images, targets, state, heights)
+    assert not [part for part in parts if isinstance(part, Exception)]
+    found = sharded_calls.together(parts, 2, set(whole) - {"images"})
+    assert set(found) == set(whole)
+    for one, wanted in whole.items():
+        np.testing.assert_allclose(found[one], wanted, rtol=1e-7, atol=1e-9 * np.abs(wanted).max(), err_msg=one)
+
+
+def test_dropout_is_not_sharded() -> None:
+    """Each rank would drop other channels of the same mean."""
+    model = models.create("halonet_mini", "sdpa", 10, drop_rate=0.1)
     shard_network(model, Alone(), backend="sdpa")
-    with pytest.raises(Unsupported, match="in training, normalisation would see the rows of one rank"):
+    with pytest.raises(Unsupported, match=r"dropout .* would differ on each rank, got drop_rate 0.1"):
         model(torch.zeros(2, 3, 64, 64))
 
 
 class Alone:
-    """A group that nobody asks."""
+    """A group of one, that nobody asks."""
+
+    def rank(self) -> int:
+        return 0
 
 
 @pytest.mark.fault

@@ -17,6 +17,7 @@ from torch.distributed import P2POp, ProcessGroup, Work
 
 from halobench.attention.geometry import Geometry
 from halobench.distributed.lost import ANYONE, waiting
+from halobench.distributed.messages import Message, note
 from halobench.distributed.shards import Shards
 
 Mail = list[tuple[int, Tensor]]  # ranks of the group, and what is sent to them or received from them
@@ -81,6 +82,8 @@ class Exchange:
             return
         with waiting(self.group, ANYONE, "a connection"):
             works = distributed.batch_isend_irecv(operations)
+        sent, received = ([(rank, tensor.nbytes) for rank, tensor in mail] for mail in (outgoing, incoming))
+        note(Message(tuple(sent), tuple(received)))
         peers = [rank for rank, _ in outgoing + incoming]
         if len(works) != len(peers):  # NCCL makes one work of them
             peers = [ANYONE] * len(works)

@@ -1,15 +1,18 @@
-"""A whole network's inference on one image whose rows the ranks hold: every layer that mixes rows fetches its own.
+"""A whole network on one image whose rows the ranks hold, inference and training: what mixes rows fetches its own.
 
 Convolutions and pooling run on this rank's rows and on those received beside them, as on any map, and what they make of
 received rows is dropped: a row or two of outputs at each edge. At the image's borders their own padding is at work.
+Backward, the gradients of received rows go back to their owners, and those of weights are summed over ranks.
 """
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from torch import Tensor, distributed, nn
+from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
 from halobench.attention.geometry import Geometry
@@ -17,47 +20,38 @@ from halobench.attention.layer import AttentionLayer, RelativePositions
 from halobench.attention.problem import RelativeTables, Unsupported
 from halobench.distributed import sharded
 from halobench.distributed.exchange import Arrive, Depart, Exchange
-from halobench.distributed.lost import ANYONE, waiting
+from halobench.distributed.layout import Layout
+from halobench.distributed.messages import exact
+from halobench.distributed.normalisation import normalised
 from halobench.distributed.shards import Shards
 from halobench.models.blocks import Bottleneck
 from halobench.models.halonet import HaloNet
 
 ROW_BY_ROW = (
     HaloNet, Bottleneck, nn.Sequential, RelativePositions,
-    nn.BatchNorm2d, nn.SiLU, nn.ReLU, nn.Identity, nn.Linear, nn.Dropout,
+    nn.SiLU, nn.ReLU, nn.Identity, nn.Linear, nn.Dropout,
 )  # fmt: skip
 MEANS = ("avg", "fast", "fastavg")  # what timm calls the mean over the map
 
 
-class Layout:
-    """Who holds which rows of each map: known from those of the image, for which ranks ask one another once."""
-
-    def __init__(self, group: ProcessGroup) -> None:
-        self.group = group
-        self.image = Shards(())
-
-    def begin(self, network: nn.Module, images: tuple[Tensor]) -> None:
-        """Ask for the shards of an image; a hook before each forward pass."""
-        if network.training:
-            raise Unsupported("a sharded network infers: in training, normalisation would see the rows of one rank")
-        self.image = sharded.asked(images[0], self.group)
-        if 0 in self.image.heights:
-            raise ValueError(f"every rank of a sharded network needs rows, got {self.image.heights}")
-
-    def of(self, height: int) -> Shards:
-        """The shards of the map of which this rank has so many rows: layers halve the image's, or keep them."""
-        shards, rank = self.image, self.group.rank()
-        while shards.heights[rank] > height:
-            shards = shards.strided(2)
-        return shards
-
-
-def shard_network(network: HaloNet, group: ProcessGroup | None = None, *, backend: str) -> HaloNet:
+def shard_network(
+    network: HaloNet,
+    group: ProcessGroup | None = None,
+    *,
+    backend: str,
+    shards: Shards | None = None,
+    exchanged: bool = True,
+) -> HaloNet:
     """Change a HaloNet so that it takes this rank's rows (batch, channels, h, W) of an image, and returns it.
 
     Its logits are those of the whole image, the same on every rank. Every map must be cut between blocks, the smallest,
     too: of HaloNet-H0, whose last map has 1/32 of the image's side and blocks of 8, the image every 256 rows.
-    Parameters and their names stay. It infers only.
+    Parameters and their names stay. In training, statistics are those of all ranks' rows, and where every rank computes
+    the same loss of the logits, all gradients of parameters are those of the whole image, the same on every rank: they
+    must not be summed or averaged again.
+
+    ``group``, ``shards`` (of the image) and ``exchanged`` as ``attend``'s; without exchange ranks do not communicate at
+    all, and nothing is right.
 
     Raises:
         Unsupported: a module mixes rows in a way that is not known here.
@@ -65,25 +59,50 @@ def shard_network(network: HaloNet, group: ProcessGroup | None = None, *, backen
     """
     group = group or distributed.group.WORLD
     assert group is not None
-    layout = Layout(group)
-    changed: list[tuple[nn.Module, str, object]] = []
-    for name, module in network.named_modules():
-        if ".pool" in name or name.startswith("global_pool."):
-            continue  # a part of what is pooled as a whole
-        if isinstance(module, AttentionLayer):
-            changed.append((module, "attend", partial(attended, layout, backend)))
-        elif isinstance(module, nn.Conv2d | nn.MaxPool2d):
-            reach, stride = reach_of(name, module)
-            if reach:
-                changed.append((module, "forward", partial(windowed, layout, module.forward, reach, stride)))
-        elif isinstance(module, SelectAdaptivePool2d) and module.pool_type in MEANS:
-            changed.append((module, "forward", partial(averaged, layout)))
-        elif not isinstance(module, ROW_BY_ROW):
-            raise Unsupported(f"{name}, a {type(module).__name__}, may mix rows in a way that is not sharded")
+    layout = Layout(group, shards, exchanged)
+    changed = [
+        (module, *change)
+        for name, module in network.named_modules()
+        # A part of what is pooled as a whole is none by itself.
+        if not (".pool" in name or name.startswith("global_pool."))
+        and (change := sharded_as(layout, backend, name, module))
+    ]
     for module, attribute, value in changed:
         setattr(module, attribute, value)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):  # what sees rows; normalisation and tables sum for themselves
+            for parameter in module.parameters(recurse=False):
+                hooked(parameter, layout.sum_gradient)
     network.register_forward_pre_hook(layout.begin)
     return network
+
+
+def sharded_as(layout: Layout, backend: str, name: str, module: nn.Module) -> tuple[str, Callable[..., Tensor]] | None:
+    """Which attribute of a module becomes what, if any.
+
+    Raises:
+        Unsupported: it mixes rows in a way that is not known here.
+        ValueError: no such backend.
+    """
+    if isinstance(module, AttentionLayer):
+        return "attend", partial(attended, layout, backend)
+    if isinstance(module, nn.Conv2d | nn.MaxPool2d):
+        reach, stride = reach_of(name, module)
+        return ("forward", partial(windowed, layout, module.forward, reach, stride)) if reach else None
+    if isinstance(module, nn.BatchNorm2d):
+        return "forward", partial(normalised, layout, module)
+    if isinstance(module, SelectAdaptivePool2d) and module.pool_type in MEANS:
+        return "forward", partial(averaged, layout)
+    if not isinstance(module, ROW_BY_ROW):
+        raise Unsupported(f"{name}, a {type(module).__name__}, may mix rows in a way that is not sharded")
+    return None
+
+
+def hooked(parameter: nn.Parameter, hook: Callable[[Tensor], Tensor]) -> None:
+    """Put a hook on the gradient of a parameter, also of one that has none for now."""
+    wanted = parameter.requires_grad
+    parameter.requires_grad_().register_hook(hook)
+    parameter.requires_grad_(wanted)
 
 
 def reach_of(name: str, module: nn.Conv2d | nn.MaxPool2d) -> tuple[int, int]:
@@ -115,7 +134,10 @@ def attended(
 ) -> Tensor:
     """As every ``attend``, on this rank's rows."""
     shards = layout.of(key.shape[2])
-    return sharded.attend(query, key, value, relative, geometry, layout.group, backend=backend, shards=shards)
+    return sharded.attend(
+        query, key, value, relative, geometry, layout.group,
+        backend=backend, shards=shards, exchanged=layout.travels,
+    )  # fmt: skip
 
 
 def windowed(layout: Layout, forward: Callable[[Tensor], Tensor], reach: int, stride: int, pixels: Tensor) -> Tensor:
@@ -124,7 +146,7 @@ def windowed(layout: Layout, forward: Callable[[Tensor], Tensor], reach: int, st
     rank, geometry = layout.group.rank(), Geometry(stride, -(-reach // stride) * stride)
     shards.check(geometry)
     above, below = (len(rows) for rows in shards.needed(rank, geometry))
-    exchange = Exchange(shards, geometry, layout.group)
+    exchange = Exchange(shards, geometry, layout.group, layout.travels)
     channels_last = pixels.permute(0, 2, 3, 1).unsqueeze(1)
     own, nothing, received = Depart.apply(exchange, channels_last, channels_last[..., :0])
     shard = sharded.Shard(own, own, nothing, Arrive.apply(exchange, received), above, below)
@@ -136,7 +158,20 @@ def windowed(layout: Layout, forward: Callable[[Tensor], Tensor], reach: int, st
 def averaged(layout: Layout, features: Tensor) -> Tensor:
     """The mean over the whole map (b c h W) -> (b c)."""
     pixels = layout.of(features.shape[2]).height * features.shape[3]
-    summed = features.float().sum((2, 3)) if features.dtype.itemsize == 2 else features.sum((2, 3))
-    with waiting(layout.group, ANYONE, "the mean of the last map"):
-        distributed.all_reduce(summed, group=layout.group)
+    summed: Tensor = Sum.apply(layout, features.sum((2, 3), dtype=exact(features.dtype)))
     return (summed / pixels).to(features.dtype)
+
+
+class Sum(torch.autograd.Function):
+    """The sum over the group, of which every rank then computes the same: so its gradient is each part's."""
+
+    @staticmethod
+    def forward(_ctx: Any, layout: Layout, part: Tensor) -> Tensor:
+        """One message."""
+        return layout.sum(part, "the mean of the last map")
+
+    @staticmethod
+    @once_differentiable
+    def backward(_ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        """Nothing is sent."""
+        return None, gradient

@@ -7,7 +7,7 @@ from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
-from halobench.distributed.lost import ANYONE, waiting
+from halobench.distributed.messages import exact, sum_over
 
 
 def replicated(group: ProcessGroup | None, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -32,10 +32,9 @@ class Replicated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """One message for all gradients."""
-        exact = torch.promote_types(gradients[0].dtype, torch.float32)
-        summed = torch.cat([gradient.flatten().to(exact) for gradient in gradients])
-        with waiting(ctx.group, ANYONE, "the sum of gradients"):
-            distributed.all_reduce(summed, group=ctx.group)
+        dtype = exact(gradients[0].dtype)
+        summed = torch.cat([gradient.flatten().to(dtype) for gradient in gradients])
+        sum_over(ctx.group, summed, "the sum of gradients")
         parts = summed.split([gradient.numel() for gradient in gradients])
         pairs = zip(parts, gradients, strict=True)
         return None, *(part.view(gradient.shape).to(gradient.dtype) for part, gradient in pairs)

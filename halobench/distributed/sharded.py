@@ -18,7 +18,7 @@ from halobench.attention import backends
 from halobench.attention.geometry import Geometry
 from halobench.attention.problem import Attend, RelativeTables, check_inputs
 from halobench.distributed.exchange import Arrive, Depart, Exchange
-from halobench.distributed.lost import ANYONE, waiting
+from halobench.distributed.messages import sum_over
 from halobench.distributed.replicated import replicated
 from halobench.distributed.shards import Shards, overhang, unit
 from halobench.wording import counted
@@ -43,8 +43,8 @@ def attend(
     the whole map. Those of the tables are summed over the group, which must not be done again, nor averaged.
 
     ``group`` is the default one if ``None``. ``shards`` says what all ranks hold; without it they ask one another at
-    each call, which waits for the device. ``exchanged=False`` computes with zeros in place of other ranks' rows: wrong,
-    for measuring what the exchange costs.
+    each call, which waits for the device. ``exchanged=False`` computes with zeros in place of other ranks' rows, and
+    sums no gradients: wrong, for measuring what the exchange costs.
 
     Raises:
         ValueError: the arguments do not fit one another, the group or the shards.
@@ -56,7 +56,7 @@ def attend(
     check_inputs(query, key, value, relative, geometry)
     shards = shards or asked(key, group)
     check_shard(key, geometry, group, shards)
-    if relative is not None:
+    if relative is not None and exchanged:
         relative = RelativeTables(*replicated(group, *relative))
     if not key.shape[2]:
         return nothing(query, key, value, relative)
@@ -77,9 +77,7 @@ def asked(key: Tensor, group: ProcessGroup) -> Shards:
     """What all ranks hold, from each of them."""
     heights = torch.zeros(group.size(), dtype=torch.int64, device=key.device)
     heights[group.rank()] = key.shape[2]
-    with waiting(group, ANYONE, "the heights of shards"):
-        distributed.all_reduce(heights, group=group)
-    return Shards(tuple(heights.tolist()))
+    return Shards(tuple(sum_over(group, heights, "the heights of shards").tolist()))
 
 
 def check_shard(key: Tensor, geometry: Geometry, group: ProcessGroup, shards: Shards) -> None:

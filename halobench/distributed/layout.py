@@ -1,0 +1,70 @@
+"""What a sharded network's layers share: the group, and who holds which rows of each map."""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from halobench.attention.problem import Unsupported
+from halobench.distributed import sharded
+from halobench.distributed.messages import exact, sum_over
+from halobench.distributed.shards import Shards
+from halobench.models.halonet import HaloNet
+
+
+@dataclass
+class Layout:
+    """``told`` are the shards of every image; without them ranks ask one another at each call.
+
+    ``travels`` is false for measuring what communication costs: each rank then computes as if it were alone.
+    """
+
+    group: ProcessGroup
+    told: Shards | None = None
+    travels: bool = True
+    image: Shards = field(default_factory=partial(Shards, ()))
+    known_shares: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
+
+    def begin(self, network: HaloNet, images: tuple[Tensor]) -> None:
+        """Note the shards of the image; a hook before each forward pass."""
+        rows, rank = images[0].shape[2], self.group.rank()
+        if network.training and network.drop_rate:
+            raise Unsupported(
+                f"dropout of a sharded network would differ on each rank, got drop_rate {network.drop_rate}"
+            )
+        self.image = self.told or sharded.asked(images[0], self.group)
+        if 0 in self.image.heights:
+            raise ValueError(f"every rank of a sharded network needs rows, got {self.image.heights}")
+        if len(self.image.heights) != self.group.size() or self.image.heights[rank] != rows:
+            raise ValueError(f"the image must have {rows} rows on rank {rank}, as here, got {self.image.heights}")
+
+    def of(self, height: int) -> Shards:
+        """The shards of the map of which this rank has so many rows: layers halve the image's, or keep them."""
+        shards, rank = self.image, self.group.rank()
+        while shards.heights[rank] > height:
+            shards = shards.strided(2)
+        return shards
+
+    def shares(self, features: Tensor) -> Tensor:
+        """Which share of a map (b c h W) each rank has, (ranks,). It is kept: the device would be waited for."""
+        heights, dtype = self.of(features.shape[2]).heights, exact(features.dtype)
+        key = heights, dtype, features.device
+        if key not in self.known_shares:
+            rows = torch.tensor(heights, dtype=dtype, device=features.device)
+            self.known_shares[key] = rows / sum(heights)
+        return self.known_shares[key]
+
+    def pixels(self, features: Tensor) -> int:
+        """Pixels of the whole map of which this rank has (b c h W), of all images."""
+        return len(features) * self.of(features.shape[2]).height * features.shape[3]
+
+    def sum(self, tensor: Tensor, wanted: str) -> Tensor:
+        """The sum over the group, in float32 at least; this rank's part where nothing travels."""
+        own = tensor.to(exact(tensor.dtype)).clone(memory_format=torch.contiguous_format)
+        return sum_over(self.group, own, wanted) if self.travels else own
+
+    def sum_gradient(self, gradient: Tensor) -> Tensor:
+        """The gradient of a weight that every rank holds whole: a hook of it."""
+        return self.sum(gradient, "the sum of gradients").to(gradient.dtype)
