@@ -84,6 +84,9 @@ SECTION = {  # of the whole run: paths below `halobench`
     "all_reduce_bytes_per_s": Column(
         "of `halobench.scale`: by number of ranks, the best bus bandwidth of an all-reduce", "bytes/s", "a suite's file"
     ),
+    "link_bytes_per_s": Column(
+        "the same of sending to the next rank, each way, where ranks share an image", "bytes/s", "as above"
+    ),
     "fingerprint": Column("machine, software and commit", null="what could not be found out"),
     "ceilings.device": Column("where the ceilings were measured"),
     "ceilings.dtype": Column("of which matrix products"),

@@ -57,6 +57,45 @@ def of_seconds(name: str, meaning: str, null: str = "nothing of the case was run
     return Field(f"seconds.{name}", "number", meaning, "s", "halobench.measure.engine", null)
 
 
+def of_scaling(name: str, kind: Kind, meaning: str, unit: str = "", null: str = "a row of the suites") -> Field:
+    """A column of what several ranks did together."""
+    return Field(f"scaling.{name}", kind, meaning, unit, "halobench.scale.campaign", null)
+
+
+SINGLE = "a row of the suites, or a single rank"
+NO_SINGLE = "a row of the suites, or the single rank has no time"
+SCALING = {
+    "scaling": of_scaling("kind", "text", "`weak`: the batch of a rank is the same; `strong`: that of all ranks"),
+    "ranks": of_scaling("ranks", "count", "processes that worked together, a GPU each"),
+    "efficiency": of_scaling(
+        "efficiency", "number", "t1 / tN; under strong scaling t1 / (N tN), paired by rounds", "", NO_SINGLE
+    ),
+    "efficiency_low": of_scaling(
+        "efficiency_low", "number", "lower end of its bootstrap 95 % interval", "", NO_SINGLE
+    ),
+    "efficiency_high": of_scaling("efficiency_high", "number", "upper end of that interval", "", NO_SINGLE),
+    "communicated_bytes": of_scaling(
+        "communicated_bytes", "number", "gradients all-reduced a step; of a shared image, what the rank sends and sums "
+        "that does so most", "bytes", SINGLE,
+    ),
+    "communication_ms": of_scaling(
+        "communication_ms", "positive", "sending the same by itself", "ms", SINGLE
+    ),
+    "exposed_ms": of_scaling("exposed_ms", "number", "the call less the same without communication", "ms", SINGLE),
+    "bus_bytes_per_s": of_scaling(
+        "bus_bytes_per_s", "positive", "bus bandwidth of that, as nccl-tests define it", "bytes/s", SINGLE
+    ),
+    "bus_share": of_scaling(
+        "bus_share", "number", "over the best that an all-reduce of any size reached; of a shared image, that sending "
+        "to the next rank did", "", SINGLE,
+    ),
+    "rank_peak_bytes": of_scaling(
+        "rank_peak_bytes", "number", "`peak_bytes` of the rank that needs most", "bytes",
+        "a row of the suites, an older file, or on a CPU",
+    ),
+}  # fmt: skip
+
+
 NO_LAYER = "a row about an operator, which has no layer"
 UNKNOWN_COST = "the backend gives no account of its work (no `execution`)"
 NO_COUNT = "not asked (network stages of the default tier), or the counter cannot see this backend"
@@ -148,6 +187,7 @@ FIELDS = {
     "measured_s": of_seconds("measured", "its calls while memory, time and energy were measured, and when asked again"),
     "checks_s": of_seconds("checks", "the checks of its answers", "nothing of the case was run, or an older file"),
     "harness_s": of_seconds("harness", "everything else: inputs, the checks, statistics"),
+    **SCALING,
 }  # fmt: skip
 SHARED = (
     "suite", "case", "backend", "direction", "label", "device", "status", "reason", "median_ms", "low_ms", "high_ms",
@@ -165,14 +205,6 @@ def of_network(name: str, kind: Kind, meaning: str, unit: str = "", null: str = 
 def of_measured(path: str, kind: Kind, meaning: str, unit: str = "", null: str = UNTIMED) -> Field:
     """A column of what was measured of a network."""
     return Field(path, kind, meaning, unit, "halobench.measure.networks", null)
-
-
-def of_scaling(name: str, kind: Kind, meaning: str, unit: str = "", null: str = "a row of the suites") -> Field:
-    """A column of a training step on several ranks."""
-    return Field(f"scaling.{name}", kind, meaning, unit, "halobench.scale.campaign", null)
-
-
-SINGLE = "a row of the suites, or a single rank"
 
 
 def of_part(name: str, meaning: str, only: str = "") -> Field:
@@ -211,18 +243,7 @@ NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {
     "replayed": of_measured("latency.replayed", "flag", "whether the call was the replay of a CUDA graph"),
     "first_step_s": of_measured("throughput.first_step_s", "number", "the first step, compiling included", "s"),
     "resident_bytes": of_measured("memory.resident_bytes", "number", "weights, gradients, optimizer, images", "bytes"),
-    "scaling": of_scaling("kind", "text", "`weak`: the batch of a rank is the same; `strong`: that of all ranks"),
-    "ranks": of_scaling("ranks", "count", "processes that trained together, a GPU each"),
-    "efficiency": of_scaling("efficiency", "number", "t1 / tN; under strong scaling t1 / (N tN), paired by rounds"),
-    "efficiency_low": of_scaling("efficiency_low", "number", "lower end of its bootstrap 95 % interval"),
-    "efficiency_high": of_scaling("efficiency_high", "number", "upper end of that interval"),
-    "communicated_bytes": of_scaling("communicated_bytes", "number", "gradients all-reduced a step", "bytes", SINGLE),
-    "communication_ms": of_scaling("communication_ms", "positive", "all-reducing these buckets alone", "ms", SINGLE),
-    "exposed_ms": of_scaling("exposed_ms", "number", "the step less the same without communication", "ms", SINGLE),
-    "bus_bytes_per_s": of_scaling(
-        "bus_bytes_per_s", "positive", "bus bandwidth of that, as nccl-tests define it", "bytes/s", SINGLE
-    ),
-    "bus_share": of_scaling("bus_share", "number", "over the best that an all-reduce of any size reached", "", SINGLE),
+    **SCALING,
     "preparation_ms": of_part("preparation", "the images, scaled and put into one batch"),
     "backbone_ms": of_part("backbone", "the backbone"),
     "pyramid_ms": of_part("pyramid", "the feature pyramid and the region proposal network, with their losses"),

@@ -3,7 +3,8 @@
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +16,11 @@ from halobench import terminal
 from halobench.attention.problem import Unsupported
 from halobench.machine import load, memory
 from halobench.machine.environment import fingerprint
-from halobench.records.schema import SCHEMA_VERSION
+from halobench.measure.journal import Journal, JournalError
+from halobench.records.schema import OK, SCHEMA_VERSION
+from halobench.scale import replay
 from halobench.scale.campaign import Campaign
-from halobench.scale.settings import NAME, Settings, parse
+from halobench.scale.settings import NAME, STEPS, Settings, parse
 from halobench.train.processes import LOST, Processes
 from halobench.train.unusable import Unusable
 from halobench.wording import counted
@@ -35,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check(settings.output)
         device = processes.device(settings.device)
-        with processes.joined(device):
+        with replay.prepared(settings, device), processes.joined(device):
             measure(settings, processes, device)
-    except (Unusable, Unsupported, RuntimeError, MemoryError) as error:
+    except (Unusable, Unsupported, JournalError, RuntimeError, MemoryError) as error:
         problem = problem_of(error, processes)
         if problem is None:
             raise
@@ -47,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def problem_of(error: Exception, processes: Processes) -> str | None:
     """What the user is to read about an error, or ``None`` where it is a fault of the program."""
-    if isinstance(error, Unusable | Unsupported):
+    if isinstance(error, Unusable | Unsupported | JournalError):
         return str(error)
     if memory.ran_out(error):
         return f"out of memory: a smaller --batch, or fewer --models ({str(error).splitlines()[0]})"
@@ -63,29 +66,50 @@ def check(output: Path) -> None:
 
 
 def measure(settings: Settings, processes: Processes, device: torch.device) -> None:
-    """Measure every network, show a line a point, and leave all rows in one file; the first rank writes."""
+    """Measure every model, show a line a point, and leave all rows in one file; the first rank writes.
+
+    Until the end the rows stand in a journal beside it.
+    """
     started, before = time.monotonic(), load.watch(settings.device, 0.5)
     campaign = Campaign(settings, device, processes.rank)
+    header = {
+        "schema": SCHEMA_VERSION,
+        "tier": "scaling",
+        "options": described(settings),
+        "fingerprint": fingerprint(settings.device),
+        "ceilings": None,
+        "load": {"before": asdict(before)},
+    }
     rows = []
-    for model in settings.models:
-        found = campaign.rows(model)
-        rows += found
-        for row in found:
-            print(said(row), flush=True)
-    if processes.first:
-        header = {
-            "schema": SCHEMA_VERSION,
-            "tier": "scaling",
-            "options": described(settings),
-            "fingerprint": fingerprint(settings.device),
-            "ceilings": None,
-            "load": {"before": asdict(before)},
-            "failures": [],
-            "harness": {"wall_s": time.monotonic() - started},
-            "all_reduce_bytes_per_s": {str(count): rate for count, rate in campaign.ceilings.items()},
-        }
-        write(settings.output, header, campaign.settled(rows))
-        print(f"{settings.output}: {counted(len(rows), 'row')}")
+    with kept(settings.output, header, processes) as keep:
+        for model in settings.models:
+            for row in campaign.rows(model):
+                rows.append(row)
+                keep(row)
+                print(said(row), flush=True)
+        if processes.first:
+            ceilings = "all_reduce_bytes_per_s" if settings.what == STEPS else "link_bytes_per_s"
+            settled = campaign.settled(rows)
+            header |= {
+                "failures": [row for row in settled if row["status"] != OK],
+                "harness": {"wall_s": time.monotonic() - started},
+                ceilings: {str(count): rate for count, rate in campaign.ceilings.items()},
+            }
+            write(settings.output, header, [row for row in settled if row["status"] == OK])
+            print(f"{settings.output}: {counted(len(rows), 'row')}")
+
+
+@contextmanager
+def kept(output: Path, header: Fields, processes: Processes) -> Iterator[Callable[[Fields], None]]:
+    """What puts a row into the journal, which is gone once the results are written."""
+    if not processes.first:
+        yield lambda _row: None
+        return
+    journal = Journal(output.with_suffix(".jsonl"), resume=False, rotate=True)
+    journal.begin(header)
+    yield journal.append
+    journal.close()
+    journal.path.unlink()
 
 
 def described(settings: Settings) -> Fields:
@@ -127,12 +151,15 @@ def write(path: Path, header: Fields, rows: list[Fields]) -> None:
 
 def said(row: Fields) -> str:
     """A point in a line."""
-    scaling, times = row["scaling"], row["latency"]
-    line = (
-        f"{row['network']['model']}, {scaling['kind']}, {counted(scaling['ranks'], 'rank')}: "
-        f"{times['median_ms']:.3g} ms, {row['throughput']['images_per_s']:.4g} images/s, "
-        f"efficiency {scaling['efficiency']:.1%}"
-    )
+    scaling = row["scaling"]
+    line = f"{row['case']}: "
+    if row["status"] != OK:
+        return f"{line}{row['status']}, {row['reason']}"
+    line += f"{row['latency']['median_ms']:.3g} ms"
+    if "throughput" in row:
+        line += f", {row['throughput']['images_per_s']:.4g} images/s"
+    if "efficiency" in scaling:
+        line += f", efficiency {scaling['efficiency']:.1%}"
     if "communication_ms" not in scaling:
         return line
     return (

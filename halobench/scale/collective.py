@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
 import torch
 from torch import distributed
-from torch.distributed import ProcessGroup, ReduceOp
+from torch.distributed import P2POp, ProcessGroup, ReduceOp, get_global_rank
+
+from halobench.distributed.messages import Message
 
 CALLS = 10
 SIZES = {"cuda": (2**20, 2**24, 2**26, 2**28), "cpu": (2**16, 2**20, 2**22)}  # bytes of which the best rate counts
@@ -52,13 +55,25 @@ def together(group: ProcessGroup, device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def largest(number: float | None, device: torch.device, group: ProcessGroup | None) -> float | None:
+    """The largest of all ranks' numbers, ``None`` where one of them does not know."""
+    return together_as(ReduceOp.MAX, number, device, group)
+
+
 def total(number: float | None, device: torch.device, group: ProcessGroup | None) -> float | None:
     """The sum over all ranks, ``None`` where one of them does not know."""
+    return together_as(ReduceOp.SUM, number, device, group)
+
+
+def together_as(how: Any, number: float | None, device: torch.device, group: ProcessGroup | None) -> float | None:
+    """The numbers of all ranks reduced to one."""
     if group is None:
         return number
     known = torch.tensor([float("nan") if number is None else number], dtype=torch.float64, device=device)
-    distributed.all_reduce(known, group=group)
-    return None if bool(known.isnan()) else float(known)
+    unknown = known.isnan().to(torch.float64)
+    distributed.all_reduce(unknown, group=group)
+    distributed.all_reduce(known, how, group)
+    return None if bool(unknown) else float(known)
 
 
 def reduce_ms(sizes: Sequence[int], device: torch.device, group: ProcessGroup) -> float:
@@ -71,6 +86,53 @@ def reduce_ms(sizes: Sequence[int], device: torch.device, group: ProcessGroup) -
 
     slowest_ms(reduced, 2, device, group)
     return median(slowest_ms(reduced, CALLS, device, group))
+
+
+def messages_ms(messages: Sequence[Message], device: torch.device, group: ProcessGroup) -> float:
+    """The time of sending these messages, one after the other with nothing between, in ms."""
+    rows, sums = [], {}
+    for message in messages:
+        if message.summed:
+            sums[message.summed] = torch.zeros(message.summed, dtype=torch.uint8, device=device)
+        both = ((distributed.isend, message.sent), (distributed.irecv, message.received))
+        rows.append(
+            [
+                P2POp(way, torch.zeros(size, dtype=torch.uint8, device=device), get_global_rank(group, rank), group)
+                for way, mail in both
+                for rank, size in mail
+            ]
+        )
+
+    def sent() -> None:
+        for message, operations in zip(messages, rows, strict=True):
+            if message.summed:
+                distributed.all_reduce(sums[message.summed], group=group)
+            if operations:
+                for work in distributed.batch_isend_irecv(operations):
+                    work.wait()
+
+    slowest_ms(sent, 2, device, group)
+    return median(slowest_ms(sent, CALLS, device, group))
+
+
+def sent_bytes(messages: Sequence[Message]) -> int:
+    """What a rank sends in these messages; of a sum, its size."""
+    return sum(message.summed + sum(size for _, size in message.sent) for message in messages)
+
+
+def bus_bytes(messages: Sequence[Message], ranks: int) -> float:
+    """What of it a link carries, as nccl-tests count it: rows as they are, sums times 2 (n - 1) / n."""
+    return sum(message.summed * 2 * (ranks - 1) / ranks + sum(size for _, size in message.sent) for message in messages)
+
+
+def link(device: torch.device, group: ProcessGroup) -> float:
+    """The best rate at which each rank sends to the next and receives from the one before, in bytes/s each way."""
+    rank, ranks = group.rank(), group.size()
+    rates = []
+    for size in SIZES[device.type]:
+        ring = Message((((rank + 1) % ranks, size),), (((rank - 1) % ranks, size),))
+        rates.append(size / messages_ms([ring], device, group) * 1e3)
+    return max(rates)
 
 
 def bus_bytes_per_s(size: int, ms: float, ranks: int) -> float:

@@ -1,87 +1,94 @@
-"""A network on one rank of several that train together: its step, with communication and without."""
+"""Training steps on 1, 2, ... ranks with a part of the batch each, with communication and without."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import GradBucket, ProcessGroup  # type: ignore[attr-defined]
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook, bf16_compress_hook
+from torch.distributed import ProcessGroup
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from halobench.cases.network import Network
+from halobench.cases.network import Network, NetworkCase
+from halobench.distributed.messages import Message
+from halobench.scale.collective import bus_bytes, reduce_ms
+from halobench.scale.point import Calls, Point
+from halobench.scale.replay import warm
 from halobench.scale.settings import Settings
 from halobench.train.workload import network_model, training_step
 
-WARM_UP_STEPS = 3  # DistributedDataParallel orders its buckets anew after the first
+SUITE = "scaling"
+BUCKETS = ("rebuilt_bucket_sizes", "bucket_sizes")  # what DistributedDataParallel logs of them, the last first
 
 
-@dataclass
-class Replica:
-    """``step`` trains with the group, ``silent`` is the same step without communication.
-
-    ``buckets`` are the bytes of each all-reduce of the last step, in order; none on a single rank, whose two steps are
-    one and the same.
-    """
-
-    model: nn.Module
-    step: Callable[[], Tensor]
-    silent: Callable[[], Tensor]
-    resident_bytes: int
-    buckets: list[int] = field(default_factory=list)
-
-    @property
-    def parameters(self) -> int:
-        """Trainable numbers of the model."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+def steps(
+    model: str, settings: Settings, groups: Mapping[int, ProcessGroup | None], device: torch.device
+) -> Iterator[list[Point]]:
+    """One rank first; then weak and, where the batch can be divided, strong scaling."""
+    batch = settings.batch
+    found = []
+    for count, group in groups.items():
+        kinds = {"weak": batch} | ({"strong": batch // count} if count > 1 and batch % count == 0 else {})
+        for kind, own in kinds.items():
+            network = settings.network(model, own)
+            case = NetworkCase(SUITE, network, "training", settings.device, (SUITE,))
+            row = case.row() | {"case": f"{case.name}-{kind}-x{count}"}
+            make = partial(replica, network, settings, group, device)
+            found.append(Point(count, kind, own * count, group, make, row))
+    yield found
 
 
-def replica(network: Network, settings: Settings, group: ProcessGroup | None, device: torch.device) -> Replica:
-    """The network, warm; ``group`` is ``None`` for a single rank, which needs no ``DistributedDataParallel``."""
+def replica(network: Network, settings: Settings, group: ProcessGroup | None, device: torch.device) -> Calls:
+    """The network's step, warm; ``group`` is ``None`` for a single rank, which needs no ``DistributedDataParallel``."""
     model = network_model(network, device)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     if group is None:
         step, tensors = training_step(model, network, device)
-        made = Replica(model, step, step, 0)
+        silent: Callable[[], Tensor] | None = None
     else:
-        if settings.sync_batch_norm:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
-        together = DistributedDataParallel(
-            model,
-            device_ids=[device] if device.type == "cuda" else None,
-            process_group=group,
-            bucket_cap_mb=settings.bucket_mib,
-            gradient_as_bucket_view=True,
-        )
+        together = spread(model, settings, group, device)
         step, tensors = training_step(together, network, device)
-        made = Replica(model, step, partial(without_communication, together, step), 0)
-        together.register_comm_hook(Sent(made, group, compress=settings.compress), counted)
-    for _ in range(WARM_UP_STEPS):
-        made.step()
-    made.silent()
-    made.resident_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors())
+        silent = partial(without_communication, together, step)
+    warm(step, settings)
+    if silent is not None:
+        warm(silent, settings)
+        step()  # logs the buckets of a step that communicates
+    resident = sum(tensor.nbytes for tensor in tensors())
+    made = Calls(step, silent or step, resident, step, parameters)
+    if settings.captured:
+        made.capture()
+    if group is not None:
+        sizes = [size // 2 if settings.compress else size for size in buckets(together)]
+        made.alone_ms, made.sent_bytes = partial(reduce_ms, sizes, device, group), sum(sizes)
+        made.bus_bytes = bus_bytes([Message(summed=size) for size in sizes], group.size())
     return made
+
+
+def spread(model: nn.Module, settings: Settings, group: ProcessGroup, device: torch.device) -> DistributedDataParallel:
+    """The model as it is called in training, its gradients averaged over the group."""
+    if settings.sync_batch_norm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
+    together = DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        process_group=group,
+        bucket_cap_mb=settings.bucket_mib,
+        gradient_as_bucket_view=True,
+        static_graph=settings.static_graph,
+    )
+    if settings.compress:
+        together.register_comm_hook(group, bf16_compress_hook)
+    return together
+
+
+def buckets(together: DistributedDataParallel) -> list[int]:
+    """The bytes of each all-reduce of a step, in order."""
+    logged = together._get_ddp_logging_data()  # noqa: SLF001 - nothing public tells them
+    sizes: str = next(filter(None, (logged.get(name) for name in BUCKETS)))
+    return [int(size) for size in sizes.split(", ")]
 
 
 def without_communication(together: DistributedDataParallel, step: Callable[[], Tensor]) -> Tensor:
     """The step with gradients of this rank's images alone."""
     with together.no_sync():
         return step()
-
-
-@dataclass
-class Sent:
-    """Whose gradients are sent, to whom, and whether as bfloat16."""
-
-    made: Replica
-    group: ProcessGroup
-    compress: bool
-
-
-def counted(sent: Sent, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """All-reduce a bucket of gradients, and note how many bytes that are."""
-    if bucket.index() == 0:
-        sent.made.buckets = []
-    buffer = bucket.buffer()
-    sent.made.buckets.append(buffer.numel() * (2 if sent.compress else buffer.element_size()))
-    return (bf16_compress_hook if sent.compress else allreduce_hook)(sent.group, bucket)

@@ -13,6 +13,21 @@ from halobench.cases.network import Network
 
 NAME = "halobench.scale"
 PAIRS = tuple(name for number in range(8) for name in (f"halonet_h{number}", f"efficientnet_b{number}"))
+STEPS = "steps"
+WHAT = {
+    STEPS: "training steps, a part of the batch on each rank",
+    "operator": "halo attention of one image that ranks share",
+    "inference": "a network's inference on one image that ranks share",
+    "training": "its training step",
+}
+SHARED = {  # models and sides of an image, if the user names none: on a GPU, and on a CPU
+    ("operator", True): (("halonet_h0",), (1024, 2048, 4096, 8192)),
+    ("operator", False): (("halonet_mini",), (256,)),
+    ("inference", True): (("halonet_h0",), (1024, 2048, 4096, 8192)),
+    ("inference", False): (("halonet_mini",), (256,)),
+    ("training", True): (("halonet_h0",), (1024, 2048, 4096)),
+    ("training", False): (("halonet_mini",), (256,)),
+}
 SMALL = ("halonet_mini", "efficientnet_mini")  # what a CPU measures in seconds
 
 
@@ -21,6 +36,7 @@ class Settings:
     """``batch`` counts images a rank under weak scaling, and all images under strong scaling.
 
     ``counts`` are the numbers of ranks, the first of them 1. Of each point ``rounds`` times ``steps`` are timed.
+    ``what`` is one of ``WHAT``; ``sides`` are those of the image that ranks share. ``captured``: calls are replayed.
     """
 
     models: tuple[str, ...]
@@ -36,12 +52,24 @@ class Settings:
     compress: bool
     sync_batch_norm: bool
     output: Path
+    what: str = STEPS
+    sides: tuple[int, ...] = ()
+    captured: bool = False
+    static_graph: bool = False
 
     def network(self, model: str, batch: int) -> Network:
         """The network that each rank trains on ``batch`` images."""
         entry = models.entry(model)
         backend = self.backend if entry.has_attention else None
-        return Network(model, entry.image_size, batch, self.dtype, backend, compiled=self.compiled)
+        return Network(
+            model,
+            entry.image_size,
+            batch,
+            self.dtype,
+            backend,
+            compiled=self.compiled,
+            captured=self.captured and not self.compiled,
+        )
 
 
 def parse(arguments: Sequence[str] | None, world: int) -> Settings:
@@ -49,28 +77,44 @@ def parse(arguments: Sequence[str] | None, world: int) -> Settings:
     command = parser()
     options = command.parse_args(arguments)
     gpu = (options.device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cuda"
+    shared = options.what != STEPS
     if gpu and not torch.cuda.is_available():
         command.error("argument --device: torch sees no CUDA device on this machine")
-    names = tuple(options.models.split(",")) if options.models else PAIRS if gpu else SMALL
-    backend = options.backend or ("fused_cuda" if gpu else "sdpa")
+    usual, sides = SHARED[options.what, gpu] if shared else (PAIRS if gpu else SMALL, ())
+    names = tuple(options.models.split(",")) if options.models else usual
+    backend = options.backend or (("fused" if shared else "fused_cuda") if gpu else "sdpa")  # strips or not
     try:
-        for name in names:
-            models.entry(name)
+        without = [name for name in names if not models.entry(name).has_attention]
         backends.load(backend)
         counts = counts_of(options.ranks, world)
+        sides = numbers("--sides", options.sides, 1) if options.sides else sides
     except (ValueError, ModuleNotFoundError) as error:
         command.error(str(error))
+    if shared and without:
+        command.error(f"argument --what {options.what}: is for models with attention, got {without[0]!r}")
+    refuse(command, options, gpu=gpu, shared=shared)
+    return Settings(
+        names, backend, "cuda" if gpu else "cpu", "bfloat16" if gpu else "float32",
+        options.batch or (128 if gpu else 4), counts, options.steps or (20 if gpu else 2),
+        options.rounds or (10 if gpu else 2), options.compiled, options.bucket_mib, options.compress,
+        options.sync_batch_norm, options.output, options.what, sides, options.captured, options.static_graph,
+    )  # fmt: skip
+
+
+def refuse(command: argparse.ArgumentParser, options: argparse.Namespace, *, gpu: bool, shared: bool) -> None:
+    """End the program where options do not fit one another."""
     for name in ("batch", "steps", "rounds", "bucket_mib"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             command.error(f"argument --{name.replace('_', '-')}: must be at least 1, got {getattr(options, name)}")
     if options.sync_batch_norm and not gpu:
         command.error("argument --sync-batch-norm: PyTorch's SyncBatchNorm needs a GPU")
-    return Settings(
-        names, backend, "cuda" if gpu else "cpu", "bfloat16" if gpu else "float32",
-        options.batch or (128 if gpu else 4), counts, options.steps or (20 if gpu else 2),
-        options.rounds or (10 if gpu else 2), options.compiled, options.bucket_mib, options.compress,
-        options.sync_batch_norm, options.output,
-    )  # fmt: skip
+    if options.captured and not gpu:
+        command.error("argument --captured: CUDA graphs need a GPU")
+    for name in ("batch", "compiled", "compress", "sync_batch_norm", "static_graph"):
+        if shared and getattr(options, name):
+            command.error(f"argument --{name.replace('_', '-')}: is for --what {STEPS}, got --what {options.what}")
+    if options.sides and not shared:
+        command.error(f"argument --sides: is for one image that ranks share, got --what {STEPS}")
 
 
 def counts_of(text: str | None, world: int) -> tuple[int, ...]:
@@ -81,24 +125,50 @@ def counts_of(text: str | None, world: int) -> tuple[int, ...]:
     """
     if text is None:
         return tuple(sorted({*(2**power for power in range(world.bit_length())), world}))
+    return tuple(sorted({1, *numbers("--ranks", text, 1, world)}))  # efficiencies are over one rank
+
+
+def numbers(option: str, text: str, least: int, most: int | None = None) -> tuple[int, ...]:
+    """The numbers that an option lists.
+
+    Raises:
+        ValueError: one of them cannot be.
+    """
     given = text.split(",")
-    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= world for part in given):
-        raise ValueError(f"--ranks must be numbers from 1 to {world}, separated by commas, got {text!r}")
-    return tuple(sorted({1, *map(int, given)}))  # efficiencies are over one rank
+    if not all(
+        part.isascii() and part.isdigit() and least <= int(part) and (most is None or int(part) <= most)
+        for part in given
+    ):
+        upto = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{option} must be numbers {upto}, separated by commas, got {text!r}")
+    return tuple(map(int, given))
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     command = terminal.parser(
         NAME,
-        "Measure training steps on 1, 2, ... ranks in one run, under weak and strong scaling.\n"
+        "Measure on 1, 2, ... ranks in one run: training steps under weak and strong scaling, or what ranks do that\n"
+        "share one image. "
         "Start it with torchrun, a process a GPU (or on a CPU):\n"
         "torchrun --nproc-per-node N -m halobench.scale --output FILE",
-        ["--output results/mine-scaling.json", "--models halonet_h1,efficientnet_b1 --compiled --output mine.json"],
+        [
+            "--output results/mine-scaling.json",
+            "--models halonet_h1,efficientnet_b1 --compiled --output mine.json",
+            "--what inference --sides 1024,8192 --output mine-image.json",
+        ],
     )
     command.add_argument("--output", type=Path, required=True, metavar="FILE", help="the results file (.json)")
-    command.add_argument("--models", metavar="A,B", help="default: H0 to H7 and B0 to B7; on a CPU, two small ones")
-    command.add_argument("--backend", metavar="NAME", help="of attention slots; default: fused_cuda, sdpa on a CPU")
+    command.add_argument(
+        "--what", choices=tuple(WHAT), default=STEPS, help="; ".join(f"{name}: {said}" for name, said in WHAT.items())
+    )
+    command.add_argument(
+        "--models", metavar="A,B", help="default: H0 to H7 and B0 to B7, on one image H0; on a CPU, small ones"
+    )
+    command.add_argument("--sides", metavar="A,B", help="of one image; default: 1024,2048,4096,8192, on a CPU 256")
+    command.add_argument(
+        "--backend", metavar="NAME", help="of attention slots; default: fused_cuda, on one image fused, on a CPU sdpa"
+    )
     command.add_argument("--device", choices=("cpu", "cuda"), help="default: GPUs where there are some")
     command.add_argument(
         "--batch", type=int, metavar="N", help="images a rank (weak), of all ranks (strong); default: 128"
@@ -107,6 +177,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--steps", type=int, metavar="N", help="steps of a round; default: 20, on a CPU 2")
     command.add_argument("--rounds", type=int, metavar="N", help="rounds in which points take turns; default: 10, 2")
     command.add_argument("--compiled", action="store_true", help="torch.compile each network")
+    command.add_argument("--captured", action="store_true", help="replay calls as CUDA graphs, communication included")
+    command.add_argument("--static-graph", action="store_true", help="DistributedDataParallel's static_graph")
     command.add_argument(
         "--bucket-mib", type=int, default=25, metavar="N", help="gradients of an all-reduce; default: 25"
     )
