@@ -19,6 +19,7 @@ from halobench.figures import (
     ranks,
     roofline,
     scaling,
+    shared,
     summary,
 )
 from halobench.figures.index import write_index
@@ -88,6 +89,8 @@ def named_figures(chosen: list[Selection], of_networks: list[Selection], folder:
             yield f"{selection.slug}-training-{name}", figure
         for name, figure in detection.draw(selection):
             yield f"{selection.slug}-detection-{name}", figure
+        for name, figure in shared.draw(selection):
+            yield f"{selection.slug}-{name}", figure
     if folder is not None:
         yield from curves.draw(folder)
         yield from precision.draw(folder)
@@ -112,8 +115,9 @@ def figures(selection: Selection) -> Drawn:
         yield from roofline.draw(selection)
         yield from bars.draw_work(selection)
         yield from closed_form.draw(selection)
+    yield from shared.draw(selection)
     for suite in suites:
-        if suite != "operator":
+        if suite not in ("operator", shared.SUITE):
             for name, figure in other_suite(selection, suite):
                 yield f"{plain(suite)}-{name}", figure
 

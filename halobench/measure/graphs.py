@@ -81,8 +81,8 @@ def capture(call: Callable[[], Outcome], name: str, errors: str = "global") -> R
     """The call, as a graph; ``name`` says in messages whose call it is.
 
     ``errors`` says whose calls end the capture where they cannot be in it (``torch.cuda.graph``'s
-    ``capture_error_mode``). The call must be warm: everything that compiles, benchmarks or allocates for good has happened. The graph has memory of
-    its own, as much as the call needs, until it is freed.
+    ``capture_error_mode``). The call must be warm: everything that compiles, benchmarks or allocates for good has
+    happened. The graph has memory of its own, as much as the call needs, until it is freed.
 
     Raises:
         Uncapturable: the call synchronizes, for example.
@@ -92,7 +92,10 @@ def capture(call: Callable[[], Outcome], name: str, errors: str = "global") -> R
     output: Outcome | None = None
     fault: Exception | None = None
     try:
-        with no_collection(), torch.cuda.graph(graph, stream=stream(), capture_error_mode=errors):  # a collection might free another graph
+        with (
+            no_collection(),
+            torch.cuda.graph(graph, stream=stream(), capture_error_mode=errors),
+        ):  # a collection might free another graph
             try:
                 output = call()
             except Exception as error:  # noqa: BLE001 - the end of the capture would raise an error that hides it
