@@ -180,6 +180,15 @@ def stepped(model: torch.nn.Module, images: Tensor, targets: Tensor) -> dict[str
     return numbers({**found, **gradients})
 
 
+def assert_alike(parts: list[Any], whole: dict[str, np.ndarray]) -> None:
+    """What ranks found in ``training`` is what the whole network did, to rounding in float64."""
+    assert not [part for part in parts if isinstance(part, Exception)]
+    found = together(parts, 2, set(whole) - {"images"})
+    assert set(found) == set(whole)
+    for name, wanted in whole.items():
+        np.testing.assert_allclose(found[name], wanted, rtol=1e-7, atol=1e-9 * np.abs(wanted).max(), err_msg=name)
+
+
 def unlike_itself(model: torch.nn.Module) -> torch.nn.Module:
     """The model with statistics that do not leave maps as they are, and blocks that do not begin as their shortcuts."""
     torch.manual_seed(0)

@@ -146,11 +146,7 @@ def test_training_step_of_a_network(ranks: Ranks, name: str) -> None:
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     whole = sharded_calls.stepped(model, images, targets)
     parts = ranks.ask(len(heights), sharded_calls.training, overrides, images, targets, state, heights)
-    assert not [part for part in parts if isinstance(part, Exception)]
-    found = sharded_calls.together(parts, 2, set(whole) - {"images"})
-    assert set(found) == set(whole)
-    for one, wanted in whole.items():
-        np.testing.assert_allclose(found[one], wanted, rtol=1e-7, atol=1e-9 * np.abs(wanted).max(), err_msg=one)
+    sharded_calls.assert_alike(parts, whole)
 
 
 def test_dropout_is_not_sharded() -> None:

@@ -5,15 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from halobench import models
 from halobench.figures import ranks as figure
-from halobench.figures.selection import network_selections
+from halobench.figures import shared
+from halobench.figures.selection import network_selections, selections
 from halobench.figures.style import look
 from halobench.records.table import read
 from halobench.scale import __main__ as command
-from halobench.scale import collective
-from halobench.scale.campaign import Campaign, Point
+from halobench.scale import collective, replay
+from halobench.scale.campaign import Campaign
+from halobench.scale.point import Calls, Point
 from halobench.scale.settings import Settings, counts_of, parse
 from halobench.train.processes import Processes
 from halobench.train.unusable import Unusable
@@ -89,19 +92,25 @@ def test_readers_know_the_file(rows: list[dict], tmp_path: Path) -> None:
     assert name == "efficiency"
     assert [axes.get_title() for axes in drawn.axes] == ["weak scaling", "strong scaling"]
     said = [command.said(row) for row in rows]
-    assert said[0].startswith("halonet_mini, weak, 1 rank: ")
-    assert ", strong, 2 ranks: " in said[2]
+    assert said[0].startswith("scaling/sdpa/training/halonet_mini-64-n2-float32-weak-x1: ")
+    assert "-strong-x2: " in said[2]
     assert "exposed" in said[2]
 
 
 def test_efficiency_is_paired_by_rounds() -> None:
     """A machine that is slower in one round is slower for both; strong scaling shares the work."""
-    network = SETTINGS.network("halonet_mini", 2)
-    single = Point(1, "weak", network, None, step_ms=[[10, 10, 10], [20, 20, 20]])
-    weak = Point(4, "weak", network, None, step_ms=[[12.5, 12.5, 99], [25, 25, 99]])
-    strong = Point(4, "strong", network, None, step_ms=[[5, 5, 5], [10, 10, 10]])
-    assert weak.efficiencies(single) == [0.8, 0.8]
-    assert strong.efficiencies(single) == [0.5, 0.5]
+    single = point(1, "weak", [[10, 10, 10], [20, 20, 20]])
+    assert point(4, "weak", [[12.5, 12.5, 99], [25, 25, 99]]).efficiencies(single) == [0.8, 0.8]
+    assert point(4, "strong", [[5, 5, 5], [10, 10, 10]]).efficiencies(single) == [0.5, 0.5]
+    assert point(4, "strong", [[5, 5, 5]]).efficiencies(point(1, "strong", [])) == []  # it did not fit, say
+
+
+def point(ranks: int, kind: str, step_ms: list[list[float]]) -> Point:
+    return Point(ranks, kind, 1, None, idle, {}, step_ms=step_ms)
+
+
+def idle() -> Calls:
+    return Calls(int, int, 0, int)
 
 
 @pytest.mark.parametrize(("ranks", "factor"), [(2, 1.0), (4, 1.5), (8, 1.75)])
@@ -125,6 +134,15 @@ def test_numbers_of_ranks(text: str | None, world: int, counts: tuple[int, ...])
         (["--ranks", "3"], "got '3'"),
         (["--models", "nobody"], "no model is called 'nobody'"),
         (["--backend", "nobody"], "no backend is called 'nobody'"),
+        (["--what", "training", "--compiled"], "argument --compiled: is for --what steps, got --what training"),
+        (["--what", "operator", "--batch", "2"], "argument --batch: is for --what steps, got --what operator"),
+        (["--what", "inference", "--models", "efficientnet_mini"], "models with attention, got 'efficientnet_mini'"),
+        (
+            ["--what", "inference", "--sides", "0"],
+            "--sides must be numbers of at least 1, separated by commas, got '0'",
+        ),
+        (["--sides", "256"], "argument --sides: is for one image that ranks share, got --what steps"),
+        (["--device", "cpu", "--captured"], "argument --captured: CUDA graphs need a GPU"),
         (["--batch", "0"], "argument --batch: must be at least 1, got 0"),
         (["--bucket-mib", "-1"], "argument --bucket-mib: must be at least 1, got -1"),
         (["--device", "cpu", "--sync-batch-norm"], "argument --sync-batch-norm: PyTorch's SyncBatchNorm needs a GPU"),
@@ -148,3 +166,116 @@ def test_an_output_that_cannot_be_is_refused_first(tmp_path: Path) -> None:
 def test_memory_that_runs_out_is_said_in_words() -> None:
     assert "a smaller --batch" in command.problem_of(MemoryError("x"), Processes())
     assert command.problem_of(RuntimeError("a fault"), Processes()) is None
+
+
+SHARED = replace(SETTINGS, steps=1, rounds=2)
+
+
+@pytest.fixture(scope="module")
+def of_one_image(two: Ranks) -> dict[str, list[dict]]:
+    """The rows of the first rank by what was measured."""
+    sides = {"operator": (128,), "inference": (256, 128), "training": (256, 128)}
+    return {
+        what: two.ask(2, scaled_calls.campaign, replace(SHARED, what=what, sides=sides[what]))[0][0] for what in sides
+    }
+
+
+@pytest.mark.parametrize("what", ["operator", "inference", "training"])
+def test_one_image_that_ranks_share(of_one_image: dict[str, list[dict]], what: str) -> None:
+    """On one rank and on two, in turn; an image of too few blocks for the ranks is a row with its reason."""
+    rows = of_one_image[what]
+    assert [row["scaling"]["ranks"] for row in rows] == [1, 2] * (len(rows) // 2)
+    names = [row["case"] for row in rows]
+    assert len(set(names)) == len(names)
+    small = [row for row in rows if row["status"] != "OK"]
+    if what == "operator":
+        assert {row["direction"] for row in rows} == {"forward", "training"}
+    else:
+        assert [row["case"] for row in small] == [names[-1]]
+    for row in small:
+        assert (row["status"], row["scaling"]["ranks"]) == ("UNSUPPORTED", 2)
+        assert "fewer than ranks" in row["reason"]
+        assert row["reason"] in command.said(row)
+    for row in rows:
+        if row["status"] == "OK":
+            assert len(row["samples_ms"]) == 2
+            assert ("exposed_ms" in row["scaling"]) == (row["scaling"]["ranks"] == 2)
+
+
+def test_the_bytes_are_those_of_halo_rows(of_one_image: dict[str, list[dict]]) -> None:
+    """An operator's: halo rows of keys and values, of all heads; in training their gradients back, and the tables."""
+    for row in of_one_image["operator"]:
+        if row["scaling"]["ranks"] == 1 or row["status"] != "OK":
+            continue
+        problem = row["problem"]
+        geometry = problem["geometry"]
+        pixel = problem["heads"] * (problem["key_dim"] + problem["value_dim"]) * 4
+        needed = geometry["halo"] * problem["width"] * pixel  # of the rank below; above, a strided halo may be less
+        sent = row["scaling"]["communicated_bytes"]
+        tables = 2 * (2 * (geometry["block"] + 2 * geometry["halo"]) - 1) * problem["key_dim"] * 4
+        assert sent == needed if row["direction"] == "forward" else needed + tables < sent <= 2 * needed + tables
+
+
+def test_training_sends_more_than_inference(of_one_image: dict[str, list[dict]]) -> None:
+    """Gradients of rows and weights, and the sums of normalisations."""
+    inference, training = (of_one_image[what][1]["scaling"]["communicated_bytes"] for what in ("inference", "training"))
+    weights = 4 * sum(parameter.numel() for parameter in models.create("halonet_mini", "sdpa").parameters())
+    assert 2 * inference < training < 2 * inference + 2 * weights
+
+
+def test_figures_of_one_image(of_one_image: dict[str, list[dict]], tmp_path: Path) -> None:
+    """A figure a direction, of the operator and of networks; a file with failures is read, too."""
+    drawn = {}
+    for what, rows in of_one_image.items():
+        ended = [row for row in rows if row["status"] != "OK"]
+        header = results_files.section(dtype="float32") | {"failures": ended}
+        command.write(tmp_path / f"{what}.json", header, [row for row in rows if row["status"] == "OK"])
+        results = read(tmp_path / f"{what}.json")
+        with look():
+            for selection in selections(results) if what == "operator" else network_selections(results):
+                drawn |= {(what, name): found for name, found in shared.draw(selection)}
+    assert set(drawn) == {
+        ("operator", "shared-operator-forward"),
+        ("operator", "shared-operator-training"),
+        ("inference", "shared-network-forward"),
+        ("training", "shared-network-training"),
+    }
+    for found in drawn.values():
+        assert [axes.get_title() for axes in found.axes] == ["time (ms)", "efficiency"]
+
+
+def test_rows_are_kept_until_the_file_is_written(tmp_path: Path) -> None:
+    """A run that ends before leaves its journal, which readers know."""
+    header = results_files.section(dtype="float32")
+    rows = [{**results_files.network_row("halonet_mini", "sdpa"), "case": case} for case in ("one", "another")]
+    with pytest.raises(InterruptedError):
+        interrupted(tmp_path / "mine.json", header, rows)
+    assert list(read(tmp_path / "mine.jsonl").networks["case"]) == ["one", "another"]
+    with command.kept(tmp_path / "mine.json", header, Processes()) as keep:
+        keep(rows[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["mine-1.jsonl"]  # what was not finished has another name
+
+
+def interrupted(output: Path, header: dict, rows: list[dict]) -> None:
+    """A run that ends after these rows."""
+    with command.kept(output, header, Processes()) as keep:
+        for row in rows:
+            keep(row)
+        raise InterruptedError
+
+
+def test_what_runs_out_of_memory_alone_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image is too large for one rank: that is why it is shared."""
+    made = object.__new__(Campaign)
+    made.settings, made.rank, made.device = replace(SETTINGS, counts=(1,)), 0, torch.device("cpu")
+
+    def too_large() -> Calls:
+        raise MemoryError("no room")
+
+    [row] = made.timed([Point(1, "strong", 1, None, too_large, {"case": "one"})])
+    assert (row["status"], row["reason"]) == ("OOM", "no room")
+
+
+def test_a_call_that_answers_nothing_can_be_captured() -> None:
+    assert replay.answering(lambda: None) is True
+    assert replay.answering(lambda: 3) == 3

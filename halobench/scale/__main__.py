@@ -107,8 +107,10 @@ def kept(output: Path, header: Fields, processes: Processes) -> Iterator[Callabl
         return
     journal = Journal(output.with_suffix(".jsonl"), resume=False, rotate=True)
     journal.begin(header)
-    yield journal.append
-    journal.close()
+    try:
+        yield journal.append
+    finally:
+        journal.close()
     journal.path.unlink()
 
 

@@ -14,7 +14,7 @@ from halobench.machine.nvml import Gpu
 from halobench.measure import memory
 from halobench.measure.statistics import summarize
 from halobench.scale import replica, sharded
-from halobench.scale.collective import ceiling, largest, link, slowest_ms, total
+from halobench.scale.collective import alone_ms, ceiling, largest, link, slowest_ms, total
 from halobench.scale.point import Fields, Point
 from halobench.scale.settings import STEPS, Settings
 
@@ -133,9 +133,10 @@ class Campaign:
         if self.rank == 0 and (shares := point.efficiencies(single)):  # which took part in all points
             share = summarize(shares)
             found |= {"efficiency": share.median, "efficiency_low": share.low, "efficiency_high": share.high}
-        if point.group is None or point.calls is None or point.calls.alone_ms is None:
+        if point.group is None or point.calls is None or point.calls.alone is None:
             return found
-        silent, alone = median(ms for each in point.silent_ms for ms in each), point.calls.alone_ms()
+        silent = median(ms for each in point.silent_ms for ms in each)
+        alone = alone_ms(point.calls.alone, self.device, point.group)
         carried = largest(point.calls.bus_bytes, self.device, point.group) or 0.0
         return found | {
             "communicated_bytes": largest(point.calls.sent_bytes, self.device, point.group),

@@ -76,43 +76,44 @@ def together_as(how: Any, number: float | None, device: torch.device, group: Pro
     return None if bool(unknown) else float(known)
 
 
-def reduce_ms(sizes: Sequence[int], device: torch.device, group: ProcessGroup) -> float:
-    """The time of all-reducing buffers of these bytes, one after the other with none between, in ms."""
+def alone_ms(call: Callable[[], object], device: torch.device, group: ProcessGroup) -> float:
+    """The median time of communication with nothing between."""
+    slowest_ms(call, 2, device, group)
+    return median(slowest_ms(call, CALLS, device, group))
+
+
+def reduction(sizes: Sequence[int], device: torch.device, group: ProcessGroup) -> Callable[[], None]:
+    """What all-reduces buffers of these bytes, one after the other."""
     buffers = [torch.zeros(size // 4, device=device) for size in sizes]
 
     def reduced() -> None:
         for work in [distributed.all_reduce(buffer, group=group, async_op=True) for buffer in buffers]:
             work.wait()
 
-    slowest_ms(reduced, 2, device, group)
-    return median(slowest_ms(reduced, CALLS, device, group))
+    return reduced
 
 
-def messages_ms(messages: Sequence[Message], device: torch.device, group: ProcessGroup) -> float:
-    """The time of sending these messages, one after the other with nothing between, in ms."""
-    rows, sums = [], {}
-    for message in messages:
-        if message.summed:
-            sums[message.summed] = torch.zeros(message.summed, dtype=torch.uint8, device=device)
-        both = ((distributed.isend, message.sent), (distributed.irecv, message.received))
-        rows.append(
-            [
-                P2POp(way, torch.zeros(size, dtype=torch.uint8, device=device), get_global_rank(group, rank), group)
-                for way, mail in both
-                for rank, size in mail
-            ]
-        )
+def sending(messages: Sequence[Message], device: torch.device, group: ProcessGroup) -> Callable[[], None]:
+    """What sends these messages, one after the other."""
+    sums = {one.summed: torch.zeros(one.summed, dtype=torch.uint8, device=device) for one in messages if one.summed}
+    posts = [
+        [
+            P2POp(way, torch.zeros(size, dtype=torch.uint8, device=device), get_global_rank(group, rank), group)
+            for way, mail in ((distributed.isend, message.sent), (distributed.irecv, message.received))
+            for rank, size in mail
+        ]
+        for message in messages
+    ]
 
     def sent() -> None:
-        for message, operations in zip(messages, rows, strict=True):
+        for message, operations in zip(messages, posts, strict=True):
             if message.summed:
                 distributed.all_reduce(sums[message.summed], group=group)
             if operations:
                 for work in distributed.batch_isend_irecv(operations):
                     work.wait()
 
-    slowest_ms(sent, 2, device, group)
-    return median(slowest_ms(sent, CALLS, device, group))
+    return sent
 
 
 def sent_bytes(messages: Sequence[Message]) -> int:
@@ -131,7 +132,7 @@ def link(device: torch.device, group: ProcessGroup) -> float:
     rates = []
     for size in SIZES[device.type]:
         ring = Message((((rank + 1) % ranks, size),), (((rank - 1) % ranks, size),))
-        rates.append(size / messages_ms([ring], device, group) * 1e3)
+        rates.append(size / alone_ms(sending([ring], device, group), device, group) * 1e3)
     return max(rates)
 
 
@@ -143,4 +144,7 @@ def bus_bytes_per_s(size: int, ms: float, ranks: int) -> float:
 def ceiling(device: torch.device, group: ProcessGroup) -> float:
     """The best bus bandwidth that an all-reduce of any of ``SIZES`` reaches, in bytes/s."""
     ranks = group.size()
-    return max(bus_bytes_per_s(size, reduce_ms([size], device, group), ranks) for size in SIZES[device.type])
+    return max(
+        bus_bytes_per_s(size, alone_ms(reduction([size], device, group), device, group), ranks)
+        for size in SIZES[device.type]
+    )

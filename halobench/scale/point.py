@@ -16,8 +16,9 @@ Fields = dict[str, Any]
 class Calls:
     """What one rank calls: ``step``, and ``silent``, the same without communication (on a single rank the same).
 
-    ``alone_ms`` times communication with nothing between, ``sent_bytes`` is its amount, and ``bus_bytes`` what of it a
-    link carries, as nccl-tests count it; none on a single rank. ``launched`` is the step as the host launches it.
+    ``alone`` communicates as the step does, with nothing between; ``sent_bytes`` is its amount, and ``bus_bytes`` what
+    of it a link carries, as nccl-tests count it; none on a single rank. ``launched`` is the step as the host launches
+    it.
     """
 
     step: Callable[[], object]
@@ -25,7 +26,7 @@ class Calls:
     resident_bytes: int
     launched: Callable[[], object]
     parameters: int = 0
-    alone_ms: Callable[[], float] | None = None
+    alone: Callable[[], object] | None = None
     sent_bytes: int = 0
     bus_bytes: float = 0.0
 
@@ -36,9 +37,10 @@ class Calls:
 
     def capture(self) -> None:
         """Put the replays of CUDA graphs in the place of the calls, which must be warm."""
-        alone = self.silent is self.step
+        single = self.silent is self.step
         self.step = replayed(self.step)
-        self.silent = self.step if alone else replayed(self.silent)
+        self.silent = self.step if single else replayed(self.silent)
+        self.alone = self.alone and replayed(self.alone)
 
 
 @dataclass

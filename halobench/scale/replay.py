@@ -7,6 +7,7 @@ before, all on one side stream, where the model was made, too; and no watchdog t
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -40,11 +41,21 @@ def warm(call: Callable[[], object], settings: Settings) -> None:
 def replayed(call: Callable[[], object]) -> Callable[[], object]:
     """The warm call as a graph.
 
+    It is called once more, since DistributedDataParallel does other things after a step without communication than
+    after one with it.
+
     Raises:
         Unusable: it cannot be captured.
     """
+    call()
     torch.cuda.synchronize()
     try:
-        return graphs.capture(call, "the call", errors="thread_local")  # the watchdog is another thread
+        return graphs.capture(partial(answering, call), "the call", errors="thread_local")  # the watchdog is a thread
     except graphs.Uncapturable as error:
         raise Unusable(f"{error}; without --captured it is launched") from error
+
+
+def answering(call: Callable[[], object]) -> object:
+    """What the call returns; what communicates alone returns nothing, which to a capture is a failure."""
+    answer = call()
+    return True if answer is None else answer

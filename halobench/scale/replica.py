@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from halobench.cases.network import Network, NetworkCase
 from halobench.distributed.messages import Message
-from halobench.scale.collective import bus_bytes, reduce_ms
+from halobench.scale.collective import bus_bytes, reduction
 from halobench.scale.point import Calls, Point
 from halobench.scale.replay import warm
 from halobench.scale.settings import Settings
@@ -55,12 +55,12 @@ def replica(network: Network, settings: Settings, group: ProcessGroup | None, de
         step()  # logs the buckets of a step that communicates
     resident = sum(tensor.nbytes for tensor in tensors())
     made = Calls(step, silent or step, resident, step, parameters)
-    if settings.captured:
-        made.capture()
     if group is not None:
         sizes = [size // 2 if settings.compress else size for size in buckets(together)]
-        made.alone_ms, made.sent_bytes = partial(reduce_ms, sizes, device, group), sum(sizes)
+        made.alone, made.sent_bytes = reduction(sizes, device, group), sum(sizes)
         made.bus_bytes = bus_bytes([Message(summed=size) for size in sizes], group.size())
+    if settings.captured:
+        made.capture()
     return made
 
 

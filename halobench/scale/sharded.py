@@ -19,7 +19,7 @@ from halobench.distributed import Shards, attend, shard_map, shard_network
 from halobench.distributed.messages import Message, recorded
 from halobench.models.halonet import HaloNet
 from halobench.models.work import attention_layers
-from halobench.scale.collective import bus_bytes, messages_ms, sent_bytes
+from halobench.scale.collective import bus_bytes, sending, sent_bytes
 from halobench.scale.point import Calls, Fields, Point
 from halobench.scale.replay import warm
 from halobench.scale.settings import Settings
@@ -168,9 +168,9 @@ def calls(
         with recorded() as messages:
             step()
     made = Calls(step, silent or step, resident_bytes, launched=step)
+    if group is not None:
+        made.alone = sending(messages, device, group)
+        made.sent_bytes, made.bus_bytes = sent_bytes(messages), bus_bytes(messages, group.size())
     if settings.captured:
         made.capture()
-    if group is not None:
-        made.alone_ms = partial(messages_ms, messages, device, group)
-        made.sent_bytes, made.bus_bytes = sent_bytes(messages), bus_bytes(messages, group.size())
     return made

@@ -77,8 +77,14 @@ class Processes:
             yield
             return
         with finding(self.count):
-            backend = "nccl" if device.type == "cuda" else "gloo"
-            distributed.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.count)
+            gpu = device.type == "cuda"
+            distributed.init_process_group(
+                "nccl" if gpu else "gloo",
+                store=self.store,
+                rank=self.rank,
+                world_size=self.count,
+                device_id=device if gpu else None,  # all connect now, whoever sends first
+            )
         yield
         distributed.barrier()  # nobody leaves while another still talks to it
         distributed.destroy_process_group()
