@@ -15,6 +15,7 @@ from halobench.figures import (
     network_axes,
     networks,
     precision,
+    predicted,
     published,
     ranks,
     roofline,
@@ -116,6 +117,7 @@ def figures(selection: Selection) -> Drawn:
         yield from bars.draw_work(selection)
         yield from closed_form.draw(selection)
     yield from shared.draw(selection)
+    yield from predicted.draw(selection)
     for suite in suites:
         if suite not in ("operator", shared.SUITE):
             for name, figure in other_suite(selection, suite):

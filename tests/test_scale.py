@@ -1,16 +1,16 @@
 """Training steps on several ranks: what is measured, on two ranks of a CPU, and what is made of it."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from halobench import models
+from halobench import Geometry, Problem, models
+from halobench.figures import predicted, shared
 from halobench.figures import ranks as figure
-from halobench.figures import shared
-from halobench.figures.selection import network_selections, selections
+from halobench.figures.selection import Selection, network_selections, selections
 from halobench.figures.style import look
 from halobench.records.table import read
 from halobench.scale import __main__ as command
@@ -242,6 +242,61 @@ def test_figures_of_one_image(of_one_image: dict[str, list[dict]], tmp_path: Pat
     }
     for found in drawn.values():
         assert [axes.get_title() for axes in found.axes] == ["time (ms)", "efficiency"]
+
+
+def operator_rows(side: int, single_ms: float, shared_ms: float, exposed_ms: float) -> list[dict]:
+    """A layer on one rank and on two: an exchange of 0.02 ms and 10^6 bytes, on a link of 10^11 bytes/s."""
+    problem = Problem(Geometry(8, 3), side, side, heads=4, dtype="bfloat16")
+    rows = []
+    for ranks, ms in ((1, single_ms), (2, shared_ms)):
+        row = results_files.row("fused", problem=asdict(problem)) | {"suite": "sharded", "groups": ["sharded"]}
+        row["case"] = f"sharded/fused/forward/{side}-x{ranks}"
+        row["latency"] |= {"median_ms": ms, "low_ms": ms, "high_ms": ms}
+        row["scaling"] = {"kind": "strong", "ranks": ranks}
+        rows.append(row)
+    rows[1]["scaling"] |= {
+        "exposed_ms": exposed_ms, "communication_ms": 0.02, "communicated_bytes": 1e6,
+        "bus_bytes_per_s": 5e10, "bus_share": 0.5, "efficiency": single_ms / 2 / shared_ms,
+    }  # fmt: skip
+    return rows
+
+
+@pytest.fixture
+def predictable(tmp_path: Path) -> Selection:
+    """Two maps of a layer: calls cost 0.01 ms, seen on the smaller; the larger is 10 % slower than it should be."""
+    rows = operator_rows(256, 0.1, 0.07, 0.01) + operator_rows(1024, 1.6, 0.891, 0.0)
+    results_files.write(tmp_path / "mine.json", rows)
+    [selection] = selections(read(tmp_path / "mine.json"))
+    return selection
+
+
+def test_more_ranks_are_predicted(predictable: Selection) -> None:
+    """From one rank's time, the calls seen on the smallest map, and the exchange where no interior hides it."""
+    [(small, large)] = predicted.series(shared.named(predictable.rows("sharded")))
+    assert small.calls_ms == pytest.approx(0.01)
+    assert large.predicted_ms(1, 0.01) == 1.6
+    assert large.predicted_ms(2, 0.01) == pytest.approx(0.8 + 0.01)  # the exchange is hidden
+    assert large.predicted_ms(64, 0.01) == pytest.approx(0.025 + 0.01 + 0.03)  # two blocks a rank: no interior
+    assert large.predicted_ms(512, 0.01) == large.predicted_ms(128, 0.01)  # no more blocks than that
+    assert predicted.errors([[small, large]]) == [pytest.approx(1 - 0.81 / 0.891)]
+
+
+def test_the_prediction_is_drawn(predictable: Selection) -> None:
+    """A line a layer over all numbers of ranks; how far off it is stands above."""
+    with look():
+        [(name, drawn)] = predicted.draw(predictable)
+    assert name == "shared-operator-forward-predicted"
+    assert "off by 9%" in " ".join(text.get_text() for text in drawn.texts).replace("\n", " ")
+    ranks, shares = drawn.axes[0].lines[0].get_data()
+    assert list(ranks) == list(predicted.RANKS)
+    assert list(shares) == sorted(shares, reverse=True)
+
+
+def test_one_map_predicts_nothing(tmp_path: Path) -> None:
+    results_files.write(tmp_path / "mine.json", operator_rows(256, 0.1, 0.07, 0.01))
+    [selection] = selections(read(tmp_path / "mine.json"))
+    [(_, why)] = predicted.draw(selection)
+    assert why == "no layer was measured on maps of two sizes, on one rank and on several"
 
 
 def test_rows_are_kept_until_the_file_is_written(tmp_path: Path) -> None:
