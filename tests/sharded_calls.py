@@ -153,13 +153,18 @@ def network(group: ProcessGroup, name: str, overrides: dict[str, Any], image: Te
 
 
 def training(
-    group: ProcessGroup, overrides: dict[str, Any], images: Tensor, targets: Tensor, state: dict[str, Any], heights: Any
-) -> dict[str, np.ndarray]:
-    """Two steps of a network on images of which this rank has its rows; what they leave, and the images' gradient."""
+    group: ProcessGroup, overrides: dict[str, Any], images: Tensor, targets: Tensor, state: dict[str, Any],
+    heights: tuple[int, ...], again: bool = False,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Two steps of a network on images of which this rank has its rows; what they leave, and the images' gradient.
+
+    ``again``: blocks are computed again in the backward pass.
+    """
     device, shards = ranks.device_of(group), Shards(heights)
     model = models.create("halonet_mini", "sdpa", 10, **overrides).to(device, images.dtype)
     model.load_state_dict(state)
     distributed.shard_network(model, group, backend="sdpa", shards=shards)
+    model.set_grad_checkpointing(again)
     return stepped(model, shards.local(images, group.rank()).to(device), targets.to(device))
 
 

@@ -132,6 +132,8 @@ TRAINING = {
     "uneven": ({}, (128, 256), 1),
     "image_that_ends_anywhere": ({"border": "zero"}, (128, 256, 117), 2),
     "four": ({}, (128, 128, 128, 60), 1),
+    "projected_again": ({"recompute_projections": True}, (128, 100), 1),
+    "computed_again": ({}, (128, 100), 1),
 }
 
 
@@ -139,13 +141,15 @@ TRAINING = {
 def test_training_step_of_a_network(ranks: Ranks, name: str) -> None:
     """Loss, logits, all gradients and the running statistics after two steps, as on the whole image."""
     overrides, heights, batch = TRAINING[name]
+    again = name == "computed_again"
     torch.manual_seed(0)
     model = sharded_calls.unlike_itself(models.create("halonet_mini", "sdpa", 10, **overrides).double())
     images = 2 + 3 * torch.randn(batch, 3, sum(heights), 72, dtype=torch.float64)
     targets = torch.arange(batch)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.set_grad_checkpointing(again)  # statistics then move twice, here as there
     whole = sharded_calls.stepped(model, images, targets)
-    parts = ranks.ask(len(heights), sharded_calls.training, overrides, images, targets, state, heights)
+    parts = ranks.ask(len(heights), sharded_calls.training, overrides, images, targets, state, heights, again)
     sharded_calls.assert_alike(parts, whole)
 
 

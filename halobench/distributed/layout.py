@@ -12,6 +12,7 @@ from halobench.distributed import sharded
 from halobench.distributed.messages import exact, sum_over
 from halobench.distributed.shards import Shards
 from halobench.models.halonet import HaloNet
+from halobench.wording import counted
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Layout:
         if 0 in self.image.heights:
             raise ValueError(f"every rank of a sharded network needs rows, got {self.image.heights}")
         if len(self.image.heights) != self.group.size() or self.image.heights[rank] != rows:
-            raise ValueError(f"the image must have {rows} rows on rank {rank}, as here, got {self.image.heights}")
+            raise ValueError(f"the image must have {counted(rows, 'row')} on rank {rank}, got {self.image.heights}")
 
     def of(self, height: int) -> Shards:
         """The shards of the map of which this rank has so many rows: layers halve the image's, or keep them."""

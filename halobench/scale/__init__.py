@@ -1,1 +1,1 @@
-"""Training steps on 1, 2, ... ranks in one run: efficiency, what communication costs, and what it could cost."""
+"""What 1, 2, ... ranks do together, in one run: training steps, or one image that they share; and what that costs."""

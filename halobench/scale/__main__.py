@@ -1,4 +1,4 @@
-"""``torchrun --nproc-per-node N -m halobench.scale --output FILE``: training steps on 1, 2, ... N ranks in one run."""
+"""``torchrun --nproc-per-node N -m halobench.scale --output FILE``: what 1, 2, ... N ranks do together."""
 
 import json
 import os

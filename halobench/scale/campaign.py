@@ -155,9 +155,9 @@ class Campaign:
         return rows
 
     def joules(self, point: Point) -> float | None:
-        """What this rank's GPU uses for a step; all ranks take as many steps."""
+        """What this rank's GPU uses for a step of a network; all ranks take as many steps."""
         assert point.calls is not None
-        if self.device.type != "cuda":
+        if self.device.type != "cuda" or "network" not in point.row:  # an operator has many points
             return None
         gpu, count = Gpu(torch.cuda.current_device()), math.ceil(ENERGY_S * 1e3 / point.median_ms)
         slowest_ms(point.calls.step, count, self.device, point.group)
