@@ -154,29 +154,32 @@ def network(group: ProcessGroup, name: str, overrides: dict[str, Any], image: Te
 
 def training(
     group: ProcessGroup, overrides: dict[str, Any], images: Tensor, targets: Tensor, state: dict[str, Any],
-    heights: tuple[int, ...], again: bool = False,
+    heights: tuple[int, ...], again: bool = False, autocast: bool = False,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Two steps of a network on images of which this rank has its rows; what they leave, and the images' gradient.
 
-    ``again``: blocks are computed again in the backward pass.
+    ``again``: blocks are computed again in the backward pass; ``autocast``: to bfloat16.
     """
     device, shards = ranks.device_of(group), Shards(heights)
     model = models.create("halonet_mini", "sdpa", 10, **overrides).to(device, images.dtype)
     model.load_state_dict(state)
     distributed.shard_network(model, group, backend="sdpa", shards=shards)
     model.set_grad_checkpointing(again)
-    return stepped(model, shards.local(images, group.rank()).to(device), targets.to(device))
+    return stepped(model, shards.local(images, group.rank()).to(device), targets.to(device), autocast=autocast)
 
 
-def stepped(model: torch.nn.Module, images: Tensor, targets: Tensor) -> dict[str, np.ndarray]:
+def stepped(
+    model: torch.nn.Module, images: Tensor, targets: Tensor, *, autocast: bool = False
+) -> dict[str, np.ndarray]:
     """Loss, logits, images' gradient, running statistics and all gradients of the second of two steps."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     model.train()
     for _ in range(2):
         images = images.detach().clone().requires_grad_()
         optimizer.zero_grad()
-        logits = model(images)
-        loss = torch.nn.functional.cross_entropy(logits, targets)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
+            logits = model(images)
+            loss = torch.nn.functional.cross_entropy(logits, targets)
         loss.backward()
         optimizer.step()
     assert images.grad is not None

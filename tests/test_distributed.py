@@ -153,6 +153,26 @@ def test_training_step_of_a_network(ranks: Ranks, name: str) -> None:
     sharded_calls.assert_alike(parts, whole)
 
 
+def test_training_step_under_autocast(ranks: Ranks) -> None:
+    """No further from the truth than twice what the unsharded network is: statistics and sums stay in float32."""
+    torch.manual_seed(0)
+    model = sharded_calls.unlike_itself(models.create("halonet_mini", "sdpa", 10))
+    images, targets = torch.randn(1, 3, 228, 72), torch.tensor([1])
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    plain = sharded_calls.stepped(model, images, targets, autocast=True)
+    model.load_state_dict(state)
+    truth = sharded_calls.stepped(model.double(), images.double(), targets)
+    parts = ranks.ask(2, sharded_calls.training, {}, images, targets, state, (128, 100), False, True)
+    found = sharded_calls.together(parts, 2, set(truth) - {"images"})
+    for kind in ("running_mean", "running_var", "gradient of"):
+        names = [name for name in truth if kind in name]
+        off, allowed = (
+            sum(float(np.linalg.norm(each[name] - truth[name]) / np.linalg.norm(truth[name])) for name in names)
+            for each in ({name: found[name].numpy() for name in names}, plain)
+        )
+        assert off <= 2 * allowed, kind
+
+
 def test_dropout_is_not_sharded() -> None:
     """Each rank would drop other channels of the same mean."""
     model = models.create("halonet_mini", "sdpa", 10, drop_rate=0.1)

@@ -40,9 +40,9 @@ def statistics(layout: Layout, pixels: Tensor) -> tuple[Tensor, Tensor]:
     table = own.new_zeros(layout.group.size(), 2, len(mean))  # [ranks, 2, c]
     table[layout.group.rank(), 0], table[layout.group.rank(), 1] = mean, variance
     means, variances = layout.sum(table, "the statistics of a normalisation").unbind(1)
-    shares = layout.shares(pixels)
-    mean = shares @ means
-    return mean, shares @ (variances + (means - mean).square())
+    shares = layout.shares(pixels)[:, None]  # a matrix product would be autocast
+    mean = (shares * means).sum(0)
+    return mean, (shares * (variances + (means - mean).square())).sum(0)
 
 
 def follow(module: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
