@@ -1,7 +1,8 @@
 """Batch normalisation over a map that ranks hold: statistics of all rows, whatever the shards.
 
-PyTorch's ``SyncBatchNorm`` does the same on GPUs alone. Means and variances of all ranks are put together as
-https://doi.org/10.1080/00031305.1983.10483115 (Chan, Golub and LeVeque) has it, so that nothing cancels.
+PyTorch's ``SyncBatchNorm`` does the same on GPUs alone, and waits for the device; its kernels are called here, too.
+Means and variances of all ranks are put together as https://doi.org/10.1080/00031305.1983.10483115 (Chan, Golub and
+LeVeque) has it, so that nothing cancels.
 """
 
 from typing import Any
@@ -24,20 +25,30 @@ def normalised(layout: Layout, module: nn.BatchNorm2d, pixels: Tensor) -> Tensor
     if not module.training and module.running_mean is not None:
         weight, bias = replicated(layout.group, module.weight, module.bias) if layout.travels else module.parameters()
         return F.batch_norm(pixels, module.running_mean, module.running_var, weight, bias, eps=module.eps)
-    mean, variance = statistics(layout, pixels.detach())
+    count = layout.pixels(pixels) if layout.travels else pixels.numel() // pixels.shape[1]
+    pixels = dense(pixels)
+    mean, variance = statistics(layout, pixels.detach(), module.eps)
     if module.training and module.running_mean is not None:
-        follow(module, mean, variance, layout.pixels(pixels))
-    output: Tensor = Normalised.apply(layout, pixels, module.weight, module.bias, mean, variance, module.eps)
+        follow(module, mean, variance, count)
+    output: Tensor = Normalised.apply(layout, pixels, module.weight, module.bias, mean, variance, module.eps, count)
     return output
 
 
-def statistics(layout: Layout, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def dense(pixels: Tensor) -> Tensor:
+    """The map without gaps in memory, which kernels ask for."""
+    return pixels if pixels.is_contiguous(memory_format=torch.channels_last) else pixels.contiguous()
+
+
+def statistics(layout: Layout, pixels: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Mean and variance (c,) of all ranks' rows (b c h W), in float32 at least."""
-    own = pixels.to(exact(pixels.dtype))
-    variance, mean = torch.var_mean(own, (0, 2, 3), correction=0)
+    if pixels.is_cuda:
+        mean, scale = torch.batch_norm_stats(pixels, eps)
+        variance = (scale.pow(-2) - eps).clamp_min(0)
+    else:
+        variance, mean = torch.var_mean(pixels.to(exact(pixels.dtype)), (0, 2, 3), correction=0)
     if not layout.travels:
         return mean, variance
-    table = own.new_zeros(layout.group.size(), 2, len(mean))  # [ranks, 2, c]
+    table = mean.new_zeros(layout.group.size(), 2, len(mean))  # [ranks, 2, c]
     table[layout.group.rank(), 0], table[layout.group.rank(), 1] = mean, variance
     means, variances = layout.sum(table, "the statistics of a normalisation").unbind(1)
     shares = layout.shares(pixels)[:, None]  # a matrix product would be autocast
@@ -60,7 +71,7 @@ class Normalised(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, layout: Layout, pixels: Tensor, weight: Tensor, bias: Tensor, *statistics: Any) -> Tensor:
         """PyTorch's own with fixed statistics: mean, variance and what is added to it."""
-        mean, variance, ctx.eps = statistics
+        mean, variance, ctx.eps, ctx.count = statistics
         ctx.save_for_backward(pixels, weight, mean, variance)
         ctx.layout = layout
         return F.batch_norm(pixels, mean, variance, weight, bias, eps=ctx.eps)
@@ -68,15 +79,38 @@ class Normalised(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of map, weight and bias; the map's is that under fixed statistics, less what moves these."""
-        layout: Layout = ctx.layout
-        pixels, weight, mean, variance = ctx.saved_tensors
-        inner, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, pixels, weight, mean, variance, None, None, train=False, eps=ctx.eps, output_mask=[True] * 3
-        )
-        sums = layout.sum(torch.stack((of_weight, of_bias)), "the sums of a normalisation")
-        scale = (variance + ctx.eps).rsqrt()
-        slope, offset = (weight * scale / layout.pixels(pixels) * by for by in (sums[0] * scale, sums[1]))
-        along = (pixels - mean[:, None, None]).mul_(slope[:, None, None]).add_(offset[:, None, None])
-        of_weight, of_bias = sums.to(weight.dtype)
-        return None, (inner - along).to(pixels.dtype), of_weight, of_bias, None, None, None
+        """Gradients of map, weight and bias, (b c h W), (c,) and (c,), the last two summed over ranks."""
+        saved = ctx.saved_tensors  # once: a checkpoint computes them again
+        pixels, weight = saved[:2]
+        inner, sums = (on_a_gpu if pixels.is_cuda else elsewhere)(ctx, dense(gradient), *saved)
+        return None, inner.to(pixels.dtype), *sums.to(weight.dtype), None, None, None, None
+
+
+def on_a_gpu(
+    ctx: Any, gradient: Tensor, pixels: Tensor, weight: Tensor, mean: Tensor, variance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of the map and, (2, c), of weight and bias, by the kernels of ``SyncBatchNorm``."""
+    scale, weight = (variance + ctx.eps).rsqrt(), weight.to(mean.dtype)
+    asked = True, True, True
+    of_bias, along, _, _ = torch.batch_norm_backward_reduce(gradient, pixels, mean, scale, weight, *asked)
+    sums = over_ranks(ctx.layout, along * scale, of_bias)
+    count = torch.full((1,), ctx.count, dtype=torch.int32, device=pixels.device)
+    inner = torch.batch_norm_backward_elemt(gradient, pixels, mean, scale, weight, sums[1], sums[0] / scale, count)
+    return inner, sums
+
+
+def elsewhere(
+    ctx: Any, gradient: Tensor, pixels: Tensor, weight: Tensor, mean: Tensor, variance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same; the map's is that under fixed statistics, less what moves these."""
+    inner, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+        gradient, pixels, weight, mean, variance, None, None, train=False, eps=ctx.eps, output_mask=[True] * 3
+    )
+    sums, scale = over_ranks(ctx.layout, of_weight, of_bias), (variance + ctx.eps).rsqrt()
+    slope, offset = (weight * scale / ctx.count * by for by in (sums[0] * scale, sums[1]))
+    return inner - (pixels - mean[:, None, None]).mul_(slope[:, None, None]).add_(offset[:, None, None]), sums
+
+
+def over_ranks(layout: Layout, of_weight: Tensor, of_bias: Tensor) -> Tensor:
+    """Both sums over the group, (2, c)."""
+    return layout.sum(torch.stack((of_weight, of_bias)), "the sums of a normalisation")
