@@ -12,6 +12,7 @@ from halobench.attention import oracle
 from halobench.distributed import RankLost, Shards, shard_map, shard_network
 from halobench.distributed.sharded import cut
 from halobench.distributed.shards import overhang
+from halobench.models.norm import module
 from tests import sharded_calls
 from tests.ranks import Ranks
 
@@ -171,6 +172,15 @@ def test_training_step_under_autocast(ranks: Ranks) -> None:
             for each in ({name: found[name].numpy() for name in names}, plain)
         )
         assert off <= 2 * allowed, kind
+
+
+def test_a_compiled_step_keeps_the_statistics_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator of compiled steps, which sees one rank's rows, does not take a sharded normalisation's place."""
+    monkeypatch.setattr(module, "serves", lambda *_: True)
+    model = models.create("halonet_mini", "sdpa", 10)
+    assert module.fuses(model.stem.parts(), torch.zeros(1), None)
+    shard_network(model, Alone(), backend="sdpa")
+    assert not module.fuses(model.stem.parts(), torch.zeros(1), None)
 
 
 def test_dropout_is_not_sharded() -> None:

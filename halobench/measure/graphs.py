@@ -92,10 +92,8 @@ def capture(call: Callable[[], Outcome], name: str, errors: str = "global") -> R
     output: Outcome | None = None
     fault: Exception | None = None
     try:
-        with (
-            no_collection(),
-            torch.cuda.graph(graph, stream=stream(), capture_error_mode=errors),
-        ):  # a collection might free another graph
+        capturing = torch.cuda.graph(graph, stream=stream(), capture_error_mode=errors)
+        with no_collection(), capturing:  # a collection might free another graph
             try:
                 output = call()
             except Exception as error:  # noqa: BLE001 - the end of the capture would raise an error that hides it

@@ -54,8 +54,12 @@ class NormActivation(nn.Sequential):
 
 
 def fuses(parts: Parts, pixels: Tensor, shortcut: Tensor | None) -> bool:
-    """Whether the operator serves this call of a ``NormActivation``: another class of norm is another's meaning."""
-    return type(parts.norm) is nn.BatchNorm2d and serves(parts, pixels, shortcut)
+    """Whether the operator serves this call of a ``NormActivation``: another class of norm is another's meaning.
+
+    So is another ``forward``, as that of a norm over several ranks.
+    """
+    own = type(parts.norm) is nn.BatchNorm2d and "forward" not in parts.norm.__dict__
+    return own and serves(parts, pixels, shortcut)
 
 
 def serves(parts: Parts, pixels: Tensor, shortcut: Tensor | None) -> bool:
