@@ -1,12 +1,14 @@
-"""What ``test_scale.py`` has ranks do."""
+"""What ranks are asked to measure, and to replay."""
 
 from typing import Any
 
 import torch
 from torch.distributed import ProcessGroup
 
+from halobench.scale import replay, sharded
 from halobench.scale.campaign import Campaign
 from halobench.scale.settings import Settings
+from tests import ranks
 
 
 def campaign(group: ProcessGroup, settings: Settings) -> tuple[list[dict[str, Any]], dict[int, float]]:
@@ -14,3 +16,24 @@ def campaign(group: ProcessGroup, settings: Settings) -> tuple[list[dict[str, An
     made = Campaign(settings, torch.device("cpu"), group.rank())
     rows = [row for model in settings.models for row in made.rows(model)]
     return rows, made.ceilings
+
+
+def replays(group: ProcessGroup, settings: Settings) -> None:
+    """Each point on all ranks: what its replay returns is what the call does."""
+    device = ranks.device_of(group)
+    made = sharded.operators if settings.what == "operator" else sharded.networks
+    with replay.prepared(settings, device):
+        for points in made(settings.models[0], settings, {1: None, group.size(): group}, device):
+            if points[-1].fault is not None:
+                continue
+            calls = points[-1].make()
+            assert calls.replayed == settings.captured
+            launched = tensors(calls.launched())
+            wanted = [tensor.clone() for tensor in launched]
+            for tensor in tensors(calls.step()):
+                tensor.fill_(float("nan"))
+            torch.testing.assert_close(tensors(calls.step()), wanted)
+
+
+def tensors(answer: Any) -> list[torch.Tensor]:
+    return [answer] if isinstance(answer, torch.Tensor) else list(answer)

@@ -145,7 +145,7 @@ def test_training_step_of_a_network(ranks: Ranks, name: str) -> None:
     again = name == "computed_again"
     torch.manual_seed(0)
     model = sharded_calls.unlike_itself(models.create("halonet_mini", "sdpa", 10, **overrides).double())
-    images = 2 + 3 * torch.randn(batch, 3, sum(heights), 72, dtype=torch.float64)
+    images = 2 + 3 * torch.randn(batch, 3, sum(heights), 40, dtype=torch.float64)
     targets = torch.arange(batch)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.set_grad_checkpointing(again)  # statistics then move twice, here as there
@@ -158,7 +158,7 @@ def test_training_step_under_autocast(ranks: Ranks) -> None:
     """No further from the truth than twice what the unsharded network is: statistics and sums stay in float32."""
     torch.manual_seed(0)
     model = sharded_calls.unlike_itself(models.create("halonet_mini", "sdpa", 10))
-    images, targets = torch.randn(1, 3, 228, 72), torch.tensor([1])
+    images, targets = torch.randn(1, 3, 228, 40), torch.tensor([1])
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     plain = sharded_calls.stepped(model, images, targets, autocast=True)
     model.load_state_dict(state)

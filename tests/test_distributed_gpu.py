@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 
 from halobench import Geometry, Problem, models
 from halobench.distributed import Shards
-from tests import sharded_calls
+from halobench.scale.settings import Settings
+from tests import scaled_calls, sharded_calls
 from tests.ranks import Ranks
 
 SEEDS = tuple(range(start, start + 4) for start in range(1000, 1120, 4))
@@ -29,17 +31,6 @@ pytestmark = [
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     with Ranks(2, tmp_path_factory.mktemp("ranks"), "nccl") as two:
         yield two
-
-
-@pytest.mark.parametrize("seeds", SEEDS, ids=lambda seeds: f"from-{seeds.start}")
-def test_as_on_the_whole_map(two: Ranks, seeds: range) -> None:
-    """Output and all gradients, by the accuracy rule, of random problems."""
-    answers = two.ask(2, sharded_calls.calls, seeds)
-    for answer in answers:
-        assert not isinstance(answer, Exception), answer
-    for number, seed in enumerate(seeds):
-        one = sharded_calls.drawn(seed, 2, "nccl")
-        assert sharded_calls.fault(one, seed, [part[number] for part in answers], "cuda") is None, (seed, one)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -72,3 +63,25 @@ def test_training_step_of_a_network(two: Ranks) -> None:
     whole = sharded_calls.stepped(model, images, targets)
     parts = two.ask(2, sharded_calls.training, {}, images, targets, state, (128, 122))
     sharded_calls.assert_alike(parts, whole)
+
+
+@pytest.mark.parametrize("what", ["operator", "inference"])
+def test_a_replay_answers_as_the_call_does(two: Ranks, what: str) -> None:
+    """With NCCL's messages in its graph, on memory that was overwritten before."""
+    settings = Settings(
+        ("halonet_mini",), "fused", "cuda", "bfloat16", 1, (1, 2), 1, 1, False, 25, False, False, Path("mine.json"),
+        what=what, sides=(256,), captured=True,
+    )  # fmt: skip
+    for answer in two.ask(2, scaled_calls.replays, settings):
+        assert answer is None, answer
+
+
+@pytest.mark.parametrize("seeds", SEEDS, ids=lambda seeds: f"from-{seeds.start}")
+def test_as_on_the_whole_map(two: Ranks, seeds: range) -> None:
+    """Output and all gradients, by the accuracy rule, of random problems."""
+    answers = two.ask(2, sharded_calls.calls, seeds)
+    for answer in answers:
+        assert not isinstance(answer, Exception), answer
+    for number, seed in enumerate(seeds):
+        one = sharded_calls.drawn(seed, 2, "nccl")
+        assert sharded_calls.fault(one, seed, [part[number] for part in answers], "cuda") is None, (seed, one)
