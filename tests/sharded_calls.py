@@ -168,6 +168,24 @@ def training(
     return stepped(model, shards.local(images, group.rank()).to(device), targets.to(device), autocast=autocast)
 
 
+def before_any_backward(
+    group: ProcessGroup, images: tuple[Tensor, Tensor], state: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """The gradients of a loss of two images of which this rank has its rows: the ranks ask one another for these."""
+    model = models.create("halonet_mini", "sdpa", 10).to(images[0].dtype)
+    model.load_state_dict(state)
+    distributed.shard_network(model, group, backend="sdpa")
+    shards = [Shards((128, image.shape[2] - 128)) for image in images]
+    return gradients_of(model, [each.local(image, group.rank()) for each, image in zip(shards, images, strict=True)])
+
+
+def gradients_of(model: torch.nn.Module, images: list[Tensor]) -> dict[str, np.ndarray]:
+    """Those of all parameters, of the sum of the images' losses."""
+    losses = [torch.nn.functional.cross_entropy(model.train()(image), torch.tensor([1])) for image in images]
+    torch.stack(losses).sum().backward()
+    return numbers({name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None})
+
+
 def stepped(
     model: torch.nn.Module, images: Tensor, targets: Tensor, *, autocast: bool = False
 ) -> dict[str, np.ndarray]:

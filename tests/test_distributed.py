@@ -154,6 +154,16 @@ def test_training_step_of_a_network(ranks: Ranks, name: str) -> None:
     sharded_calls.assert_alike(parts, whole)
 
 
+def test_two_images_before_their_gradients(ranks: Ranks) -> None:
+    """Of different heights: each backward pass knows its own image."""
+    torch.manual_seed(0)
+    model = sharded_calls.unlike_itself(models.create("halonet_mini", "sdpa", 10).double())
+    images = tuple(torch.randn(1, 3, height, 40, dtype=torch.float64) for height in (160, 256))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    whole = sharded_calls.gradients_of(model, list(images))
+    sharded_calls.assert_alike(ranks.ask(2, sharded_calls.before_any_backward, images, state), whole)
+
+
 def test_training_step_under_autocast(ranks: Ranks) -> None:
     """No further from the truth than twice what the unsharded network is: statistics and sums stay in float32."""
     torch.manual_seed(0)

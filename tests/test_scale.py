@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from halobench import Geometry, Problem, models
+from halobench import Geometry, Problem, Unsupported, models
 from halobench.figures import predicted, shared
 from halobench.figures import ranks as figure
 from halobench.figures.selection import Selection, network_selections, selections
 from halobench.figures.style import look
 from halobench.records.table import read
 from halobench.scale import __main__ as command
-from halobench.scale import collective, replay
+from halobench.scale import collective, replay, sharded
 from halobench.scale.campaign import Campaign
 from halobench.scale.point import Calls, Point
 from halobench.scale.settings import Settings, counts_of, parse
@@ -317,6 +317,12 @@ def interrupted(output: Path, header: dict, rows: list[dict]) -> None:
         for row in rows:
             keep(row)
         raise InterruptedError
+
+
+def test_only_halonets_are_shared() -> None:
+    settings = replace(SETTINGS, what="training", sides=(256,))
+    with pytest.raises(Unsupported, match="--what training is for HaloNets, got 'seresnet50_halo_b8'"):
+        next(sharded.networks("seresnet50_halo_b8", settings, {1: None}, torch.device("cpu")))
 
 
 def test_what_runs_out_of_memory_alone_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 from halobench import models
 from halobench.attention import backends
 from halobench.attention.geometry import Geometry
-from halobench.attention.problem import Attend, Direction, Problem
+from halobench.attention.problem import Attend, Direction, Problem, Unsupported
 from halobench.cases.case import Case
 from halobench.cases.network import Network, NetworkCase
 from halobench.cases.workload import cotangent
@@ -41,26 +41,27 @@ def operators(model: str, settings: Settings, groups: Groups, device: torch.devi
         found = attention_layers(shapes, side, side)
         for problem in dict.fromkeys(spec.problem(1, height, width, settings.dtype) for spec, height, width in found):
             for direction in DIRECTIONS:
-                row = Case(
-                    SUITE, settings.backend, problem, direction, settings.device, (SUITE,), f"{model}, {side}"
-                ).row()
+                case = Case(SUITE, settings.backend, problem, direction, settings.device, (SUITE,), f"{model}, {side}")
                 make = partial(operator_calls, problem, direction, settings, device)
-                yield points(row, problem.height, problem.geometry, groups, make)
+                yield points(case.row(), problem.height, problem.geometry, groups, make)
 
 
 def networks(model: str, settings: Settings, groups: Groups, device: torch.device) -> Iterator[list[Point]]:
-    """A network on one image of each side, inference or a training step, on 1, 2, ... ranks."""
+    """A network on one image of each side, inference or a training step, on 1, 2, ... ranks.
+
+    Raises:
+        Unsupported: the model is no HaloNet.
+    """
     direction: Direction = "training" if settings.what == "training" else "forward"
     shapes = models.create(model, "strided_gather")
-    assert isinstance(shapes, HaloNet)
+    if not isinstance(shapes, HaloNet):
+        raise Unsupported(f"--what {settings.what} is for HaloNets, got {model!r}")
+    cuts = Geometry(MAP_DIVISOR * shapes.architecture.block, 0)  # where each map is cut between blocks, on the image
     for side in settings.sides:
         network = Network(model, side, 1, settings.dtype, settings.backend, captured=settings.captured)
         row = NetworkCase(SUITE, network, direction, settings.device, (SUITE,)).row()
         make = partial(network_calls, network, direction, settings, device)
-        whole = Geometry(
-            MAP_DIVISOR * shapes.architecture.block, 0
-        )  # in rows of the image: where each map is cut between blocks
-        yield points(row, side, whole, groups, make)
+        yield points(row, side, cuts, groups, make)
 
 
 def points(
