@@ -10,6 +10,7 @@ from torch import distributed
 from torch.distributed import ProcessGroup
 
 from halobench.attention.problem import Unsupported
+from halobench.machine.memory import ran_out
 from halobench.machine.nvml import Gpu
 from halobench.measure import memory
 from halobench.measure.statistics import summarize
@@ -78,7 +79,7 @@ class Campaign:
         except Unsupported as error:
             point.fault = "UNSUPPORTED", str(error)
         except (RuntimeError, MemoryError) as error:
-            if point.group is not None or not memory.out_of_memory(error):
+            if point.group is not None or not ran_out(error):
                 raise
             point.fault = "OOM", str(error).splitlines()[0]
 
