@@ -261,6 +261,12 @@ def test_hybrids_stand_beside_the_published_table(drawn):
     assert sorted(set(heights) - {1.9, 1.4, 1.0, 0.5}) == pytest.approx(sorted(rows["ratio"].unique()))
 
 
+def test_the_network_without_convolutions_alone_is_no_comparison_of_hybrids(tmp_path):
+    """It is one of the pairs as well."""
+    rows = [network_row("halonet_h7", "fused", rival="efficientnet_b7", groups=["pairs", "hybrids"], compiled=True)]
+    assert several_files(tmp_path / "alone", rows)["hybrids"] == "no hybrid was taken in turn with a rival"
+
+
 def test_the_published_transfer_ratios_are_of_times(drawn):
     """A speed's ratio is turned around, so that everywhere more is slower."""
     _, figures = drawn

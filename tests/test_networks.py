@@ -80,6 +80,8 @@ def test_a_network_in_turn_with_its_rival(session, direction):
     assert (row["status"], row["reason"]) == ("OK", None)
     paired, latency = row["paired"], row["latency"]
     assert (row["rival"], paired["rival"]) == ("resnet_mini", "resnet_mini")
+    alone = measure(session, RIVAL, direction)
+    assert (paired["rival_side"], paired["rival_peak_bytes"]) == (RIVAL.side, alone["memory"]["peak_bytes"])
     assert len(paired["rival_samples_ms"]) == len(row["samples_ms"]) >= LEAST
     ratios = sorted(own / other for own, other in zip(row["samples_ms"], paired["rival_samples_ms"], strict=True))
     interval = [ratios[0], paired["ratio_low"], paired["ratio"], paired["ratio_high"], ratios[-1]]

@@ -263,6 +263,14 @@ def pair_table(tmp_path, fused_ratio, *, fused=True):
     return dict(zip(*([cell.strip() for cell in text.split("|")[1:-1]] for text in (head, line)), strict=True))
 
 
+def test_a_rivals_side_and_memory_are_those_beside_it_though_it_has_no_row_of_its_own(tmp_path):
+    row = results_files.network_row("halonet_h0", "fused", rival="efficientnet_b0", compiled=True, side=256)
+    row["paired"] |= {"rival_side": 224, "rival_peak_bytes": 2 * row["memory"]["peak_bytes"]}
+    read = read_all(results_files.write(tmp_path / "mine.json", [row]))
+    _, _, line, *_ = pairs(network_selections(read)).splitlines()
+    assert [cell.strip() for cell in line.split("|")][2::5] == ["256 : 224", "0.50"]
+
+
 def test_a_pair_stands_against_the_faster_rival_and_the_other_beside_it(tmp_path):
     """Timm's own is reached by way of the fused one; where that is slower, it is the other."""
     for fused_ratio, faster, other in ((0.8, "**0.90**", "0.72"), (1.1, "0.99", "**0.90**")):

@@ -41,15 +41,23 @@ def pair_table(one: Selection, pairs: pd.DataFrame, times_as: Said) -> tuple[lis
 
 
 def pair_line(one: Selection, row: "pd.Series[Any]", times_as: Said, *, both: bool) -> list[str]:
-    """A pair: both times, their paired ratio, and the quotient of both peaks of memory, if the rival has a row too."""
+    """A pair: both times, their paired ratio, and the quotient of both peaks of memory, if the rival's are known."""
     rival = row_of_rival(one, row)
-    sides, memory = f"{row['side']} : -", "-"
-    if rival is not None:
-        sides, memory = f"{row['side']} : {rival['side']}", f"{row['peak_bytes'] / rival['peak_bytes']:.2f}"
+    side, peak = of_rival(row, rival, "side"), of_rival(row, rival, "peak_bytes")
+    sides = f"{row['side']} : {'-' if side is None else f'{side:g}'}"
+    memory = "-" if peak is None else f"{row['peak_bytes'] / peak:.2f}"
     start = [row["pair"], sides, f"{row['batch']:g}", milliseconds(row["median_ms"])]
     if both:
         return [*start, *beside_both(row, rival, times_as), memory]
     return [*start, milliseconds(row["rival_ms"]), times_as(row), memory]
+
+
+def of_rival(row: "pd.Series[Any]", rival: "pd.Series[Any] | None", column: str) -> float | None:
+    """A column of the rival's: what the network's own row says of it, or the rival's row, or nothing."""
+    own = row.get(f"rival_{column}")
+    if not pd.isna(own):
+        return float(own)
+    return None if rival is None or pd.isna(rival[column]) else float(rival[column])
 
 
 def beside_both(row: "pd.Series[Any]", rival: "pd.Series[Any] | None", times_as: Said) -> list[str]:

@@ -80,7 +80,7 @@ def draw(selection: Selection) -> Drawn:
 def hybrids(selection: Selection) -> Figure | str:
     """Training time of H7 and its hybrids over EfficientNet-B7's; reduced networks as they are."""
     rows = selection.rows(SUITE, "hybrids", "training")
-    if measured(rows, "ratio").empty:
+    if not with_convolutions(measured(rows, "ratio")):
         return "no hybrid was taken in turn with a rival"
     known = [model for model in HYBRIDS if model in set(rows["model"])]
     groups = [Group(HYBRIDS[model][0], HYBRIDS[model][1], rows[rows["model"] == model]) for model in known]
@@ -94,6 +94,11 @@ def hybrids(selection: Selection) -> Figure | str:
     bars(figure.add_subplot(), selection, groups, f"time over {rivals}'s")
     finish(figure, selection, rows)
     return figure
+
+
+def with_convolutions(rows: pd.DataFrame) -> bool:
+    """Whether there is a hybrid among the rows: the network without convolutions, alone, is a pair like any other."""
+    return bool((rows["model"] != next(iter(HYBRIDS))).any())
 
 
 def transfer(selection: Selection) -> Figure | str:

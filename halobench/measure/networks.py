@@ -50,6 +50,11 @@ class Contestant:
         """Whether a step is the replay of a CUDA graph."""
         return isinstance(self.call, graphs.Replay)
 
+    @property
+    def whole_peak_bytes(self) -> int | None:
+        """The most that a call holds in memory, with what lasts; ``None`` where nothing counts it."""
+        return None if self.peak_bytes is None else self.peak_bytes + self.resident_bytes
+
     @classmethod
     def prepare(cls, network: Network, direction: Direction, device: str, clock: Clock) -> "Contestant":
         """Build the network, compile it, take the first steps, and capture one where steps are replayed.
@@ -220,7 +225,7 @@ def at_batch(
         "clock": clock_fields(samples),
         "load": asdict(watch.load),
         "memory": {
-            "peak_bytes": None if own.peak_bytes is None else own.peak_bytes + own.resident_bytes,
+            "peak_bytes": own.whole_peak_bytes,
             "resident_bytes": own.resident_bytes,
         },
         "energy_joules": joules,
@@ -249,6 +254,8 @@ def paired_fields(rival: Contestant, samples: Burst, others: Burst) -> Fields:
     summary = summarize(ratios)
     return {
         "rival": rival.network.model,
+        "rival_side": rival.network.side,
+        "rival_peak_bytes": rival.whole_peak_bytes,
         "rival_median_ms": median(others.device_ms),
         "rival_samples_ms": others.device_ms,
         "ratio": summary.median,

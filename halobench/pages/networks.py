@@ -7,7 +7,7 @@ import pandas as pd
 
 from halobench.figures.names import SAID, pair_name
 from halobench.figures.pairs import compiled_pairs, milliseconds, pair_table
-from halobench.figures.published import HYBRIDS, TRANSFER, TRANSFER_AT, ratio
+from halobench.figures.published import HYBRIDS, TRANSFER, TRANSFER_AT, ratio, with_convolutions
 from halobench.figures.rivals import FUSED, SUITE
 from halobench.figures.selection import Selection, measured, mode_order
 from halobench.figures.summary import markdown
@@ -106,6 +106,8 @@ def hybrids(chosen: Sequence[Selection]) -> str:
     """The training step of H7 and its hybrids over EfficientNet-B7's, and the published training time."""
     made = []
     for one, rows in each(chosen, "hybrids", "training"):
+        if not with_convolutions(rows):
+            continue
         known = [model for model in HYBRIDS if model in set(rows["model"])]
         lines = [[str(variant), *cells(of, known)] for variant, of in rows.groupby("variant", sort=True)]
         lines.append(["published, TPUv3", *(f"{HYBRIDS[model][1]:g}" for model in known)])

@@ -216,6 +216,7 @@ def of_part(name: str, meaning: str, only: str = "") -> Field:
 OLDER = "a file from before there were captured networks"
 BY_DEFAULT = "by the compiler's defaults, or not at all"
 ALONE = "the network was measured alone, or has no time"
+ALONE_OR_OLDER = f"{ALONE}, or it is in a file from before this was kept"
 # A row about a whole network has ``network`` where others have ``problem``.
 NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {
     "model": of_network("model", "text", "the model's name, as in `models.create`"),
@@ -251,6 +252,10 @@ NETWORK_FIELDS = {name: FIELDS[name] for name in SHARED} | {
     "postprocessing_ms": of_part("postprocessing", "boxes and masks brought back into the images", "inference only"),
     "backward_ms": of_part("backward", "the backward pass", "training steps only"),
     "optimizer_ms": of_part("optimizer", "the optimizer", "training steps only"),
+    "rival_side": of_measured("paired.rival_side", "count", "side of the rival's images", "pixels", ALONE_OR_OLDER),
+    "rival_peak_bytes": of_measured(
+        "paired.rival_peak_bytes", "number", "the rival's `peak_bytes`", "bytes", ALONE_OR_OLDER
+    ),
     "rival_ms": of_measured("paired.rival_median_ms", "positive", "median of the rival's calls between", "ms", ALONE),
     "ratio": of_measured("paired.ratio", "positive", "median over pairs of its time over the rival's", "", ALONE),
     "ratio_low": of_measured("paired.ratio_low", "positive", "lower end of its bootstrap 95 % interval", "", ALONE),
