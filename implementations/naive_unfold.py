@@ -16,7 +16,8 @@ from halobench.attention.geometry import Geometry
 def windows(pixels: Tensor, geometry: Geometry) -> Tensor:
     """All windows of the map through ``F.unfold``: (b n H W d) -> (b n R C y x d)."""
     batch, heads, _, _, dim = pixels.shape
-    rows, columns = geometry.blocks(geometry.own_rows(pixels.shape[2])), geometry.blocks(pixels.shape[3])
+    rows = geometry.blocks(geometry.own_rows(pixels.shape[2]))
+    columns = geometry.blocks(geometry.own_columns(pixels.shape[3]))
     image = formula.pad_to_windows(pixels, geometry).permute(0, 1, 4, 2, 3).flatten(1, 2)  # [b (n d) H' W']
     columns_of_windows = F.unfold(image, geometry.window, stride=geometry.step)  # [b (n d y x) (R C)]
     shape = (batch, heads, dim, geometry.window, geometry.window, rows, columns)

@@ -57,7 +57,8 @@ def attend_tokens(
 
 def needs_mask(geometry: Geometry, height: int, width: int) -> bool:
     """Whether any window holds a pixel outside the image that must not count."""
-    whole = geometry.halo == 0 and geometry.own_rows(height) % geometry.block == 0 and width % geometry.block == 0
+    own = geometry.own_rows(height), geometry.own_columns(width)
+    whole = geometry.halo == 0 and not any(size % geometry.block for size in own)
     return geometry.border == "masked" and not whole
 
 

@@ -141,7 +141,7 @@ def counted() -> None:
             replace(SMALL, geometry=Geometry(8, 3), height=11, width=18),
             replace(SMALL, relative=False, geometry=Geometry(4, 1, 2, "zero")),
             replace(SMALL, dtype="float16"),
-            replace(SMALL, geometry=Geometry(4, 2, above=2, below=1), height=11),
+            replace(SMALL, geometry=Geometry(4, 2, above=2, below=1, left=1, right=2), height=11, width=11),
         ):
             multiplied.clear()
             inputs = task.inputs(requires_grad=True)
@@ -200,7 +200,7 @@ CONFORMANCE = {
     for name, border, dtype in [
         *((name, "masked", "float32") for name in CASES if name not in SLOW | UNJUDGED),
         *((name, "zero", "float32") for name in ("odd_block", "stride_2_partial", "sasa", "one_pixel")),
-        ("strip_cut_short", "zero", "float32"),
+        *((name, "zero", "float32") for name in ("strip_cut_short", "strip_all_around")),
         *((name, "masked", "float16") for name in ("odd_block", "stride_2_partial", "no_positions_partial")),
     ]
 }

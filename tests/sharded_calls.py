@@ -25,7 +25,7 @@ BACKENDS = {"gloo": ("strided_gather", "sdpa", "naive_unfold"), "nccl": ("fused"
 
 @dataclass(frozen=True)
 class Drawn:
-    """A problem, who holds which of its rows, and what computes it; ``told``: whether ranks are told the shards."""
+    """A problem, who holds which of its pixels, and what computes it; ``told``: whether ranks are told the shards."""
 
     problem: Problem
     shards: Shards
@@ -34,22 +34,22 @@ class Drawn:
 
 
 def drawn(seed: int, count: int, kind: str = "gloo") -> Drawn:
-    """Any problem on any shards: some without rows, some smaller than the halo."""
+    """Any problem on any grid of ranks: some hold nothing, some less than the halo."""
     draw = Random(seed)
     block, halo = draw.randint(1, 5), draw.randint(0, 9)
     stride = draw.choice([stride for stride in (1, 1, 2, 3, 4) if block % stride == 0 or stride % block == 0])
     geometry = Geometry(block, halo, stride, draw.choice(["masked", "zero"]))
-    whole = unit(geometry)
-    units = [draw.choice([0, 1, 1, 2, 4]) for _ in range(count)]
-    units[draw.randrange(count)] += -(-3 * stride // whole)  # three rows of queries at least (``test_conformance``)
-    heights = [whole * number for number in units]
-    last = max(rank for rank in range(count) if heights[rank])
-    heights[last] -= draw.randrange(whole) if sum(heights) - whole >= 3 * stride else 0
-    shards = shard_map(sum(heights), count, geometry) if seed % 4 == 0 else Shards(tuple(heights))
+    down = draw.choice([number for number in range(1, count + 1) if count % number == 0])
+    across = count // down
+    heights = sizes(draw, down, geometry)
+    widths = sizes(draw, across, geometry) if across > 1 else (stride * draw.randint(3, 5),)
+    shards = Shards(heights, widths if across > 1 else None)
+    if seed % 4 == 0:
+        shards = shard_map(sum(heights), (down, across), geometry, sum(widths))
     problem = Problem(
         geometry,
         sum(heights),
-        width=stride * draw.randint(3, 5),
+        sum(widths),
         batch=draw.randint(1, 2),
         heads=draw.randint(1, 2),
         key_dim=draw.choice([4, 8]),
@@ -57,11 +57,22 @@ def drawn(seed: int, count: int, kind: str = "gloo") -> Drawn:
         relative=draw.random() < 0.8,
         dtype=draw.choice(["float32", "float32", "bfloat16"]),
     )
-    return Drawn(problem, shards, draw.choice(BACKENDS[kind]), draw.random() < 0.5)
+    return Drawn(problem, shards, draw.choice(BACKENDS[kind]), across > 1 or draw.random() < 0.5)
+
+
+def sizes(draw: Random, count: int, geometry: Geometry) -> tuple[int, ...]:
+    """Those of ``count`` shards of an axis, of three queries at least (``test_conformance``)."""
+    whole, least = unit(geometry), 3 * geometry.stride
+    units = [draw.choice([0, 1, 1, 2, 4]) for _ in range(count)]
+    units[draw.randrange(count)] += -(-least // whole)
+    found = [whole * number for number in units]
+    last = max(number for number in range(count) if found[number])
+    found[last] -= draw.randrange(whole) if sum(found) - whole >= least else 0
+    return tuple(found)
 
 
 def call(group: ProcessGroup, one: Drawn, seed: int, *, exchanged: bool = True) -> dict[str, np.ndarray]:
-    """This rank's rows of the output and the gradients, and its gradients of the tables, as float64."""
+    """This rank's pixels of the output and the gradients, and its gradients of the tables, as float64."""
     problem, shards, rank, device = one.problem, one.shards, group.rank(), ranks.device_of(group)
     inputs = problem.inputs(seed=seed)
     of_queries = shards.strided(problem.geometry.stride)
@@ -86,26 +97,42 @@ def numbers(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: tensor.detach().double().cpu().numpy() for name, tensor in tensors.items()}
 
 
-def together(parts: list[dict[str, np.ndarray]], axis: int, whole: set[str], device: str = "cpu") -> dict[str, Tensor]:
-    """Rows of all ranks above one another; what ranks hold whole must be the same on all of them."""
+def together(
+    parts: list[dict[str, np.ndarray]], shards: Shards, whole: set[str], device: str = "cpu"
+) -> dict[str, Tensor]:
+    """The maps of which ranks hold parts, axes 2 and 3; what they hold whole must be the same on all of them."""
+    _, across = shards.grid
+
+    def block(name: str) -> np.ndarray:
+        rows = [parts[first : first + across] for first in range(0, len(parts), across)]
+        return np.concatenate([np.concatenate([part[name] for part in row], 3) for row in rows], 2)
+
     for name in whole & set(parts[0]):
         for part in parts:
             np.testing.assert_array_equal(part[name], parts[0][name])
-    return {
-        name: torch.from_numpy(
-            parts[0][name] if name in whole else np.concatenate([part[name] for part in parts], axis)
-        ).to(device)
-        for name in parts[0]
-    }
+    return {name: torch.from_numpy(parts[0][name] if name in whole else block(name)).to(device) for name in parts[0]}
 
 
 def fault(one: Drawn, seed: int, parts: list[dict[str, np.ndarray]], device: str = "cpu") -> str | None:
     """What is wrong, by the accuracy rule, with what the ranks found; formula and truth are computed on ``device``."""
-    found = together(parts, 2, {"rows", "columns"}, device)
+    found = together(parts, one.shards, {"rows", "columns"}, device)
     inputs = {name: tensor.to(device) for name, tensor in one.problem.inputs(seed=seed).tensors.items()}
     whole = Call(inputs, workload.cotangent(one.problem, "cpu", seed).to(device), one.problem.geometry)
     truth, plain = whole.to(torch.float64).results(oracle.attend), whole.results(yardstick)
     return accuracy.compare_attention(found, truth, plain, backends.load(one.backend), whole).fault
+
+
+def corner(group: ProcessGroup, geometry: Geometry, shards: Shards) -> np.ndarray:
+    """Which of this rank's pixels (H W) the last query of the first rank sees: those whose values have a gradient."""
+    rank = group.rank()
+    shape = 1, 1, *shards.size(rank), 4
+    query, key, value = (torch.ones(shape, requires_grad=True) for _ in range(3))
+    output = distributed.attend(query, key, value, None, geometry, group, backend="strided_gather", shards=shards)
+    cotangent = torch.zeros_like(output)
+    if rank == 0:
+        cotangent[:, :, -1, -1] = 1
+    (gradient,) = torch.autograd.grad(output, [value], cotangent)
+    return (gradient != 0)[0, 0, :, :, 0].numpy()
 
 
 def unexchanged(group: ProcessGroup, one: Drawn, seed: int) -> dict[str, np.ndarray]:
@@ -113,10 +140,16 @@ def unexchanged(group: ProcessGroup, one: Drawn, seed: int) -> dict[str, np.ndar
 
 
 def refused(group: ProcessGroup, geometry: Geometry, shards: Shards, backend: str) -> None:
-    """A call on eight rows a rank."""
+    """A call on eight rows and columns a rank."""
     rows = geometry.own_rows(8)
     query, key = torch.randn(1, 1, rows, 8, 4), torch.randn(1, 1, 8, 8, 4)
     distributed.attend(query, key, key, None, geometry, group, backend=backend, shards=shards)
+
+
+def untold(group: ProcessGroup, geometry: Geometry, shards: Shards) -> None:
+    """A call of ranks that are to ask one another."""
+    pixels = torch.randn(1, 1, *shards.size(group.rank()), 4)
+    distributed.attend(pixels, pixels, pixels, None, geometry, group, backend="sdpa")
 
 
 def calls(group: ProcessGroup, seeds: range) -> list[dict[str, np.ndarray]]:
@@ -126,10 +159,9 @@ def calls(group: ProcessGroup, seeds: range) -> list[dict[str, np.ndarray]]:
 
 
 def layer(
-    group: ProcessGroup, spec: LayerSpec, pixels: Tensor, cotangent: Tensor, state: dict[str, Any]
+    group: ProcessGroup, spec: LayerSpec, shards: Shards, pixels: Tensor, cotangent: Tensor, state: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-    """This rank's rows of a layer's output and of the map's gradient, and the gradients of all weights."""
-    shards = shard_map(pixels.shape[2], group.size(), spec.geometry)
+    """This rank's pixels of a layer's output and of the map's gradient, and the gradients of all weights."""
     module = distributed.HaloAttention(spec, group, backend="sdpa", shards=shards).to(pixels.dtype)
     module.load_state_dict(state)
     mine = shards.local(pixels, group.rank()).clone().requires_grad_()
@@ -140,27 +172,27 @@ def layer(
     return numbers({"output": output, "map": mine.grad, **weights})
 
 
-def network(group: ProcessGroup, name: str, overrides: dict[str, Any], image: Tensor, state: dict[str, Any]) -> Any:
-    """The logits of an image of which this rank has its part."""
+def network(
+    group: ProcessGroup, name: str, overrides: dict[str, Any], image: Tensor, state: dict[str, Any], shards: Shards
+) -> Any:
+    """The logits of an image of which this rank has its part; ranks ask one another for these if they are rows."""
     device = ranks.device_of(group)
     model = models.create(name, "sdpa", 10, **overrides).to(device, image.dtype).eval()
     model.load_state_dict(state)
-    distributed.shard_network(model, group, backend="sdpa")
-    heights = [128] * (group.size() - 1)
-    shards = Shards((*heights, image.shape[2] - sum(heights)))
+    distributed.shard_network(model, group, backend="sdpa", shards=shards if shards.widths else None)
     with torch.no_grad():
         return model(shards.local(image, group.rank()).to(device)).cpu().numpy()
 
 
 def training(
     group: ProcessGroup, overrides: dict[str, Any], images: Tensor, targets: Tensor, state: dict[str, Any],
-    heights: tuple[int, ...], again: bool = False, autocast: bool = False,
+    shards: Shards, again: bool = False, autocast: bool = False,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """Two steps of a network on images of which this rank has its rows; what they leave, and the images' gradient.
+    """Two steps of a network on images of which this rank has its part; what they leave, and the images' gradient.
 
     ``again``: blocks are computed again in the backward pass; ``autocast``: to bfloat16.
     """
-    device, shards = ranks.device_of(group), Shards(heights)
+    device = ranks.device_of(group)
     model = models.create("halonet_mini", "sdpa", 10, **overrides).to(device, images.dtype)
     model.load_state_dict(state)
     distributed.shard_network(model, group, backend="sdpa", shards=shards)
@@ -206,10 +238,10 @@ def stepped(
     return numbers({**found, **gradients})
 
 
-def assert_alike(parts: list[Any], whole: dict[str, np.ndarray]) -> None:
+def assert_alike(parts: list[Any], whole: dict[str, np.ndarray], shards: Shards) -> None:
     """What ranks found in ``training`` is what the whole network did, to rounding in float64."""
     assert not [part for part in parts if isinstance(part, Exception)]
-    found = together(parts, 2, set(whole) - {"images"})
+    found = together(parts, shards, set(whole) - {"images"})
     assert set(found) == set(whole)
     for name, wanted in whole.items():
         np.testing.assert_allclose(found[name], wanted, rtol=1e-7, atol=1e-9 * np.abs(wanted).max(), err_msg=name)

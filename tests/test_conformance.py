@@ -129,7 +129,7 @@ def test_any_strides(name: str, case: str, layout: Callable[[Tensor], Tensor], d
 
 @st.composite
 def problems(draw: st.DrawFn, *, strips: bool) -> Problem:
-    """Any small problem that blocks can tile, with ``strips`` also of a map that goes on above and below.
+    """Any small problem that blocks can tile, with ``strips`` also of a map that goes on beyond its queries.
 
     Three queries along an axis at least: where there is one, a table's gradient sums terms that all but cancel, and
     one rounding more or less decides. ``CASES`` has the smaller maps.
@@ -137,11 +137,11 @@ def problems(draw: st.DrawFn, *, strips: bool) -> Problem:
     block, halo = draw(st.integers(1, 9)), draw(st.integers(0, 5))
     stride = draw(st.sampled_from([s for s in range(1, 5) if block % s == 0 or s % block == 0]))
     border: Border = draw(st.sampled_from(["masked", "zero"]))
-    above, below = (draw(st.integers(0, halo + 2)) if strips else 0 for _ in range(2))
+    above, below, left, right = (draw(st.integers(0, halo + 2)) if strips else 0 for _ in range(4))
     return Problem(
-        Geometry(block, halo, stride, border, above, below),
+        Geometry(block, halo, stride, border, above, below, left, right),
         height=above + stride * draw(st.integers(3, 12 // stride)) + below,
-        width=stride * draw(st.integers(3, 12 // stride)),
+        width=left + stride * draw(st.integers(3, 12 // stride)) + right,
         batch=draw(st.integers(1, 3)),
         heads=draw(st.integers(1, 3)),
         key_dim=draw(st.sampled_from([4, 8, 16, 20])),

@@ -1,6 +1,7 @@
 """Halo attention on shards: as on the whole map, on one rank to four; and a rank that is lost ends the others."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,14 +11,15 @@ import torch
 from halobench import Geometry, LayerSpec, Problem, Unsupported, models
 from halobench.attention import oracle
 from halobench.distributed import RankLost, Shards, shard_map, shard_network
+from halobench.distributed.areas import Area
 from halobench.distributed.sharded import cut
 from halobench.distributed.shards import overhang
 from halobench.models.norm import module
 from tests import sharded_calls
 from tests.ranks import Ranks
 
-COUNTS = (1, 2, 3, 4)
-SEEDS = range(24)  # for each number of ranks
+COUNTS = (1, 2, 3, 4, 6)
+SEEDS = range(24)  # for each number of ranks, on a grid of them
 
 
 @pytest.fixture(scope="module")
@@ -43,31 +45,78 @@ def test_as_on_the_whole_map(answers: dict[int, list], count: int, seed: int) ->
 
 
 def test_what_is_drawn_is_hard_enough(answers: dict[int, list]) -> None:
-    """Among the problems: ranks without rows, halos over several shards, both borders, strides, parts at both edges."""
+    """Among the problems: ranks that hold nothing, halos over several shards and around corners, all parts."""
     every = [(sharded_calls.drawn(seed, count), rank) for count in COUNTS for seed in SEEDS for rank in range(count)]
     geometries = [one.problem.geometry for one, _ in every]
     assert {geometry.border for geometry in geometries} == {"masked", "zero"}
     assert any(geometry.stride > geometry.block for geometry in geometries)
     assert any(1 < geometry.stride <= geometry.block for geometry in geometries)
-    assert any(not height for one, _ in every for height in one.shards.heights[:-1])
-    owners = [[owner for owner, _ in one.shards.pieces(rank, one.problem.geometry)] for one, rank in every]
-    assert max(map(len, owners)) == 3  # two above and one below, of four ranks
-    edges = {
-        tuple(map(len, cut(len(one.shards.rows(rank)), *map(len, one.shards.needed(rank, geometry)), geometry)))
-        for (one, rank), geometry in zip(every, geometries, strict=True)
+    known = [(one.shards.of_width(one.problem.width), rank) for one, rank in every]
+    assert any(not height for shards, _ in known for height in shards.heights[:-1])
+    assert any(not width for shards, _ in known for width in (shards.widths or ())[:-1])
+    assert {shards.grid for shards, _ in known} >= {(1, 3), (3, 1), (2, 2), (2, 3), (3, 2)}
+    steps = {  # from a rank to those whose pixels it sees, in the grid
+        (abs(rank // across - owner // across), abs(rank % across - owner % across))
+        for (shards, rank), geometry in zip(known, geometries, strict=True)
+        for across in shards.grid[1:]
+        for owner, _ in shards.received(rank, geometry)
     }
-    assert edges >= {(0, 1), (1, 0), (1, 1), (1, 2)}
+    assert steps >= {(0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1)}
+    parts = set()
+    for (shards, rank), geometry in zip(known, geometries, strict=True):
+        own, frame = shards.area(rank), shards.frame(rank, geometry)
+        corner = own.rows.start, own.columns.start
+        parts.add(tuple(map(len, cut(own.seen_from(*corner), frame.seen_from(*corner), geometry))))
+    assert parts >= {(0, 1), (1, 0), (1, 1), (1, 2)}
 
 
-def test_without_exchange_the_edges_are_wrong_and_the_interior_is_not(ranks: Ranks) -> None:
-    """For measuring: zeros take the place of others' rows, and nothing is waited for."""
-    problem = Problem(Geometry(2, 1), 16, 6, dtype="float64")
-    one = sharded_calls.Drawn(problem, shard_map(16, 2, problem.geometry), "strided_gather", told=True)
-    right = [part["output"] for part in ranks.ask(2, sharded_calls.call, one, 0)]
-    wrong = [part["output"] for part in ranks.ask(2, sharded_calls.unexchanged, one, 0)]
-    for rank, edge in ((0, slice(6, 8)), (1, slice(0, 2))):
-        differs = (right[rank] != wrong[rank]).any((0, 1, 3, 4))
-        assert np.flatnonzero(differs).tolist() == list(range(edge.start, edge.stop))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("geometry", [Geometry(2, 1), Geometry(2, 1, stride=2, border="zero")])
+def test_an_interior_with_edges_on_three_sides(ranks: Ranks, geometry: Geometry, dtype: str) -> None:
+    """That of the middle ranks of 2 x 3, all uneven."""
+    problem = Problem(geometry, 13, 15, batch=2, heads=2, dtype=dtype)
+    one = sharded_calls.Drawn(problem, Shards((6, 7), (4, 8, 3)), "strided_gather", told=True)
+    parts = ranks.ask(6, sharded_calls.call, one, 0)
+    assert not [part for part in parts if isinstance(part, Exception)]
+    assert sharded_calls.fault(one, 0, parts) is None
+
+
+@pytest.mark.parametrize("geometry", [Geometry(4, 1), Geometry(3, 4), Geometry(2, 3, stride=4)])
+def test_parts_are_the_shard(geometry: Geometry) -> None:
+    """Each pixel is in one of them, the interior of which sees no pixel of others."""
+    own, frame = Area(range(20), range(24)), Area(range(-geometry.halo, 20 + geometry.halo), range(24 + geometry.halo))
+    interior, edges = cut(own, frame, geometry)
+    assert (len(interior), len(edges)) == (1, 3)
+    pixels = Counter((row, column) for part in (*interior, *edges) for row in part.rows for column in part.columns)
+    assert pixels == Counter((row, column) for row in own.rows for column in own.columns)
+    for inner, along in zip(interior[0], own, strict=True):
+        assert {geometry.seen(pixel, 99).stop <= along.stop for pixel in inner[:: geometry.stride]} == {True}
+    assert interior[0].rows.start >= geometry.halo
+
+
+@pytest.mark.parametrize("grid", [(2, 1), (1, 2), (2, 2)])
+def test_without_exchange_the_edges_are_wrong_and_the_interior_is_not(ranks: Ranks, grid: tuple[int, int]) -> None:
+    """For measuring: zeros take the place of others' pixels, and nothing is waited for."""
+    problem = Problem(Geometry(2, 1), 8, 8, dtype="float64")
+    shards = shard_map(8, grid, problem.geometry, 8)
+    one, count = sharded_calls.Drawn(problem, shards, "strided_gather", told=True), shards.ranks
+    right, wrong = (
+        sharded_calls.together([{"output": part["output"]} for part in parts], shards, set())["output"]
+        for parts in (ranks.ask(count, sharded_calls.call, one, 0), ranks.ask(count, sharded_calls.unexchanged, one, 0))
+    )
+    edge = torch.tensor([False, False, True, True, True, True, False, False])
+    none = torch.zeros_like(edge)
+    rows, columns = (edge if number > 1 else none for number in grid)
+    assert torch.equal((right != wrong).any(-1).any(0).any(0), rows[:, None] | columns)
+
+
+def test_corners(ranks: Ranks) -> None:
+    """The last query of the first of 2 x 3 ranks sees pixels of all others, its halo beyond one of two columns."""
+    shards, wanted = Shards((4, 4), (4, 2, 4)), np.zeros((8, 10), bool)
+    wanted[0:7, 0:7] = True  # from the last block's corner (2, 2), block 2 and halo 3
+    parts = ranks.ask(6, sharded_calls.corner, Geometry(2, 3), shards)
+    found = sharded_calls.together([{"seen": part[None, None]} for part in parts], shards, set())["seen"]
+    np.testing.assert_array_equal(found[0, 0], wanted)
 
 
 LAYERS = {
@@ -78,37 +127,43 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("count", [2, 4])
-def test_layer(ranks: Ranks, name: str, count: int) -> None:
-    """The whole layer's weights, the whole map's output, and gradients of both; with four ranks one has no rows."""
+@pytest.mark.parametrize("grid", [(2, 1), (4, 1), (2, 2)])
+def test_layer(ranks: Ranks, name: str, grid: tuple[int, int]) -> None:
+    """The whole layer's weights, the whole map's output, and gradients of both; of four rows of ranks one has none."""
     spec = LAYERS[name]
     pixels, state = torch.randn(2, 6, 3 * spec.geometry.block - 1, 5, dtype=torch.float64), None
+    shards = shard_map(pixels.shape[2], grid, spec.geometry, 5)
     whole = sharded_calls.whole_layer(spec, pixels, oracle.attend)
     leaf = pixels.clone().requires_grad_()
     output = whole(leaf)
     cotangent = torch.randn_like(output)
     output.backward(cotangent)
     state = whole.state_dict()
-    parts = ranks.ask(count, sharded_calls.layer, spec, pixels, cotangent, state)
+    parts = ranks.ask(shards.ranks, sharded_calls.layer, spec, shards, pixels, cotangent, state)
     assert not [part for part in parts if isinstance(part, Exception)]
     weights = {name: weight.grad for name, weight in whole.named_parameters()}
-    found = sharded_calls.together(parts, 2, set(weights))
+    found = sharded_calls.together(parts, shards, set(weights))
     for one, wanted in {"output": output.detach(), "map": leaf.grad, **weights}.items():
         torch.testing.assert_close(found[one], wanted, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "height", "count"),
-    [({}, 256, 2), ({}, 373, 3), ({"border": "zero"}, 250, 2)],
+    ("overrides", "shards"),
+    [
+        ({}, Shards((128, 128))),
+        ({}, Shards((128, 128, 117))),
+        ({"border": "zero"}, Shards((128, 122))),
+        ({}, Shards((128, 69), (128, 75))),
+    ],
 )
-def test_network(ranks: Ranks, overrides: dict, height: int, count: int) -> None:
+def test_network(ranks: Ranks, overrides: dict, shards: Shards) -> None:
     """The logits of the whole image on every rank; the last rank's part may end anywhere."""
     model = sharded_calls.unlike_itself(models.create("halonet_mini", "sdpa", 10, **overrides).double())
-    image = torch.randn(1, 3, height, 72, dtype=torch.float64)
+    image = torch.randn(1, 3, shards.height, sum(shards.widths or (72,)), dtype=torch.float64)
     with torch.no_grad():
         whole = model.eval()(image).numpy()
-    answers = ranks.ask(count, sharded_calls.network, "halonet_mini", overrides, image, model.state_dict())
-    for answer in answers:
+    asked = "halonet_mini", overrides, image, model.state_dict(), shards
+    for answer in ranks.ask(shards.ranks, sharded_calls.network, *asked):
         np.testing.assert_allclose(answer, whole, rtol=1e-9, atol=1e-9)
 
 
@@ -121,37 +176,38 @@ def test_network(ranks: Ranks, overrides: dict, height: int, count: int) -> None
     ],
 )
 def test_networks_that_are_not_sharded(overrides: dict, named: str) -> None:
-    """By the name of what may mix rows; the network is then as it was."""
+    """By the name of what may mix pixels; the network is then as it was."""
     model = models.create("halonet_mini", "sdpa", 10, **overrides)
-    with pytest.raises(Unsupported, match=f"{named} may mix rows in a way that is not sharded"):
+    with pytest.raises(Unsupported, match=f"{named} may mix pixels in a way that is not sharded"):
         shard_network(model, Alone(), backend="sdpa")
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 10)
 
 
 TRAINING = {
-    "one_rank": ({}, (256,), 2),
-    "uneven": ({}, (128, 256), 1),
-    "image_that_ends_anywhere": ({"border": "zero"}, (128, 256, 117), 2),
-    "four": ({}, (128, 128, 128, 60), 1),
-    "projected_again": ({"recompute_projections": True}, (128, 100), 1),
-    "computed_again": ({}, (128, 100), 1),
+    "one_rank": ({}, Shards((256,)), 2),
+    "uneven": ({}, Shards((128, 256)), 1),
+    "image_that_ends_anywhere": ({"border": "zero"}, Shards((128, 256, 117)), 2),
+    "four": ({}, Shards((128, 128, 128, 60)), 1),
+    "rows_and_columns": ({"border": "zero"}, Shards((128, 45), (128, 61)), 2),
+    "projected_again": ({"recompute_projections": True}, Shards((128, 100)), 1),
+    "computed_again": ({}, Shards((128, 100)), 1),
 }
 
 
 @pytest.mark.parametrize("name", TRAINING)
 def test_training_step_of_a_network(ranks: Ranks, name: str) -> None:
     """Loss, logits, all gradients and the running statistics after two steps, as on the whole image."""
-    overrides, heights, batch = TRAINING[name]
+    overrides, shards, batch = TRAINING[name]
     again = name == "computed_again"
     torch.manual_seed(0)
     model = sharded_calls.unlike_itself(models.create("halonet_mini", "sdpa", 10, **overrides).double())
-    images = 2 + 3 * torch.randn(batch, 3, sum(heights), 40, dtype=torch.float64)
+    images = 2 + 3 * torch.randn(batch, 3, shards.height, sum(shards.widths or (40,)), dtype=torch.float64)
     targets = torch.arange(batch)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.set_grad_checkpointing(again)  # statistics then move twice, here as there
     whole = sharded_calls.stepped(model, images, targets)
-    parts = ranks.ask(len(heights), sharded_calls.training, overrides, images, targets, state, heights, again)
-    sharded_calls.assert_alike(parts, whole)
+    parts = ranks.ask(shards.ranks, sharded_calls.training, overrides, images, targets, state, shards, again)
+    sharded_calls.assert_alike(parts, whole, shards)
 
 
 def test_two_images_before_their_gradients(ranks: Ranks) -> None:
@@ -161,7 +217,7 @@ def test_two_images_before_their_gradients(ranks: Ranks) -> None:
     images = tuple(torch.randn(1, 3, height, 40, dtype=torch.float64) for height in (160, 256))
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     whole = sharded_calls.gradients_of(model, list(images))
-    sharded_calls.assert_alike(ranks.ask(2, sharded_calls.before_any_backward, images, state), whole)
+    sharded_calls.assert_alike(ranks.ask(2, sharded_calls.before_any_backward, images, state), whole, Shards((0, 0)))
 
 
 def test_training_step_under_autocast(ranks: Ranks) -> None:
@@ -173,8 +229,9 @@ def test_training_step_under_autocast(ranks: Ranks) -> None:
     plain = sharded_calls.stepped(model, images, targets, autocast=True)
     model.load_state_dict(state)
     truth = sharded_calls.stepped(model.double(), images.double(), targets)
-    parts = ranks.ask(2, sharded_calls.training, {}, images, targets, state, (128, 100), False, True)
-    found = sharded_calls.together(parts, 2, set(truth) - {"images"})
+    shards = Shards((128, 100))
+    parts = ranks.ask(2, sharded_calls.training, {}, images, targets, state, shards, False, True)
+    found = sharded_calls.together(parts, shards, set(truth) - {"images"})
     for kind in ("running_mean", "running_var", "gradient of"):
         names = [name for name in truth if kind in name]
         off, allowed = (
@@ -231,17 +288,25 @@ def test_a_rank_that_lags_ends_the_others_and_is_named(ranks: Ranks, way: str) -
 )
 def test_shards_are_whole_units(height: int, count: int, geometry: Geometry, heights: tuple[int, ...]) -> None:
     """As even as blocks allow; what is left over goes to the first ranks, and the last row to the last with rows."""
-    shards = shard_map(height, count, geometry)
-    assert shards.heights == heights
-    assert [row for rank in range(count) for row in shards.rows(rank)] == list(range(height))
-    shards.check(geometry)
+    for shards in (shard_map(height, count, geometry).of_width(7), shard_map(height, (count, 1), geometry, 7)):
+        assert shards == Shards(heights, (7,))
+        assert [row for rank in range(count) for row in shards.area(rank).rows] == list(range(height))
+        shards.check(geometry)
+    columns = shard_map(7, (1, count), geometry, height)
+    assert columns == Shards((7,), heights)
+    columns.check(geometry)
 
 
 def test_a_halo_may_span_shards() -> None:
-    """From the first row to the last, by owner."""
-    shards, geometry = Shards((2, 0, 2, 4, 2)), Geometry(2, 3)
-    assert shards.pieces(3, geometry) == [(0, range(1, 2)), (2, range(2, 4)), (4, range(8, 10))]
-    assert shards.pieces(1, geometry) == []
+    """From the first row to the last, by owner; what one receives, the other sends."""
+    shards, geometry = Shards((2, 0, 2, 4, 2), (6,)), Geometry(2, 3)
+    wanted = [(0, range(1, 2)), (2, range(2, 4)), (4, range(8, 10))]
+    assert shards.received(3, geometry) == tuple((owner, (rows, range(6))) for owner, rows in wanted)
+    assert shards.received(1, geometry) == shards.sent(1, geometry) == ()
+    for one in (shards, Shards((3, 6), (0, 3, 1))):
+        for rank in range(one.ranks):
+            for owner, area in one.received(rank, geometry):
+                assert (rank, area) in one.sent(owner, geometry)
 
 
 @pytest.mark.parametrize(
@@ -257,31 +322,54 @@ def test_bad_input_is_one_error() -> None:
     """Each names what was given and what was expected."""
     with pytest.raises(ValueError, match=r"ranks must be at least 1, got 0"):
         shard_map(8, 0, Geometry(4, 1))
-    with pytest.raises(ValueError, match=r"every 4 rows for block 4 and stride 1, got 6 rows on rank 0 of \(6, 2\)"):
+    with pytest.raises(ValueError, match=r"ranks must be at least 1, got 0"):
+        shard_map(8, (2, 0), Geometry(4, 1), 8)
+    with pytest.raises(ValueError, match=r"width must be at least 1, got 0"):
+        shard_map(8, 2, Geometry(4, 1), 0)
+    with pytest.raises(ValueError, match=r"the map's width must be given where 2 x 3 ranks split it"):
+        shard_map(8, (2, 3), Geometry(4, 1))
+    with pytest.raises(ValueError, match=r"every 4 rows for block 4 and stride 1, got 6 rows in place 0 of \(6, 2\)"):
         Shards((6, 2)).check(Geometry(4, 1))
+    with pytest.raises(ValueError, match=r"every 4 columns for .*, got 5 columns in place 1 of \(4, 5, 0, 1\)"):
+        Shards((8,), (4, 5, 0, 1)).check(Geometry(4, 1))
     with pytest.raises(ValueError, match=r"above must be an integer >= 0, got -1"):
         Geometry(4, 1, above=-1)
 
 
 @pytest.mark.parametrize(
-    ("count", "backend", "heights", "geometry", "message"),
+    ("count", "backend", "shards", "geometry", "message"),
     [
-        (1, "sdpa", (4, 4), Geometry(4, 1), r"the shards of 1 rank must have 8 rows, .* got \(4, 4\)"),
-        (2, "sdpa", (4, 4), Geometry(4, 1), r"must have 8 rows, the key's, on rank ., got \(4, 4\)"),
-        (2, "sdpa", (8, 8), Geometry(4, 1, below=0, above=4), "no rows above or below it"),
-        (2, "nobody", (8, 8), Geometry(4, 1), "no backend is called 'nobody'"),
-        (2, "global_sa", (8, 8), Geometry(4, 1), "global_sa knows no strips"),
+        (
+            1,
+            "sdpa",
+            Shards((4, 4)),
+            Geometry(4, 1),
+            r"of 1 rank must have 8 x 8 pixels, .* got Shards\(heights=\(4, 4\)",
+        ),
+        (2, "sdpa", Shards((4, 4)), Geometry(4, 1), r"must have 8 x 8 pixels, the key's, on rank ., got Shards"),
+        (2, "sdpa", Shards((8,), (4, 4)), Geometry(4, 1), r"must have 8 x 8 pixels, .* widths=\(4, 4\)"),
+        (2, "sdpa", Shards((8, 8)), Geometry(4, 1, below=0, above=4), "no pixels beyond it"),
+        (2, "nobody", Shards((8, 8)), Geometry(4, 1), "no backend is called 'nobody'"),
+        (2, "global_sa", Shards((8, 8)), Geometry(4, 1), "global_sa knows no strips"),
+        (2, "global_sa", Shards((8,), (8, 8)), Geometry(4, 1), "global_sa knows no strips"),
     ],
 )
 def test_errors_of_a_call(
-    ranks: Ranks, count: int, backend: str, heights: tuple[int, ...], geometry: Geometry, message: str
+    ranks: Ranks, count: int, backend: str, shards: Shards, geometry: Geometry, message: str
 ) -> None:
     """On all ranks alike; the next call is as if nothing had happened."""
-    for answer in ranks.ask(count, sharded_calls.refused, geometry, Shards(heights), backend):
+    for answer in ranks.ask(count, sharded_calls.refused, geometry, shards, backend):
         assert isinstance(answer, Unsupported if "strips" in message else ValueError)
         assert re.search(message, str(answer))
     part, _ = ranks.ask(2, sharded_calls.calls, SEEDS)
     assert not isinstance(part, Exception)
+
+
+def test_ranks_that_split_columns_are_told_the_shards(ranks: Ranks) -> None:
+    """Otherwise a map of some rows seems to be what they hold."""
+    for answer in ranks.ask(2, sharded_calls.untold, Geometry(4, 1), Shards((8,), (8, 4))):
+        assert isinstance(answer, ValueError)
+        assert str(answer).endswith("must be told the shards, got [8, 4] columns and no shards")
 
 
 @pytest.mark.fault

@@ -36,10 +36,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("backend", ["fused", "sdpa"])
 @pytest.mark.parametrize("number", range(len(LAYERS)))
-def test_layers_of_networks(two: Ranks, number: int, backend: str, dtype: str) -> None:
-    """Heads and geometries of HaloNets, on uneven shards with an interior each."""
+@pytest.mark.parametrize("columns", [False, True], ids=["2x1", "1x2"])
+def test_layers_of_networks(two: Ranks, number: int, backend: str, dtype: str, columns: bool) -> None:
+    """Heads and geometries of HaloNets, on uneven shards with an interior each: of rows, or of columns."""
     problem = replace(LAYERS[number], dtype=dtype)
-    one = sharded_calls.Drawn(problem, Shards((24, problem.height - 24)), backend, told=True)
+    shards = Shards((problem.height,), (24, problem.width - 24)) if columns else Shards((24, problem.height - 24))
+    one = sharded_calls.Drawn(problem, shards, backend, told=True)
     parts = two.ask(2, sharded_calls.call, one, number)
     assert not [part for part in parts if isinstance(part, Exception)]
     assert sharded_calls.fault(one, number, parts, "cuda") is None
@@ -51,7 +53,8 @@ def test_network(two: Ranks) -> None:
     image = torch.randn(1, 3, 250, 72, dtype=torch.float64)
     with torch.no_grad():
         whole = model.eval()(image).numpy()
-    for answer in two.ask(2, sharded_calls.network, "halonet_mini", {}, image, model.state_dict()):
+    asked = "halonet_mini", {}, image, model.state_dict(), Shards((128, 122))
+    for answer in two.ask(2, sharded_calls.network, *asked):
         np.testing.assert_allclose(answer, whole, rtol=1e-9, atol=1e-9)
 
 
@@ -61,8 +64,8 @@ def test_training_step_of_a_network(two: Ranks) -> None:
     images, targets = 2 + 3 * torch.randn(2, 3, 250, 72, dtype=torch.float64), torch.arange(2)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     whole = sharded_calls.stepped(model, images, targets)
-    parts = two.ask(2, sharded_calls.training, {}, images, targets, state, (128, 122))
-    sharded_calls.assert_alike(parts, whole)
+    shards = Shards((128, 122))
+    sharded_calls.assert_alike(two.ask(2, sharded_calls.training, {}, images, targets, state, shards), whole, shards)
 
 
 @pytest.mark.parametrize("what", ["operator", "inference"])

@@ -106,7 +106,7 @@ class Operator:
             Unsupported: the backend refuses them, or they are a strip and it knows none.
         """
         if geometry.strip and not self.strips:
-            raise Unsupported(f"{self.backend} knows no strips, whose keys go on above or below the queries' map")
+            raise Unsupported(f"{self.backend} knows no strips, whose keys go on beyond the queries' map")
         if not exporting():  # comparing sizes would fix those that are to stay symbols
             check_inputs(query, key, value, relative, geometry)
         return self.attend(query, key, value, relative, geometry)

@@ -119,12 +119,13 @@ def unblock(output: Tensor, height: int, width: int) -> Tensor:
 
 def pad_to_windows(pixels: Tensor, geometry: Geometry) -> Tensor:
     """Zeros around the map, so that every block has a whole window: (b n H W d) -> (b n H' W' d)."""
-    height, width = geometry.own_rows(pixels.shape[2]), pixels.shape[3]
+    height, width = geometry.own_rows(pixels.shape[2]), geometry.own_columns(pixels.shape[3])
     # From the first pixel of the last block, a window reaches block + halo pixels further.
     bottom = (geometry.blocks(height) - 1) * geometry.step + geometry.block + geometry.halo - height
     right = (geometry.blocks(width) - 1) * geometry.step + geometry.block + geometry.halo - width
-    above, below = geometry.halo - geometry.above, bottom - geometry.below  # rows that nobody sees are cut off
-    return F.pad(pixels, (0, 0, geometry.halo, right, above, below))
+    # Rows and columns that nobody sees are cut off.
+    above, below = geometry.halo - geometry.above, bottom - geometry.below
+    return F.pad(pixels, (0, 0, geometry.halo - geometry.left, right - geometry.right, above, below))
 
 
 def strided_windows(pixels: Tensor, geometry: Geometry) -> Tensor:
@@ -146,12 +147,13 @@ def offset_tables(relative: RelativeTables, geometry: Geometry) -> tuple[Tensor,
 def inside_image(height: int, width: int, geometry: Geometry, device: torch.device) -> Tensor:
     """Whether each pixel of each window is a pixel of the image, of ``height`` x ``width`` keys: (R C y x)."""
 
-    def along(size: int, above: int = 0, below: int = 0) -> Tensor:
+    def along(size: int, before: int, behind: int) -> Tensor:
         corners = geometry.step * torch.arange(geometry.blocks(size), device=device)
         pixels = corners[:, None] + torch.arange(geometry.window, device=device) - geometry.halo
-        return (pixels >= -above) & (pixels < size + below)
+        return (pixels >= -before) & (pixels < size + behind)
 
-    rows, columns = along(geometry.own_rows(height), geometry.above, geometry.below), along(width)  # [R y], [C x]
+    rows = along(geometry.own_rows(height), geometry.above, geometry.below)  # [R y]
+    columns = along(geometry.own_columns(width), geometry.left, geometry.right)  # [C x]
     return rows[:, None, :, None] & columns[None, :, None, :]
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Border = Literal["masked", "zero"]
+BEYOND = ("above", "below", "left", "right")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,9 @@ class Geometry:
 
     ``block=1`` is a window per pixel (SASA); a block that covers the map is global attention.
 
-    A map may be a strip of a larger one: its keys and values then go on for ``above`` and ``below`` rows, from which
-    no queries ask. Blocks are cut from the first row of queries on, and only beyond these rows does the border begin.
+    A map may be a strip of a larger one: its keys and values then go on for ``above`` and ``below`` rows, and for
+    ``left`` and ``right`` columns, from which no queries ask. Blocks are cut from the first query on, and only beyond
+    these rows and columns does the border begin.
 
     Raises:
         ValueError: a field is out of range; the message names it.
@@ -35,10 +37,12 @@ class Geometry:
     border: Border = "masked"
     above: int = 0
     below: int = 0
+    left: int = 0
+    right: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("block", 1), ("halo", 0), ("stride", 1), ("above", 0), ("below", 0)):
-            number = getattr(self, name)
+        for name in ("block", "halo", "stride", *BEYOND):
+            number, least = getattr(self, name), 1 if name in ("block", "stride") else 0
             if type(number) is not int or number < least:
                 raise ValueError(f"{name} must be an integer >= {least}, got {number!r}")
         if self.border not in get_args(Border):
@@ -66,12 +70,16 @@ class Geometry:
 
     @property
     def strip(self) -> bool:
-        """Whether keys and values go on above or below the map of queries."""
-        return self.above > 0 or self.below > 0
+        """Whether keys and values go on beyond the map of queries."""
+        return any(getattr(self, side) for side in BEYOND)
 
     def own_rows(self, height: int) -> int:
         """Rows of pixels that queries stand on, of ``height`` rows of keys."""
         return height - self.above - self.below
+
+    def own_columns(self, width: int) -> int:
+        """Columns of pixels that queries stand on, of ``width`` columns of keys."""
+        return width - self.left - self.right
 
     def queries(self, size: int) -> int:
         """Number of queries along an axis of ``size`` pixels: the last may stand on the last pixel."""
@@ -81,15 +89,16 @@ class Geometry:
         """Number of blocks with queries along an axis of ``size`` pixels."""
         return -(-size // self.step)
 
-    def seen(self, pixel: int, size: int, above: int = 0, below: int = 0) -> range:
+    def seen(self, pixel: int, size: int, before: int = 0, behind: int = 0) -> range:
         """The real keys that a query on ``pixel`` sees along an axis of ``size`` pixels and those given beyond it."""
         start = pixel // self.block * self.block
-        return range(max(start - self.halo, -above), min(start + self.block + self.halo, size + below))
+        return range(max(start - self.halo, -before), min(start + self.block + self.halo, size + behind))
 
-    def seen_along(self, size: int, above: int = 0, below: int = 0) -> int:
+    def seen_along(self, size: int, before: int = 0, behind: int = 0) -> int:
         """Query-key pairs along such an axis: the sum of ``len(seen)`` over its queries."""
-        return sum(len(self.seen(pixel, size, above, below)) for pixel in range(0, size, self.stride))
+        return sum(len(self.seen(pixel, size, before, behind)) for pixel in range(0, size, self.stride))
 
     def visible_pairs(self, height: int, width: int) -> int:
         """Pairs of a query and a real key that it sees, on a map with ``height`` x ``width`` keys."""
-        return self.seen_along(self.own_rows(height), self.above, self.below) * self.seen_along(width)
+        rows = self.seen_along(self.own_rows(height), self.above, self.below)
+        return rows * self.seen_along(self.own_columns(width), self.left, self.right)

@@ -5,7 +5,7 @@ row of pixels that one of them sees, over the whole width of the map, and masks 
 code with any backend, so that no error can be common to both.
 
 For border ``"zero"`` the map is set into a canvas that reaches as far as any window does; the canvas around it holds
-keys and values of zero, as the definition says. Of a strip, the first key's row is ``above`` the first query's.
+keys and values of zero, as the definition says. Of a strip, the first key is ``above`` and ``left`` of the first query.
 """
 
 import torch
@@ -38,9 +38,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
 
     # Absolute pixel positions of queries and keys; a canvas starts at -margin.
     query_rows = torch.arange(0, geometry.own_rows(height), geometry.stride, device=query.device)
-    query_columns = torch.arange(0, width, geometry.stride, device=query.device)
+    query_columns = torch.arange(0, geometry.own_columns(width), geometry.stride, device=query.device)
     key_rows = torch.arange(-margin, height + margin, device=query.device) - geometry.above
-    key_columns = torch.arange(-margin, width + margin, device=query.device)
+    key_columns = torch.arange(-margin, width + margin, device=query.device) - geometry.left
     sees_row = sees(query_rows, key_rows, geometry)  # [y, a]
     sees_column = sees(query_columns, key_columns, geometry)  # [x, b]
     row_terms = column_terms = None

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from halobench.attention.geometry import Border, Geometry
+from halobench.attention.geometry import BEYOND, Border, Geometry
 
 Direction = Literal["forward", "training"]
 """What one call does: ``forward`` without gradients, or ``training``: forward, then the gradients of every input."""
@@ -47,8 +47,8 @@ class Inputs(NamedTuple):
 class Problem:
     """One operator workload: the shapes and the dtype of an ``attend`` call.
 
-    ``height`` and ``width`` count the pixels of keys and values; the queries have ``height / stride``, rounded up, of
-    a strip without the rows above and below.
+    ``height`` and ``width`` count the pixels of keys and values; the queries have ``height / stride`` rows, rounded up,
+    and as many columns, of a strip without the pixels beyond them.
     ``dtype`` is the name of a torch dtype, so that a problem can be written to a file.
 
     Raises:
@@ -66,7 +66,7 @@ class Problem:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("height", "width", "heads", "key_dim", "value_dim", "own_rows"):
+        for name in ("height", "width", "heads", "key_dim", "value_dim", "own_rows", "own_columns"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.batch < 0:
@@ -80,6 +80,11 @@ class Problem:
         return self.geometry.own_rows(self.height)
 
     @property
+    def own_columns(self) -> int:
+        """Columns of pixels that queries stand on: ``width``, but of a strip."""
+        return self.geometry.own_columns(self.width)
+
+    @property
     def torch_dtype(self) -> torch.dtype:
         """The dtype itself."""
         dtype: torch.dtype = getattr(torch, self.dtype)
@@ -89,7 +94,7 @@ class Problem:
     def queries(self) -> int:
         """Queries of the whole call: over batch, heads and the (strided) map."""
         geometry = self.geometry
-        return self.batch * self.heads * geometry.queries(self.own_rows) * geometry.queries(self.width)
+        return self.batch * self.heads * geometry.queries(self.own_rows) * geometry.queries(self.own_columns)
 
     @property
     def visible_pairs(self) -> int:
@@ -100,7 +105,7 @@ class Problem:
     def window_pairs(self) -> int:
         """Query-key pairs of the whole call when every block scores its full window, padding included."""
         geometry = self.geometry
-        blocks = geometry.blocks(self.own_rows) * geometry.blocks(self.width)
+        blocks = geometry.blocks(self.own_rows) * geometry.blocks(self.own_columns)
         return self.batch * self.heads * blocks * geometry.side**2 * geometry.window**2
 
     def inputs(self, device: torch.device | str = "cpu", *, seed: int = 0, requires_grad: bool = False) -> Inputs:
@@ -113,7 +118,7 @@ class Problem:
         def pixels(height: int, width: int, dim: int) -> Tensor:
             return normal(self.batch, height, width, self.heads, dim).permute(0, 3, 1, 2, 4)
 
-        query = pixels(self.geometry.queries(self.own_rows), self.geometry.queries(self.width), self.key_dim)
+        query = pixels(self.geometry.queries(self.own_rows), self.geometry.queries(self.own_columns), self.key_dim)
         key, value = (pixels(self.height, self.width, dim) for dim in (self.key_dim, self.value_dim))
         relative = None
         if self.relative:
@@ -231,7 +236,7 @@ class Backend:
     ``build`` makes its layer: a ``HaloAttention`` unless it is no attention.
     ``meaning`` maps (relative, geometry, height, width) to the tables and geometry whose truth the backend computes:
     itself, except for a backend that ignores the geometry. ``borders`` lists the border rules it knows.
-    ``strips`` says that it knows strips, whose keys and values go on above or below the queries' map (``Geometry``).
+    ``strips`` says that it knows strips, whose keys and values go on beyond the queries' map (``Geometry``).
     ``execution`` gives its cost in closed form, or ``layer_execution`` that of a whole layer where it is no
     attention; without it the cost is unknown. ``compiles`` says that each shape is compiled, which takes seconds and
     hides the work from counters; ``capturable`` that a CUDA graph can hold a call, which must not synchronize then.
@@ -269,9 +274,11 @@ def check_inputs(
                 f"got {query.dtype} on {query.device} and {tensor.dtype} on {tensor.device}"
             )
     batch, heads, height, width, key_dim = key.shape
-    expected = (batch, heads, geometry.queries(geometry.own_rows(height)), geometry.queries(width), key_dim)
+    down, across = geometry.queries(geometry.own_rows(height)), geometry.queries(geometry.own_columns(width))
+    expected = (batch, heads, down, across, key_dim)
     if query.shape != expected:
-        strip = f" with {geometry.above} above and {geometry.below} below" if geometry.strip else ""
+        beyond = ", ".join(f"{getattr(geometry, side)} {side}" for side in BEYOND if getattr(geometry, side))
+        strip = f" with {beyond}" if geometry.strip else ""
         raise ValueError(
             f"query must be {expected} for a key of {tuple(key.shape)} and stride {geometry.stride}{strip}, "
             f"got {tuple(query.shape)}"

@@ -61,7 +61,7 @@ class Tokens:
         geometry, (height, width, dim) = self.geometry, pixels.shape[2:]
         row, column, inner = self.corner(geometry.window**2, pixels.device)
         a = row * geometry.step - geometry.halo + inner // geometry.window + geometry.above
-        b = column * geometry.step - geometry.halo + inner % geometry.window
+        b = column * geometry.step - geometry.halo + inner % geometry.window + geometry.left
         inside = (a >= 0) & (a < height) & (b >= 0) & (b < width)
         index = a.clamp(0, height - 1) * width + b.clamp(0, width - 1)
         tokens = pixels.reshape(-1, height * width, dim).index_select(1, index)

@@ -77,7 +77,7 @@ def on_every_pixel(queries: Tensor, key: Tensor, geometry: Geometry) -> tuple[Te
     """
     if geometry.tiles:
         return queries, geometry
-    height = geometry.own_rows(key.shape[2])
-    every = queries.new_zeros(*key.shape[:2], height, key.shape[3], queries.shape[-1])
+    height, width = geometry.own_rows(key.shape[2]), geometry.own_columns(key.shape[3])
+    every = queries.new_zeros(*key.shape[:2], height, width, queries.shape[-1])
     every[:, :, :: geometry.stride, :: geometry.stride] = queries
     return every, replace(geometry, stride=1)

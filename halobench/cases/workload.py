@@ -134,7 +134,7 @@ def stand_in(problem: Problem) -> Slot:
         Unsupported: a strip: a layer's map is whole.
     """
     if problem.geometry.strip:
-        raise Unsupported("what is no attention knows no strips, whose keys go on above or below the queries' map")
+        raise Unsupported("what is no attention knows no strips, whose keys go on beyond the queries' map")
     channels = problem.heads * problem.key_dim
     layer = LayerSpec(channels, problem.heads, problem.key_dim, problem.value_dim, problem.geometry, positions=None)
     return Slot(layer, problem.height, problem.width, problem.batch, problem.dtype)

@@ -1,4 +1,4 @@
-"""Halo attention on one image that several ranks hold, each some of its rows: only halo rows travel between them."""
+"""Halo attention on one image that several ranks hold, each a rectangle of it: only halos travel between them."""
 
 from halobench.distributed.layer import HaloAttention
 from halobench.distributed.lost import RankLost

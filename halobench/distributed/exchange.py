@@ -1,14 +1,15 @@
-"""Halo rows on their way to the ranks that see them, and their gradients on the way back.
+"""Halo pixels on their way to the ranks that see them, and their gradients on the way back.
 
     forward    Depart: send and receive    ... interior blocks ...    Arrive: wait    ... blocks at the shard's edges
     backward   Depart: wait, add           ... interior blocks ...    Arrive: send    ... blocks at the shard's edges
 
 Both ways are under way while the interior is computed, since autograd runs backward what was recorded forward. A
-message is the keys and values of one rank's rows for another: (rows, batch, heads, width, key_dim + value_dim).
+message is the keys and values of one rank's pixels for another, a rectangle: (pixels, batch, heads, key_dim +
+value_dim). Corners have messages of their own, so that nothing waits for another message before it is sent.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
@@ -16,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributed import P2POp, ProcessGroup, Work
 
 from halobench.attention.geometry import Geometry
+from halobench.distributed.areas import Area
 from halobench.distributed.lost import ANYONE, waiting
 from halobench.distributed.messages import Message, note
 from halobench.distributed.shards import Shards
@@ -23,9 +25,20 @@ from halobench.distributed.shards import Shards
 Mail = list[tuple[int, Tensor]]  # ranks of the group, and what is sent to them or received from them
 
 
+class Piece(NamedTuple):
+    """Keys and values of an area (b n rows columns d) and (b n rows columns e)."""
+
+    area: Area
+    key: Tensor
+    value: Tensor
+
+
 @dataclass
 class Exchange:
-    """One exchange, of one call, as this rank sees it. ``travels`` is false for measuring what it costs."""
+    """One exchange, of one call, as this rank sees it. ``travels`` is false for measuring what it costs.
+
+    Areas are counted from this rank's first pixel.
+    """
 
     shards: Shards
     geometry: Geometry
@@ -34,40 +47,34 @@ class Exchange:
     on_their_way: list[tuple[int, Work]] = field(default_factory=list)
     returned: Mail | None = None
 
-    @property
-    def rank(self) -> int:
-        """This rank in its group."""
-        return self.group.rank()
-
-    @property
-    def received(self) -> list[tuple[int, range]]:
-        """From whom which rows of the map come."""
-        return self.shards.pieces(self.rank, self.geometry)
-
-    @property
-    def sent(self) -> list[tuple[int, slice]]:
-        """To whom which rows go, counted within this shard."""
-        first = self.shards.rows(self.rank).start
-        return [
-            (rank, slice(rows.start - first, rows.stop - first))
-            for rank in range(len(self.shards.heights))
-            for owner, rows in self.shards.pieces(rank, self.geometry)
-            if owner == self.rank and rank != owner
-        ]
+    def __post_init__(self) -> None:
+        rank = self.group.rank()
+        own, frame = self.shards.area(rank), self.shards.frame(rank, self.geometry)
+        received, sent = self.shards.received(rank, self.geometry), self.shards.sent(rank, self.geometry)
+        corner = own.rows.start, own.columns.start
+        self.own, self.frame = own.seen_from(*corner), frame.seen_from(*corner)
+        self.received = [(rank, area.seen_from(*corner)) for rank, area in received]
+        self.sent = [(rank, area.seen_from(*corner)) for rank, area in sent]
 
     def depart(self, key: Tensor, value: Tensor) -> Tensor:
-        """Send rows of keys and values; where those of others will be: (rows, batch, heads, width, both dims)."""
-        batch, heads, _, width, key_dim = key.shape
-        count = sum(len(rows) for _, rows in self.received)
-        into = key.new_zeros(count, batch, heads, width, key_dim + value.shape[-1])
-        outgoing = [(rank, packed(key, value, rows)) for rank, rows in self.sent] if self.travels else []
+        """Send pixels of keys and values; where those of others will be: (pixels, batch, heads, both dims)."""
+        batch, heads, _, _, key_dim = key.shape
+        count = sum(area.pixels for _, area in self.received)
+        into = key.new_zeros(count, batch, heads, key_dim + value.shape[-1])
+        outgoing = [(rank, packed(area.of(key), area.of(value))) for rank, area in self.sent] if self.travels else []
         self.post(outgoing, self.split(into))
         return into
 
-    def split(self, rows: Tensor) -> Mail:
-        """The received rows, or their gradient, by the rank they came from."""
-        parts = rows.split([len(piece) for _, piece in self.received])
+    def split(self, pixels: Tensor) -> Mail:
+        """The received pixels, or their gradient, by the rank they came from."""
+        parts = pixels.split([area.pixels for _, area in self.received])
         return [(rank, part) for (rank, _), part in zip(self.received, parts, strict=True)]
+
+    def pieces(self, key: Tensor, value: Tensor, received: Tensor) -> list[Piece]:
+        """The frame's keys and values, once they are there: this rank's, and those of others by owner."""
+        dims, areas = (key.shape[-1], value.shape[-1]), (area for _, area in self.received)
+        parts = zip(areas, self.split(received), strict=True)
+        return [Piece(self.own, key, value), *(Piece(area, *unpacked(part, area, dims)) for area, (_, part) in parts)]
 
     def post(self, outgoing: Mail, incoming: Mail) -> None:
         """Send and receive, without waiting."""
@@ -93,17 +100,17 @@ class Exchange:
         """Wait for what is on its way: on a GPU, its stream does.
 
         Raises:
-            RankLost: a rank did not send or take its rows within the group's time-out.
+            RankLost: a rank did not send or take its pixels within the group's time-out.
         """
         for rank, work in self.on_their_way:
-            with waiting(self.group, rank, "halo rows"):
+            with waiting(self.group, rank, "its halo"):
                 work.wait()
         self.on_their_way = []
 
     def depart_back(self, gradient: Tensor) -> None:
-        """Send the gradients of received rows to their owners, and receive those of the rows sent."""
-        row = gradient.shape[1:]
-        self.returned = [(rank, gradient.new_zeros(rows.stop - rows.start, *row)) for rank, rows in self.sent]
+        """Send the gradients of received pixels to their owners, and receive those of the pixels sent."""
+        pixel = gradient.shape[1:]
+        self.returned = [(rank, gradient.new_zeros(area.pixels, *pixel)) for rank, area in self.sent]
         self.post(self.split(gradient.contiguous()), self.returned)
 
     def arrive_back(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,32 +119,39 @@ class Exchange:
         assert self.returned is not None
         if self.returned:
             key, value = key.clone(), value.clone()  # autograd may have given them to others, too
-        for (_, rows), (_, gradient) in zip(self.sent, self.returned, strict=True):
-            shares = gradient.permute(1, 2, 0, 3, 4).split((key.shape[-1], value.shape[-1]), -1)
-            key[:, :, rows] += shares[0]
-            value[:, :, rows] += shares[1]
+        dims = key.shape[-1], value.shape[-1]
+        for (_, area), (_, gradient) in zip(self.sent, self.returned, strict=True):
+            for whole, share in zip((key, value), unpacked(gradient, area, dims), strict=True):
+                area.of(whole).add_(share)
         self.returned = None
         return key, value
 
 
-def packed(key: Tensor, value: Tensor, rows: slice) -> Tensor:
-    """A message: these rows of keys and values (b n H W d), (b n H W e) -> (rows b n W d+e)."""
-    return torch.cat((key[:, :, rows], value[:, :, rows]), -1).permute(2, 0, 1, 3, 4).contiguous()
+def packed(key: Tensor, value: Tensor) -> Tensor:
+    """A message: the keys and values of an area (b n H W d), (b n H W e) -> (pixels b n d+e)."""
+    return torch.cat((key, value), -1).permute(2, 3, 0, 1, 4).flatten(0, 1).contiguous()
+
+
+def unpacked(message: Tensor, area: Area, dims: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The same back again: views."""
+    pixels = message.unflatten(0, (len(area.rows), len(area.columns))).permute(2, 3, 0, 1, 4)
+    key, value = pixels.split(dims, -1)
+    return key, value
 
 
 class Depart(torch.autograd.Function):
-    """Keys and values as they are, and the rows of others, which are there only after ``Arrive``."""
+    """Keys and values as they are, and the pixels of others, which are there only after ``Arrive``."""
 
     @staticmethod
     def forward(ctx: Any, exchange: Exchange, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Send this rank's rows."""
+        """Send this rank's pixels."""
         ctx.exchange = exchange
         return key.view_as(key), value.view_as(value), exchange.depart(key, value)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, key: Tensor, value: Tensor, received: Tensor) -> tuple[None, Tensor, Tensor]:
-        """Wait for the gradients of these rows, and add them."""
+        """Wait for the gradients of these pixels, and add them."""
         exchange: Exchange = ctx.exchange
         if exchange.returned is None:  # nothing was received: there was no arrival to go back from
             exchange.depart_back(received)
@@ -145,11 +159,11 @@ class Depart(torch.autograd.Function):
 
 
 class Arrive(torch.autograd.Function):
-    """The rows of others, once they are there."""
+    """The pixels of others, once they are there."""
 
     @staticmethod
     def forward(ctx: Any, exchange: Exchange, received: Tensor) -> Tensor:
-        """Wait for others' rows."""
+        """Wait for others' pixels."""
         ctx.exchange = exchange
         exchange.arrive()
         return received.view_as(received)

@@ -1,4 +1,4 @@
-"""The layer on shards: the same state dict as ``halobench.HaloAttention``, each rank's rows in, its rows out."""
+"""The layer on shards: the same state dict as ``halobench.HaloAttention``, each rank's pixels in, its pixels out."""
 
 from dataclasses import dataclass
 
@@ -26,14 +26,14 @@ class Operator:
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables | None, geometry: Geometry
     ) -> Tensor:
-        """As every ``attend``, on this rank's rows."""
+        """As every ``attend``, on this rank's pixels."""
         return sharded.attend(
             query, key, value, relative, geometry, self.group, backend=self.backend, shards=self.shards
         )
 
 
 class HaloAttention(layer.HaloAttention):
-    """(batch, channels, h, W) -> (batch, value_channels, h / stride, W / stride), of this rank's rows.
+    """(batch, channels, h, w) -> (batch, value_channels, h / stride, w / stride), of this rank's pixels.
 
     Every rank has all weights. Their gradients are summed over the group in the backward pass, so that they are those
     of the whole map on every rank; ``DistributedDataParallel`` must not average them again. ``group``, ``backend`` and
@@ -47,7 +47,7 @@ class HaloAttention(layer.HaloAttention):
         self.group = group
 
     def project(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of this rank's rows, (batch, heads, h, W, dim) each."""
+        """Queries, keys and values of this rank's pixels, (batch, heads, h, w, dim) each."""
         projections = self.projections()
         weights = replicated(self.group, *(projection.weight for projection in projections))
         pairs = zip(projections, weights, strict=True)
@@ -56,8 +56,8 @@ class HaloAttention(layer.HaloAttention):
 
 
 def projected(pixels: Tensor, projection: nn.Conv2d, weight: Tensor) -> Tensor:
-    """The 1x1 convolution with this weight; of no rows, too, which convolutions refuse."""
-    if pixels.shape[2]:
+    """The 1x1 convolution with this weight; of no pixels, too, which convolutions refuse."""
+    if 0 not in pixels.shape[2:]:
         return F.conv2d(pixels, weight, stride=projection.stride)
     down, across = projection.stride
     return torch.einsum("bchw,oc->bohw", pixels[:, :, ::down, ::across], weight[:, :, 0, 0])

@@ -1,4 +1,4 @@
-"""What a sharded network's layers share: the group, and who holds which rows of each map."""
+"""What a sharded network's layers share: the group, and who holds which pixels of each map."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +12,6 @@ from halobench.distributed import sharded
 from halobench.distributed.messages import exact, sum_over
 from halobench.distributed.shards import Shards
 from halobench.models.halonet import HaloNet
-from halobench.wording import counted
 
 
 @dataclass
@@ -30,36 +29,38 @@ class Layout:
 
     def begin(self, network: HaloNet, images: tuple[Tensor]) -> None:
         """Note the shards of the image; a hook before each forward pass."""
-        rows, rank = images[0].shape[2], self.group.rank()
+        rank, (height, width) = self.group.rank(), images[0].shape[2:]
         if network.training and network.drop_rate:
             raise Unsupported(
                 f"dropout of a sharded network would differ on each rank, got drop_rate {network.drop_rate}"
             )
-        self.image = self.told or sharded.asked(images[0], self.group)
-        if 0 in self.image.heights:
-            raise ValueError(f"every rank of a sharded network needs rows, got {self.image.heights}")
-        if len(self.image.heights) != self.group.size() or self.image.heights[rank] != rows:
-            raise ValueError(f"the image must have {counted(rows, 'row')} on rank {rank}, got {self.image.heights}")
+        shards = self.image = (self.told or sharded.asked(images[0], self.group)).of_width(width)
+        if 0 in (*shards.heights, *(shards.widths or ())):
+            raise ValueError(f"every rank of a sharded network needs pixels, got {shards}")
+        if shards.ranks != self.group.size() or shards.size(rank) != (height, width):
+            raise ValueError(f"the image must have {height} x {width} pixels on rank {rank}, got {shards}")
 
     def of(self, height: int) -> Shards:
         """The shards of the map of which this rank has so many rows: layers halve the image's, or keep them."""
         shards, rank = self.image, self.group.rank()
-        while shards.heights[rank] > height:
+        while shards.size(rank)[0] > height:
             shards = shards.strided(2)
         return shards
 
     def shares(self, features: Tensor) -> Tensor:
-        """Which share of a map (b c h W) each rank has, (ranks,). It is kept: the device would be waited for."""
-        heights, dtype = self.of(features.shape[2]).heights, exact(features.dtype)
-        key = heights, dtype, features.device
+        """Which share of a map (b c h w) each rank has, (ranks,). It is kept: the device would be waited for."""
+        shards, dtype = self.of(features.shape[2]), exact(features.dtype)
+        key = shards, dtype, features.device
         if key not in self.known_shares:
-            rows = torch.tensor(heights, dtype=dtype, device=features.device)
-            self.known_shares[key] = rows / sum(heights)
+            held = [shards.area(rank).pixels for rank in range(shards.ranks)]
+            pixels = torch.tensor(held, dtype=dtype, device=features.device)
+            self.known_shares[key] = pixels / sum(held)
         return self.known_shares[key]
 
     def pixels(self, features: Tensor) -> int:
-        """Pixels of the whole map of which this rank has (b c h W), of all images."""
-        return len(features) * self.of(features.shape[2]).height * features.shape[3]
+        """Pixels of the whole map of which this rank has (b c h w)."""
+        shards = self.of(features.shape[2])
+        return shards.height * shards.width
 
     def sum(self, tensor: Tensor, wanted: str) -> Tensor:
         """The sum over the group, in float32 at least; this rank's part where nothing travels."""

@@ -13,7 +13,7 @@ from halobench.distributed.lost import ANYONE, waiting
 
 @dataclass(frozen=True)
 class Message:
-    """What a rank posts at once: (rank of the group, bytes) of rows that it sends and receives; or bytes of a sum."""
+    """What a rank posts at once: (rank of the group, bytes) of pixels that it sends and receives; or bytes of a sum."""
 
     sent: tuple[tuple[int, int], ...] = ()
     received: tuple[tuple[int, int], ...] = ()

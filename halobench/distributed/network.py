@@ -1,8 +1,8 @@
-"""A whole network on one image whose rows the ranks hold, inference and training: what mixes rows fetches its own.
+"""A whole network on one image that ranks hold, inference and training: what mixes pixels fetches its own.
 
-Convolutions and pooling run on this rank's rows and on those received beside them, as on any map, and what they make of
-received rows is dropped: a row or two of outputs at each edge. At the image's borders their own padding is at work.
-Backward, the gradients of received rows go back to their owners, and those of weights are summed over ranks.
+Convolutions and pooling run on this rank's pixels and on those received around them, as on any map, and what they make
+of received ones is dropped: an output or two at each edge. At the image's borders their own padding is at work.
+Backward, the gradients of received pixels go back to their owners, and those of weights are summed over ranks.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from halobench.attention.geometry import Geometry
 from halobench.attention.layer import AttentionLayer, RelativePositions
 from halobench.attention.problem import RelativeTables, Unsupported
 from halobench.distributed import sharded
+from halobench.distributed.areas import joined
 from halobench.distributed.exchange import Arrive, Depart, Exchange
 from halobench.distributed.layout import Layout
 from halobench.distributed.messages import exact
@@ -27,7 +28,7 @@ from halobench.distributed.shards import Shards
 from halobench.models.blocks import Bottleneck
 from halobench.models.halonet import HaloNet
 
-ROW_BY_ROW = (
+PIXEL_BY_PIXEL = (
     HaloNet, Bottleneck, nn.Sequential, RelativePositions,
     nn.SiLU, nn.ReLU, nn.Identity, nn.Linear, nn.Dropout,
 )  # fmt: skip
@@ -42,19 +43,19 @@ def shard_network(
     shards: Shards | None = None,
     exchanged: bool = True,
 ) -> HaloNet:
-    """Change a HaloNet so that it takes this rank's rows (batch, channels, h, W) of an image, and returns it.
+    """Change a HaloNet so that it takes this rank's pixels (batch, channels, h, w) of an image, and returns it.
 
     Its logits are those of the whole image, the same on every rank. Every map must be cut between blocks, the smallest,
-    too: of HaloNet-H0, whose last map has 1/32 of the image's side and blocks of 8, the image every 256 rows.
-    Parameters and their names stay. In training, statistics are those of all ranks' rows, and where every rank computes
-    the same loss of the logits, all gradients of parameters are those of the whole image, the same on every rank: they
-    must not be summed or averaged again.
+    too: of HaloNet-H0, whose last map has 1/32 of the image's side and blocks of 8, the image every 256 pixels.
+    Parameters and their names stay. In training, statistics are those of all ranks' pixels, and where every rank
+    computes the same loss of the logits, all gradients of parameters are those of the whole image, the same on every
+    rank: they must not be summed or averaged again.
 
     ``group``, ``shards`` (of the image) and ``exchanged`` as ``attend``'s; without exchange ranks do not communicate at
     all, and nothing is right.
 
     Raises:
-        Unsupported: a module mixes rows in a way that is not known here.
+        Unsupported: a module mixes pixels in a way that is not known here.
         ValueError: no such backend.
     """
     group = group or distributed.group.WORLD
@@ -70,7 +71,7 @@ def shard_network(
     for module, attribute, value in changed:
         setattr(module, attribute, value)
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):  # what sees rows; normalisation and tables sum for themselves
+        if isinstance(module, nn.Conv2d):  # what sees pixels; normalisation and tables sum for themselves
             for parameter in module.parameters(recurse=False):
                 hooked(parameter, layout.sum_gradient)
     network.register_forward_pre_hook(layout.begin)
@@ -81,7 +82,7 @@ def sharded_as(layout: Layout, backend: str, name: str, module: nn.Module) -> tu
     """Which attribute of a module becomes what, if any.
 
     Raises:
-        Unsupported: it mixes rows in a way that is not known here.
+        Unsupported: it mixes pixels in a way that is not known here.
         ValueError: no such backend.
     """
     if isinstance(module, AttentionLayer):
@@ -93,8 +94,8 @@ def sharded_as(layout: Layout, backend: str, name: str, module: nn.Module) -> tu
         return "forward", partial(normalised, layout, module)
     if isinstance(module, SelectAdaptivePool2d) and module.pool_type in MEANS:
         return "forward", partial(averaged, layout)
-    if not isinstance(module, ROW_BY_ROW):
-        raise Unsupported(f"{name}, a {type(module).__name__}, may mix rows in a way that is not sharded")
+    if not isinstance(module, PIXEL_BY_PIXEL):
+        raise Unsupported(f"{name}, a {type(module).__name__}, may mix pixels in a way that is not sharded")
     return None
 
 
@@ -106,7 +107,7 @@ def hooked(parameter: nn.Parameter, hook: Callable[[Tensor], Tensor]) -> None:
 
 
 def reach_of(name: str, module: nn.Conv2d | nn.MaxPool2d) -> tuple[int, int]:
-    """How many rows beside its own an output sees, and the stride.
+    """How many pixels beside its own an output sees along an axis, and the stride.
 
     Raises:
         Unsupported: the kernel is not square and odd, or its padding is not half of it.
@@ -132,7 +133,7 @@ def attended(
     relative: RelativeTables | None,
     geometry: Geometry,
 ) -> Tensor:
-    """As every ``attend``, on this rank's rows."""
+    """As every ``attend``, on this rank's pixels."""
     shards = layout.of(key.shape[2])
     return sharded.attend(
         query, key, value, relative, geometry, layout.group,
@@ -141,25 +142,24 @@ def attended(
 
 
 def windowed(layout: Layout, forward: Callable[[Tensor], Tensor], reach: int, stride: int, pixels: Tensor) -> Tensor:
-    """A convolution, or pooling, of this rank's rows (b c h W): outputs that others own are dropped."""
-    height, shards = pixels.shape[2], layout.of(pixels.shape[2])
-    rank, geometry = layout.group.rank(), Geometry(stride, -(-reach // stride) * stride)
+    """A convolution, or pooling, of this rank's pixels (b c h w): outputs that others own are dropped."""
+    shards, geometry = layout.of(pixels.shape[2]), Geometry(stride, -(-reach // stride) * stride)
     shards.check(geometry)
-    above, below = (len(rows) for rows in shards.needed(rank, geometry))
     exchange = Exchange(shards, geometry, layout.group, layout.travels)
     channels_last = pixels.permute(0, 2, 3, 1).unsqueeze(1)
     own, nothing, received = Depart.apply(exchange, channels_last, channels_last[..., :0])
-    shard = sharded.Shard(own, own, nothing, Arrive.apply(exchange, received), above, below)
-    extended, _ = shard.rows(-above, height + below)
+    pieces = exchange.pieces(own, nothing, Arrive.apply(exchange, received))
+    frame = exchange.frame
+    extended = joined(frame, [(piece.area, piece.key) for piece in pieces])
     output = forward(extended.squeeze(1).permute(0, 3, 1, 2))
-    return output.narrow(2, above // stride, -(-height // stride))
+    within = exchange.own.seen_from(frame.rows.start, frame.columns.start)
+    return sharded.asking(within, stride).of(output)
 
 
 def averaged(layout: Layout, features: Tensor) -> Tensor:
-    """The mean over the whole map (b c h W) -> (b c)."""
-    pixels = layout.of(features.shape[2]).height * features.shape[3]
+    """The mean over the whole map (b c h w) -> (b c)."""
     summed: Tensor = Sum.apply(layout, features.sum((2, 3), dtype=exact(features.dtype)))
-    return (summed / pixels).to(features.dtype)
+    return (summed / layout.pixels(features)).to(features.dtype)
 
 
 class Sum(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Batch normalisation over a map that ranks hold: statistics of all rows, whatever the shards.
+"""Batch normalisation over a map that ranks hold: statistics of all pixels, whatever the shards.
 
 PyTorch's ``SyncBatchNorm`` does the same on GPUs alone, and waits for the device; its kernels are called here, too.
 Means and variances of all ranks are put together as https://doi.org/10.1080/00031305.1983.10483115 (Chan, Golub and
@@ -18,14 +18,14 @@ from halobench.distributed.replicated import replicated
 
 
 def normalised(layout: Layout, module: nn.BatchNorm2d, pixels: Tensor) -> Tensor:
-    """What ``module`` makes of this rank's rows (b c h W) of a map, its running statistics moved by the whole map's.
+    """What ``module`` makes of this rank's pixels (b c h w) of a map, its running statistics moved by the whole map's.
 
     The gradients of its weight and bias are those of the whole map, on every rank.
     """
     if not module.training and module.running_mean is not None:
         weight, bias = replicated(layout.group, module.weight, module.bias) if layout.travels else module.parameters()
         return F.batch_norm(pixels, module.running_mean, module.running_var, weight, bias, eps=module.eps)
-    count = layout.pixels(pixels) if layout.travels else pixels.numel() // pixels.shape[1]
+    count = len(pixels) * layout.pixels(pixels) if layout.travels else pixels.numel() // pixels.shape[1]
     pixels = dense(pixels)
     mean, variance = statistics(layout, pixels.detach(), module.eps)
     if module.training and module.running_mean is not None:
@@ -40,7 +40,7 @@ def dense(pixels: Tensor) -> Tensor:
 
 
 def statistics(layout: Layout, pixels: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and variance (c,) of all ranks' rows (b c h W), in float32 at least."""
+    """Mean and variance (c,) of all ranks' pixels (b c h w), in float32 at least."""
     if pixels.is_cuda:
         mean, scale = torch.batch_norm_stats(pixels, eps)
         variance = (scale.pow(-2) - eps).clamp_min(0)
@@ -66,7 +66,7 @@ def follow(module: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -
 
 
 class Normalised(torch.autograd.Function):
-    """Normalisation by statistics of the whole map, which depend on every rank's rows."""
+    """Normalisation by statistics of the whole map, which depend on every rank's pixels."""
 
     @staticmethod
     def forward(ctx: Any, layout: Layout, pixels: Tensor, weight: Tensor, bias: Tensor, *statistics: Any) -> Tensor:
@@ -79,7 +79,7 @@ class Normalised(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of map, weight and bias, (b c h W), (c,) and (c,), the last two summed over ranks."""
+        """Gradients of map, weight and bias, (b c h w), (c,) and (c,), the last two summed over ranks."""
         saved = ctx.saved_tensors  # once: a checkpoint computes them again
         pixels, weight = saved[:2]
         inner, sums = (on_a_gpu if pixels.is_cuda else elsewhere)(ctx, dense(gradient), *saved)

@@ -43,6 +43,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
     rows, columns = (None, None) if relative is None else relative
     output, _ = fused_attend(
         query, key, value, rows, columns, geometry.block, geometry.halo, geometry.stride, geometry.border == "zero",
-        geometry.above, geometry.below,
+        geometry.above, geometry.below, geometry.left, geometry.right,
     )  # fmt: skip
     return output

@@ -36,7 +36,7 @@ def attend_backward_keys(
     across, down, row_shift, column_shift,
     heads, height, width, query_height, query_width, scale, natural_scale,
     BLOCK: tl.constexpr, HALO: tl.constexpr, STRIDE: tl.constexpr, RELATIVE: tl.constexpr,
-    ABOVE: tl.constexpr, BELOW: tl.constexpr,
+    ABOVE: tl.constexpr, BELOW: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr,
     KEY_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_KEY_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
     TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr, QUERIES: tl.constexpr,
     KEY_ROWS: tl.constexpr, KEY_COLUMNS: tl.constexpr, ROW_SPAN: tl.constexpr, COLUMN_SPAN: tl.constexpr,
@@ -45,7 +45,7 @@ def attend_backward_keys(
     """One program owns KEY_ROWS x KEY_COLUMNS keys of one image and head and walks over the queries that see them.
 
     There are ``down`` x ``across`` tiles of keys, the first ``row_shift`` rows and ``column_shift`` columns of which
-    lie outside the image or above its queries. Scores are transposed, so that weights and changes feed their products
+    lie outside the image or before its queries. Scores are transposed, so that weights and changes feed their products
     from registers.
     """
     WINDOW: tl.constexpr = BLOCK + 2 * HALO
@@ -53,7 +53,7 @@ def attend_backward_keys(
     image, tile_row, tile_column, head = unravel(tl.program_id(0), heads, across, down)
     a, b = tile_row * KEY_ROWS - row_shift, tile_column * KEY_COLUMNS - column_shift
     i, j = a + tl.arange(0, KEYS) // KEY_COLUMNS, b + tl.arange(0, KEYS) % KEY_COLUMNS
-    inside = (i >= -ABOVE) & (i < height) & (j >= 0) & (j < width)
+    inside = (i >= -ABOVE) & (i < height) & (j >= -LEFT) & (j < width)
     query += image * query_strides_0 + head * query_strides_1
     cotangent += image * cotangent_strides_0 + head * cotangent_strides_1
     keys = load_pixels(
@@ -70,6 +70,8 @@ def attend_backward_keys(
     if BELOW > 0:
         end_row = tl.minimum(end_row, tl.cdiv(query_height, TILE_HEIGHT))
     first_column, end_column = tiles_of_keys(b, width, KEY_COLUMNS, TILE_WIDTH, STRIDE, BLOCK, HALO)
+    if RIGHT > 0:
+        end_column = tl.minimum(end_column, tl.cdiv(query_width, TILE_WIDTH))
     in_a_row = tl.maximum(end_column - first_column, 0)
     map_size = query_height * query_width
     for tile in range(tl.maximum(end_row - first_row, 0) * in_a_row):
@@ -109,6 +111,7 @@ def attend_backward_keys(
         changes = weights * (weight_gradients - product[None, :])
         key_changes = tl.dot(changes.to(queries.dtype), queries, key_changes, input_precision=PRECISION)
 
-    pixels = (image * ((height + ABOVE) * width) + (i + ABOVE) * width + j) * heads + head
+    row_length = width + LEFT
+    pixels = (image * ((height + ABOVE) * row_length) + (i + ABOVE) * row_length + j + LEFT) * heads + head
     store_pixels(key_gradient, pixels, key_changes * natural_scale, inside, KEY_DIM, PADDED_KEY_DIM)
     store_pixels(value_gradient, pixels, value_changes, inside, VALUE_DIM, PADDED_VALUE_DIM)

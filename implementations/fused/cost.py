@@ -16,9 +16,9 @@ def execution(problem: Problem, *, tables: bool = True) -> Execution:
     geometry = problem.geometry
     cut = tiling(geometry, problem.key_dim, problem.value_dim, problem.torch_dtype.itemsize)
     images, dims = problem.batch * problem.heads, cut.key_dim + cut.value_dim
-    beyond = geometry.above, geometry.below
-    tile_rows, row_steps = scored(geometry, problem.height, cut.walked.rows, cut.height, *beyond)
-    tile_columns, column_steps = scored(geometry, problem.width, cut.walked.columns, cut.width)
+    rows_beyond, columns_beyond = (geometry.above, geometry.below), (geometry.left, geometry.right)
+    tile_rows, row_steps = scored(geometry, problem.height, cut.walked.rows, cut.height, *rows_beyond)
+    tile_columns, column_steps = scored(geometry, problem.width, cut.walked.columns, cut.width, *columns_beyond)
     pairs = images * row_steps * column_steps * cut.queries * cut.walked.rows * cut.walked.columns
     # Terms of the columns once for each tile of columns, terms of the rows at every step.
     row_terms = 2 * images * row_steps * column_steps * cut.queries * cut.walked.row_span * cut.key_dim
@@ -29,8 +29,8 @@ def execution(problem: Problem, *, tables: bool = True) -> Execution:
     sent_on = ((held_terms if cut.held_rows else row_terms) + column_terms) * problem.relative
     query_kernel = 2 * (dims + cut.key_dim) * pairs + forward_terms + (2 if tables else 1) * sent_on
 
-    down = key_tiles(geometry, problem.height, cut.owned.rows, cut.height, *beyond)
-    across = key_tiles(geometry, problem.width, cut.owned.columns, cut.width)
+    down = key_tiles(geometry, problem.height, cut.owned.rows, cut.height, *rows_beyond)
+    across = key_tiles(geometry, problem.width, cut.owned.columns, cut.width, *columns_beyond)
     visits = images * down.visits * across.visits
     repeated = visits * cut.queries * cut.owned.rows * cut.owned.columns
     spans = 2 * visits * cut.queries * (cut.owned.row_span + cut.owned.column_span) * cut.key_dim * problem.relative

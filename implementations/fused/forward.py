@@ -22,7 +22,7 @@ def attend_forward(
     row_entry_stride, row_dim_stride, column_entry_stride, column_dim_stride,
     heads, height, width, query_height, query_width, scale,
     BLOCK: tl.constexpr, HALO: tl.constexpr, STRIDE: tl.constexpr, PADDED: tl.constexpr, RELATIVE: tl.constexpr,
-    ABOVE: tl.constexpr, BELOW: tl.constexpr,
+    ABOVE: tl.constexpr, BELOW: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr,
     KEY_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_KEY_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
     TILE_HEIGHT: tl.constexpr, TILE_WIDTH: tl.constexpr, QUERIES: tl.constexpr,
     KEY_ROWS: tl.constexpr, KEY_COLUMNS: tl.constexpr, ROW_SPAN: tl.constexpr, COLUMN_SPAN: tl.constexpr,
@@ -42,7 +42,7 @@ def attend_forward(
     )
     row_starts, column_starts = window_start(y, STRIDE, BLOCK, HALO), window_start(x, STRIDE, BLOCK, HALO)
     top, bottom = keys_of_tile(tile_row, query_height, height, TILE_HEIGHT, STRIDE, BLOCK, HALO, PADDED, ABOVE)
-    left, right = keys_of_tile(tile_column, query_width, width, TILE_WIDTH, STRIDE, BLOCK, HALO, PADDED)
+    left, right = keys_of_tile(tile_column, query_width, width, TILE_WIDTH, STRIDE, BLOCK, HALO, PADDED, LEFT)
     tile_y, tile_x = tile_row * TILE_HEIGHT * STRIDE, tile_column * TILE_WIDTH * STRIDE
 
     query += image * query_strides_0 + head * query_strides_1
@@ -65,7 +65,7 @@ def attend_forward(
                 RELATIVE, KEY_ROWS, ROW_SPAN, TILE_HEIGHT, STRIDE, WINDOW, KEY_DIM, PADDED_KEY_DIM, PRECISION,
             )  # fmt: skip
             i, j = a + key_row, b + key_column
-            inside = (i >= -ABOVE) & (i < height) & (j >= 0) & (j < width)
+            inside = (i >= -ABOVE) & (i < height) & (j >= -LEFT) & (j < width)
             keys = load_pixels(key, key_strides_2, key_strides_3, key_strides_4, i, j, inside, KEY_DIM, PADDED_KEY_DIM)
             values = load_pixels(
                 value, value_strides_2, value_strides_3, value_strides_4, i, j, inside, VALUE_DIM, PADDED_VALUE_DIM

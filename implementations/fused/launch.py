@@ -56,15 +56,16 @@ class Call(NamedTuple):
         return (*self.rows.stride(), *self.columns.stride())  # type: ignore[return-value]
 
     @property
-    def from_first_row(self) -> tuple[Tensor, Tensor]:
-        """Keys and values from the first query's row on: pointers to the others are before them."""
-        return self.key[:, :, self.geometry.above :], self.value[:, :, self.geometry.above :]
+    def from_first_query(self) -> tuple[Tensor, Tensor]:
+        """Keys and values from the first query's pixel on: pointers to the others are before them."""
+        above, left = self.geometry.above, self.geometry.left
+        return self.key[:, :, above:, left:], self.value[:, :, above:, left:]
 
     @property
     def sizes(self) -> tuple[int, int, int, int, int]:
-        """Heads, then the end of the keys' rows, their width, and height and width of the map of queries."""
-        height = self.key.shape[2] - self.geometry.above
-        return self.key.shape[1], height, self.key.shape[3], self.query.shape[2], self.query.shape[3]
+        """Heads, then the ends of the keys' rows and columns, and height and width of the map of queries."""
+        height, width = self.key.shape[2] - self.geometry.above, self.key.shape[3] - self.geometry.left
+        return self.key.shape[1], height, width, self.query.shape[2], self.query.shape[3]
 
     @property
     def scale(self) -> float:
@@ -80,6 +81,8 @@ class Call(NamedTuple):
             "STRIDE": geometry.stride,
             "ABOVE": geometry.above,
             "BELOW": geometry.below,
+            "LEFT": geometry.left,
+            "RIGHT": geometry.right,
             "RELATIVE": self.rows is not None,
             "KEY_DIM": self.key.shape[-1],
             "VALUE_DIM": self.value.shape[-1],
@@ -152,7 +155,7 @@ def forward(call: Call) -> tuple[Tensor, Tensor]:
         return output, log_sum_exp
     with on_device(call.query):
         arguments = (
-            call.query, *call.from_first_row, *call.tables, output, log_sum_exp,
+            call.query, *call.from_first_query, *call.tables, output, log_sum_exp,
             *call.query.stride(), *call.key.stride(), *call.value.stride(), *call.table_strides, *call.sizes,
             call.scale * math.log2(math.e),
         )  # fmt: skip
@@ -205,7 +208,8 @@ def backward_queries(
     shape = (programs, 2, entries, call.query.shape[-1]) if tables else (1,)
     partials = log_sum_exp.new_zeros(shape)
     arguments = (
-        call.query, *call.from_first_row, *call.tables, output, cotangent, log_sum_exp, delta, query_gradient, partials,
+        call.query, *call.from_first_query, *call.tables,
+        output, cotangent, log_sum_exp, delta, query_gradient, partials,
         *call.query.stride(), *call.key.stride(), *call.value.stride(), *output.stride(), *cotangent.stride(),
         *call.table_strides, call.query_tiles, *call.sizes, call.scale * math.log2(math.e), call.scale,
     )  # fmt: skip
@@ -230,9 +234,9 @@ def backward_keys(
     cut, geometry = call.tiling, call.geometry
     batch, heads, height, width = call.key.shape[:4]
     down = key_tiles(geometry, height, cut.owned.rows, cut.height, geometry.above, geometry.below)
-    across = key_tiles(geometry, width, cut.owned.columns, cut.width)
+    across = key_tiles(geometry, width, cut.owned.columns, cut.width, geometry.left, geometry.right)
     arguments = (
-        call.query, *call.from_first_row, *call.tables, cotangent, log_sum_exp, delta, key_gradient, value_gradient,
+        call.query, *call.from_first_query, *call.tables, cotangent, log_sum_exp, delta, key_gradient, value_gradient,
         *call.query.stride(), *call.key.stride(), *call.value.stride(), *cotangent.stride(), *call.table_strides,
         across.number, down.number, down.shift, across.shift, *call.sizes,
         call.scale * math.log2(math.e), call.scale,

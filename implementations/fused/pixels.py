@@ -4,8 +4,9 @@ Queries are cut into tiles of ``TILE_HEIGHT`` x ``TILE_WIDTH``, flattened and fi
 A tile may be a piece of a block, a block, or several blocks: visibility is decided for each query by where its own
 block starts, so tiles need not know of blocks.
 
-Rows are counted from the first query's. Of a strip, the first ``ABOVE`` rows of keys have negative numbers, and the
-last ``BELOW`` ones come behind the queries'; ``height`` is the end of the keys, and pointers to them point to row 0.
+Pixels are counted from the first query's. Of a strip, the first ``ABOVE`` rows and ``LEFT`` columns of keys have
+negative numbers, and the last ``BELOW`` and ``RIGHT`` ones come behind the queries'; ``height`` and ``width`` are the
+ends of the keys, and pointers to them point to pixel (0, 0).
 """
 
 import triton
@@ -61,17 +62,17 @@ def keys_of_tile(
     BLOCK: tl.constexpr,
     HALO: tl.constexpr,
     PADDED: tl.constexpr,
-    ABOVE: tl.constexpr = 0,
+    BEFORE: tl.constexpr,
 ):
     """The keys that some query of the tile sees, along one axis: first and end. ``PADDED``: outside the image too.
 
-    ``ABOVE``: so many keys are before the first query's.
+    ``BEFORE``: so many keys are before the first query's.
     """
     first = window_start(tile * TILE, STRIDE, BLOCK, HALO)
     last = tl.minimum(tile * TILE + TILE, queries) - 1
     end = window_start(last, STRIDE, BLOCK, HALO) + BLOCK + 2 * HALO
     if not PADDED:
-        first = tl.maximum(first, -ABOVE)
+        first = tl.maximum(first, -BEFORE)
         end = tl.minimum(end, size)
     return first, end
 
