@@ -17,6 +17,7 @@ from halobench.attention.layer import HaloAttention
 from halobench.cases import accuracy, workload
 from halobench.cases.operator_call import Call, yardstick
 from halobench.distributed import Shards, shard_map
+from halobench.distributed.messages import recorded
 from halobench.distributed.shards import unit
 from tests import ranks
 
@@ -144,6 +145,16 @@ def refused(group: ProcessGroup, geometry: Geometry, shards: Shards, backend: st
     rows = geometry.own_rows(8)
     query, key = torch.randn(1, 1, rows, 8, 4), torch.randn(1, 1, 8, 8, 4)
     distributed.attend(query, key, key, None, geometry, group, backend=backend, shards=shards)
+
+
+def sent(group: ProcessGroup, geometry: Geometry, shards: Shards) -> list[tuple[tuple[int, int], ...]]:
+    """What this rank sends in a forward pass and its backward pass: ranks and bytes, message by message."""
+    pixels = torch.ones(1, 1, *shards.size(group.rank()), 4, requires_grad=True)
+    with recorded() as messages:
+        distributed.attend(
+            pixels, pixels, pixels, None, geometry, group, backend="sdpa", shards=shards
+        ).sum().backward()
+    return [message.sent for message in messages]
 
 
 def untold(group: ProcessGroup, geometry: Geometry, shards: Shards) -> None:

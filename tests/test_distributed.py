@@ -94,6 +94,16 @@ def test_parts_are_the_shard(geometry: Geometry) -> None:
     assert interior[0].rows.start >= geometry.halo
 
 
+def test_what_is_sent(ranks: Ranks) -> None:
+    """To the next column, the next row and the next corner: keys and values, then as many gradients back."""
+    pixel = (4 + 4) * 4
+    right, below, corner = (pixels * pixel for pixels in (8 * 3, 3 * 12, 3 * 3))
+    answers = ranks.ask(4, sharded_calls.sent, Geometry(4, 3), Shards((8, 4), (12, 8)))
+    assert answers[0] == [((1, right), (2, below), (3, corner)), ((1, right), (2, below), (3, corner))]
+    back = ((0, corner), (1, 3 * 8 * pixel), (2, 3 * 4 * pixel))
+    assert answers[3] == [back, back]
+
+
 @pytest.mark.parametrize("grid", [(2, 1), (1, 2), (2, 2)])
 def test_without_exchange_the_edges_are_wrong_and_the_interior_is_not(ranks: Ranks, grid: tuple[int, int]) -> None:
     """For measuring: zeros take the place of others' pixels, and nothing is waited for."""

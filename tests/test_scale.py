@@ -143,6 +143,14 @@ def test_numbers_of_ranks(text: str | None, world: int, counts: tuple[int, ...])
         ),
         (["--sides", "256"], "argument --sides: is for one image that ranks share, got --what steps"),
         (["--device", "cpu", "--captured"], "argument --captured: CUDA graphs need a GPU"),
+        (["--grid", "1x2"], "argument --grid: is for one image that ranks share, got --what steps"),
+        (["--what", "operator", "--grid", "2x2"], "--grid must have no more than the 2 ranks of this run, got '2x2'"),
+        (["--what", "operator", "--grid", "2"], "--grid must be rows and columns of ranks, such as 2x2, got '2'"),
+        (["--what", "operator", "--grid", "0x2"], "--grid must be rows and columns of ranks, such as 2x2, got '0x2'"),
+        (
+            ["--what", "operator", "--grid", "1x2", "--ranks", "2"],
+            "argument --grid: says how many ranks there are, got --ranks 2",
+        ),
         (["--batch", "0"], "argument --batch: must be at least 1, got 0"),
         (["--bucket-mib", "-1"], "argument --bucket-mib: must be at least 1, got -1"),
         (["--device", "cpu", "--sync-batch-norm"], "argument --sync-batch-norm: PyTorch's SyncBatchNorm needs a GPU"),
@@ -175,26 +183,29 @@ SHARED = replace(SETTINGS, steps=1, rounds=1)
 def of_one_image(two: Ranks) -> dict[str, list[dict]]:
     """The rows of the first rank by what was measured."""
     sides = {"operator": (128,), "inference": (256, 128), "training": (256, 128)}
-    return {
-        what: two.ask(2, scaled_calls.campaign, replace(SHARED, what=what, sides=sides[what]))[0][0] for what in sides
-    }
+    settings = {what: replace(SHARED, what=what, sides=sides[what]) for what in sides}
+    settings["columns"] = replace(settings["operator"], grid=(1, 2))
+    return {name: two.ask(2, scaled_calls.campaign, asked)[0][0] for name, asked in settings.items()}
 
 
-@pytest.mark.parametrize("what", ["operator", "inference", "training"])
+@pytest.mark.parametrize("what", ["operator", "columns", "inference", "training"])
 def test_one_image_that_ranks_share(of_one_image: dict[str, list[dict]], what: str) -> None:
     """On one rank and on two, in turn; an image of too few blocks for the ranks is a row with its reason."""
     rows = of_one_image[what]
     assert [row["scaling"]["ranks"] for row in rows] == [1, 2] * (len(rows) // 2)
     names = [row["case"] for row in rows]
     assert len(set(names)) == len(names)
+    columns = what == "columns"
+    assert {row["scaling"]["grid"] for row in rows} == {"1x1", "1x2" if columns else "2x1"}
+    assert all(name.endswith(("-x1", "-x1x2" if columns else "-x2")) for name in names)
     small = [row for row in rows if row["status"] != "OK"]
-    if what == "operator":
+    if what in ("operator", "columns"):
         assert {row["direction"] for row in rows} == {"forward", "training"}
     else:
         assert [row["case"] for row in small] == [names[-1]]
     for row in small:
         assert (row["status"], row["scaling"]["ranks"]) == ("UNSUPPORTED", 2)
-        assert "fewer than ranks" in row["reason"]
+        assert f"are too few for {'1 x 2' if columns else '2 x 1'} ranks" in row["reason"]
         assert row["reason"] in command.said(row)
     for row in rows:
         if row["status"] == "OK":
@@ -202,15 +213,16 @@ def test_one_image_that_ranks_share(of_one_image: dict[str, list[dict]], what: s
             assert ("exposed_ms" in row["scaling"]) == (row["scaling"]["ranks"] == 2)
 
 
-def test_the_bytes_are_those_of_halo_rows(of_one_image: dict[str, list[dict]]) -> None:
-    """An operator's: halo rows of keys and values, of all heads; in training their gradients back, and the tables."""
-    for row in of_one_image["operator"]:
+@pytest.mark.parametrize(("what", "along"), [("operator", "width"), ("columns", "height")])
+def test_the_bytes_are_those_of_halos(of_one_image: dict[str, list[dict]], what: str, along: str) -> None:
+    """An operator's: halos of keys and values, of all heads; in training their gradients back, and the tables."""
+    for row in of_one_image[what]:
         if row["scaling"]["ranks"] == 1 or row["status"] != "OK":
             continue
         problem = row["problem"]
         geometry = problem["geometry"]
         pixel = problem["heads"] * (problem["key_dim"] + problem["value_dim"]) * 4
-        needed = geometry["halo"] * problem["width"] * pixel  # of the rank below; above, a strided halo may be less
+        needed = geometry["halo"] * problem[along] * pixel  # of the rank behind; before, a strided halo may be less
         sent = row["scaling"]["communicated_bytes"]
         tables = 2 * (2 * (geometry["block"] + 2 * geometry["halo"]) - 1) * problem["key_dim"] * 4
         assert sent == needed if row["direction"] == "forward" else needed + tables < sent <= 2 * needed + tables
@@ -232,16 +244,20 @@ def test_figures_of_one_image(of_one_image: dict[str, list[dict]], tmp_path: Pat
         command.write(tmp_path / f"{what}.json", header, [row for row in rows if row["status"] == "OK"])
         results = read(tmp_path / f"{what}.json")
         with look():
-            for selection in selections(results) if what == "operator" else network_selections(results):
+            for selection in selections(results) or network_selections(results):
                 drawn |= {(what, name): found for name, found in shared.draw(selection)}
     assert set(drawn) == {
+        ("columns", "shared-operator-forward"),
+        ("columns", "shared-operator-training"),
         ("operator", "shared-operator-forward"),
         ("operator", "shared-operator-training"),
         ("inference", "shared-network-forward"),
         ("training", "shared-network-training"),
     }
-    for found in drawn.values():
+    for (what, _), found in drawn.items():
         assert [axes.get_title() for axes in found.axes] == ["time (ms)", "efficiency"]
+        labels = [text.get_text() for legend in found.legends for text in legend.get_texts()]
+        assert any(label.endswith("2 ranks, 1x2" if what == "columns" else "2 ranks") for label in labels)
 
 
 def operator_rows(side: int, single_ms: float, shared_ms: float, exposed_ms: float) -> list[dict]:
@@ -274,10 +290,15 @@ def test_more_ranks_are_predicted(predictable: Selection) -> None:
     """From one rank's time, the calls seen on the smallest map, and the exchange where no interior hides it."""
     [(small, large)] = predicted.series(shared.named(predictable.rows("sharded")))
     assert small.calls_ms == pytest.approx(0.01)
-    assert large.predicted_ms(1, 0.01) == 1.6
-    assert large.predicted_ms(2, 0.01) == pytest.approx(0.8 + 0.01)  # the exchange is hidden
-    assert large.predicted_ms(64, 0.01) == pytest.approx(0.025 + 0.01 + 0.03)  # two blocks a rank: no interior
-    assert large.predicted_ms(512, 0.01) == large.predicted_ms(128, 0.01)  # no more blocks than that
+    assert large.predicted_ms((1, 1), 0.01) == 1.6
+    assert large.predicted_ms((2, 1), 0.01) == pytest.approx(0.8 + 0.01)  # the exchange is hidden
+    assert large.predicted_ms((64, 1), 0.01) == pytest.approx(0.025 + 0.01 + 0.03)  # two blocks a rank: no interior
+    assert large.predicted_ms((512, 1), 0.01) == large.predicted_ms((128, 1), 0.01)  # no more blocks than that
+    # 16 x 16 blocks a rank, 14 x 14 of them interior; two neighbours each way, messages one eighth as long.
+    assert large.predicted_ms((8, 8), 0.01) == pytest.approx(0.025 + 0.02)
+    # 4 x 8 blocks, 2 x 6 interior; of 0.02 ms the first message's bytes took 0.01.
+    kernels, exchange = 1.6 / 512, 0.01 + 0.01 * (2 / 16 + 2 / 32)
+    assert large.predicted_ms((32, 16), 0.01) == pytest.approx(kernels + 0.02 + exchange - kernels * 0.5 * 0.75)
     assert predicted.errors([[small, large]]) == [pytest.approx(1 - 0.81 / 0.891)]
 
 
@@ -287,9 +308,12 @@ def test_the_prediction_is_drawn(predictable: Selection) -> None:
         [(name, drawn)] = predicted.draw(predictable)
     assert name == "shared-operator-forward-predicted"
     assert "off by 9%" in " ".join(text.get_text() for text in drawn.texts).replace("\n", " ")
-    ranks, shares = drawn.axes[0].lines[0].get_data()
-    assert list(ranks) == list(predicted.RANKS)
-    assert list(shares) == sorted(shares, reverse=True)
+    rows, best = (line.get_data() for line in drawn.axes[0].lines[:2])
+    for ranks, shares in (rows, best):
+        assert list(ranks) == list(predicted.RANKS)
+        assert list(shares) == sorted(shares, reverse=True)
+    assert list(best[1][:2]) == list(rows[1][:2])
+    assert best[1][-1] > rows[1][-1]  # columns where rows of blocks run out
 
 
 def test_one_map_predicts_nothing(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
     t(N) = t(1) / N + calls + max(0, exchange - interior)
 
 ``calls`` is what more and smaller calls cost: measured without communication on the smallest map, where it is not
-measured what is predicted. ``exchange`` is the messages of a call by themselves, from three ranks on with those for a
-second neighbour at the link's best rate. It hides behind the ``interior``, all rows of blocks but two of a rank's.
+measured what is predicted; of a grid that splits columns, too, twice that. ``exchange`` is the messages of a call by
+themselves, from three ranks on with those for a second neighbour at the link's best rate. It hides behind the
+``interior``, all rows of blocks but two of a rank's. Of R x C ranks a message to the next row is one C-th as long, one
+to the next column one R-th, of a square map; corners are left out.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from statistics import median
 
 import pandas as pd
@@ -22,12 +25,13 @@ from halobench.figures.shared import SUITE, named
 from halobench.figures.style import INK, canvas, entry, legend, styles
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-EDGES = 2  # rows of blocks of a rank that see others' rows
+EDGES = 2  # rows, or columns, of blocks of a rank that see others'
+GRIDS = {ranks: [(ranks // across, across) for across in RANKS if across <= ranks] for ranks in RANKS}
 
 
 @dataclass(frozen=True)
 class Shared:
-    """A layer on a map of ``blocks`` rows of blocks: what was measured on one rank and on ``ranks``, in ms."""
+    """A layer on a map of ``blocks`` rows of blocks: what was measured on one rank and on ``ranks`` in rows, in ms."""
 
     subject: str
     side: float
@@ -44,15 +48,17 @@ class Shared:
         """What more calls on smaller maps cost, as far as it is seen here."""
         return max(self.silent_ms - self.single_ms / self.ranks, 0.0)
 
-    def predicted_ms(self, ranks: int, calls_ms: float) -> float:
-        """The time on so many ranks; those that get no block idle."""
-        working = min(ranks, self.blocks)
-        if working == 1:
+    def predicted_ms(self, grid: tuple[int, int], calls_ms: float) -> float:
+        """The time on rows and columns of ranks; those that get no block idle."""
+        down, across = (min(count, self.blocks) for count in grid)
+        split = [count for count in (down, across) if count > 1]
+        if not split:
             return self.single_ms
-        kernels = self.single_ms / working
-        interior = kernels * max(1 - EDGES * working / self.blocks, 0.0)
-        exchange = self.exchange_ms + (self.neighbour_ms if working > 2 else 0.0)
-        return kernels + calls_ms + max(exchange - interior, 0.0)
+        kernels = self.single_ms / (down * across)
+        interior = kernels * prod(max(1 - EDGES * count / self.blocks, 0.0) for count in split)
+        neighbours = min(down - 1, 2) / across + min(across - 1, 2) / down
+        exchange = self.exchange_ms + (neighbours - 1) * self.neighbour_ms
+        return kernels + calls_ms * len(split) + max(exchange - interior, 0.0)
 
 
 def draw(selection: Selection) -> Drawn:
@@ -76,10 +82,13 @@ def series(rows: pd.DataFrame) -> Iterator[list[Shared]]:
 
 
 def pairs(rows: pd.DataFrame) -> Iterator[Shared]:
-    """A layer's maps that were measured on one rank and on several, of which the fewest count."""
+    """A layer's maps that were measured on one rank and on several in rows, of which the fewest count."""
     for side, part in rows.groupby("side", sort=True):
         single = part[part["ranks"] == 1]
-        several = part[(part["ranks"] > 1) & part["exposed_ms"].notna() & (part["bus_share"] > 0)].sort_values("ranks")
+        rows_alone = part["grid"].isna() | part["grid"].astype(str).str.endswith("x1")
+        several = part[
+            (part["ranks"] > 1) & rows_alone & part["exposed_ms"].notna() & (part["bus_share"] > 0)
+        ].sort_values("ranks")
         if single.empty or several.empty:
             continue
         row = several.iloc[0]
@@ -95,7 +104,7 @@ def pairs(rows: pd.DataFrame) -> Iterator[Shared]:
 def errors(layers: list[list[Shared]]) -> list[float]:
     """By how much predictions are off, of the maps that they are not made from."""
     return [
-        abs(one.predicted_ms(one.ranks, smallest.calls_ms) / one.shared_ms - 1)
+        abs(one.predicted_ms((one.ranks, 1), smallest.calls_ms) / one.shared_ms - 1)
         for smallest, *larger in layers
         for one in larger
     ]
@@ -105,8 +114,9 @@ def over_ranks(selection: Selection, rows: pd.DataFrame, layers: list[list[Share
     """Efficiency over the number of ranks, of each layer on its largest map; what was measured as a mark."""
     off = errors(layers)
     said = (
-        f"lines: predicted from one rank, the link and the smallest map; marks: measured. Predictions are off by "
-        f"{median(off):.0%} in the median, {max(off):.0%} at most"
+        f"lines: predicted from one rank, the link and the smallest map, of ranks in rows; dotted: on the best grid of "
+        f"rows and columns; marks: measured. Predictions of rows are off by {median(off):.0%} in the median, "
+        f"{max(off):.0%} at most"
     )
     title = f"Predicted: halo attention of one image on many ranks, {direction}"
     figure = canvas(7.0, 4.6, title, said, selection.footer(rows))
@@ -130,8 +140,10 @@ def lines(axes: Axes, layers: list[list[Shared]]) -> list[Line2D]:
     for maps in layers:
         one, calls = maps[-1], maps[0].calls_ms
         look, name = looks[one.subject], f"{one.subject}, side {one.side:g}"
-        share = [one.single_ms / ranks / one.predicted_ms(ranks, calls) for ranks in RANKS]
-        axes.plot(RANKS, share, color=look.colour, linestyle="-")
+        for line, grids in (("-", [[(ranks, 1)] for ranks in RANKS]), (":", GRIDS.values())):
+            best = [min(one.predicted_ms(grid, calls) for grid in each) for each in grids]
+            share = [one.single_ms / ranks / ms for ranks, ms in zip(RANKS, best, strict=True)]
+            axes.plot(RANKS, share, color=look.colour, linestyle=line)
         found = one.single_ms / one.ranks / one.shared_ms
         axes.plot([one.ranks], [found], linestyle="", label=name, **look.marked(6))
         handles.append(entry(look, name))

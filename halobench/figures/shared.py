@@ -41,13 +41,18 @@ def draw(selection: Selection) -> Drawn:
 
 
 def named(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with ``subject``, the network or the layer's shape, and ``line``, the same with the number of ranks."""
+    """The rows with ``subject``, the network or the layer's shape, and ``line``, the same with the ranks."""
     if "model" in rows:
         subjects = rows["model"] + ", " + rows["backend"] + ", " + rows["mode"]
     else:
         subjects = rows.apply(layer, axis="columns")
-    ranks = rows["ranks"].map(lambda count: counted(int(count), "rank"))
-    return rows.assign(subject=subjects, line=subjects + ", " + ranks)
+    return rows.assign(subject=subjects, line=subjects + ", " + rows.apply(ranks, axis="columns"))
+
+
+def ranks(row: "pd.Series[Any]") -> str:
+    """How many ranks, and their grid where they split columns."""
+    said, rows = counted(int(row["ranks"]), "rank"), f"{row['ranks']:.0f}x1"
+    return said if pd.isna(row["grid"]) or row["grid"] == rows else f"{said}, {row['grid']}"
 
 
 def layer(row: "pd.Series[Any]") -> str:

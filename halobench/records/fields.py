@@ -67,6 +67,9 @@ NO_SINGLE = "a row of the suites, or the single rank has no time"
 SCALING = {
     "scaling": of_scaling("kind", "text", "`weak`: the batch of a rank is the same; `strong`: that of all ranks"),
     "ranks": of_scaling("ranks", "count", "processes that worked together, a GPU each"),
+    "grid": of_scaling(
+        "grid", "text", "rows and columns of them, `2x3`, that share an image", "", "none is shared, or an older file"
+    ),
     "efficiency": of_scaling(
         "efficiency", "number", "t1 / tN; under strong scaling t1 / (N tN), paired by rounds", "", NO_SINGLE
     ),

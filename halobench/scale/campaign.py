@@ -99,7 +99,7 @@ class Campaign:
 
     def row(self, point: Point, single: Point) -> Fields:
         """The row of a point, the same on all its ranks."""
-        known = {**point.row, "status": "OK", "reason": None, "scaling": {"kind": point.kind, "ranks": point.ranks}}
+        known = {**point.row, "status": "OK", "reason": None, "scaling": point.named}
         if point.calls is None:
             assert point.fault is not None
             return known | dict(zip(("status", "reason"), point.fault, strict=True))
@@ -130,7 +130,7 @@ class Campaign:
 
     def scaling(self, point: Point, single: Point) -> Fields:
         """What a row says about scaling."""
-        found: Fields = {"kind": point.kind, "ranks": point.ranks}
+        found = point.named
         if self.rank == 0 and (shares := point.efficiencies(single)):  # which took part in all points
             share = summarize(shares)
             found |= {"efficiency": share.median, "efficiency_low": share.low, "efficiency_high": share.high}

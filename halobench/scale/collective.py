@@ -122,7 +122,7 @@ def sent_bytes(messages: Sequence[Message]) -> int:
 
 
 def bus_bytes(messages: Sequence[Message], ranks: int) -> float:
-    """What of it a link carries, as nccl-tests count it: rows as they are, sums times 2 (n - 1) / n."""
+    """What of it a link carries, as nccl-tests count it: halos as they are, sums times 2 (n - 1) / n."""
     return sum(message.summed * 2 * (ranks - 1) / ranks + sum(size for _, size in message.sent) for message in messages)
 
 

@@ -49,7 +49,7 @@ class Point:
 
     ``row`` are the columns that are known before, ``images`` those of all ranks. ``make`` gives this rank's calls,
     which are there while they are timed, if it takes part; ``group`` is ``None`` for a single rank. ``fault`` is the
-    status and the reason where there is no time.
+    status and the reason where there is no time, ``grid`` the rows and columns of ranks that share an image.
     """
 
     ranks: int
@@ -59,9 +59,16 @@ class Point:
     make: Callable[[], Calls]
     row: Fields
     fault: tuple[str, str] | None = None
+    grid: tuple[int, int] | None = None
     calls: Calls | None = None
     step_ms: list[list[float]] = field(default_factory=list)
     silent_ms: list[list[float]] = field(default_factory=list)
+
+    @property
+    def named(self) -> Fields:
+        """Kind and number of ranks, and their grid if they share an image."""
+        shared = {} if self.grid is None else {"grid": "x".join(map(str, self.grid))}
+        return {"kind": self.kind, "ranks": self.ranks, **shared}
 
     @property
     def median_ms(self) -> float:

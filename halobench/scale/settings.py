@@ -1,6 +1,7 @@
 """What the user of ``python -m halobench.scale`` chooses."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from halobench import models, terminal
 from halobench.attention import backends
 from halobench.cases.network import Network
+from halobench.wording import counted
 
 NAME = "halobench.scale"
 PAIRS = tuple(name for number in range(8) for name in (f"halonet_h{number}", f"efficientnet_b{number}"))
@@ -37,6 +39,7 @@ class Settings:
 
     ``counts`` are the numbers of ranks, the first of them 1. Of each point ``rounds`` times ``steps`` are timed.
     ``what`` is one of ``WHAT``; ``sides`` are those of the image that ranks share. ``captured``: calls are replayed.
+    ``grid`` are the rows and columns of ranks that share an image; without it all stand in rows.
     """
 
     models: tuple[str, ...]
@@ -56,6 +59,7 @@ class Settings:
     sides: tuple[int, ...] = ()
     captured: bool = False
     static_graph: bool = False
+    grid: tuple[int, int] | None = None
 
     def network(self, model: str, batch: int) -> Network:
         """The network that each rank trains on ``batch`` images."""
@@ -86,7 +90,8 @@ def parse(arguments: Sequence[str] | None, world: int) -> Settings:
     try:
         without = [name for name in names if not models.entry(name).has_attention]
         backends.load(backend)
-        counts = counts_of(options.ranks, world)
+        grid = grid_of(options.grid, world) if options.grid else None
+        counts = counts_of(options.ranks, world) if grid is None else tuple(sorted({1, math.prod(grid)}))
         sides = numbers("--sides", options.sides, 1) if options.sides else sides
     except (ValueError, ModuleNotFoundError) as error:
         command.error(str(error))
@@ -98,6 +103,7 @@ def parse(arguments: Sequence[str] | None, world: int) -> Settings:
         options.batch or (128 if gpu else 4), counts, options.steps or (20 if gpu else 2),
         options.rounds or (10 if gpu else 2), options.compiled, options.bucket_mib, options.compress,
         options.sync_batch_norm, options.output, options.what, sides, options.captured, options.static_graph,
+        grid,
     )  # fmt: skip
 
 
@@ -115,6 +121,10 @@ def refuse(command: argparse.ArgumentParser, options: argparse.Namespace, *, gpu
             command.error(f"argument --{name.replace('_', '-')}: is for --what {STEPS}, got --what {options.what}")
     if options.sides and not shared:
         command.error(f"argument --sides: is for one image that ranks share, got --what {STEPS}")
+    if options.grid and not shared:
+        command.error(f"argument --grid: is for one image that ranks share, got --what {STEPS}")
+    if options.grid and options.ranks:
+        command.error(f"argument --grid: says how many ranks there are, got --ranks {options.ranks}")
 
 
 def counts_of(text: str | None, world: int) -> tuple[int, ...]:
@@ -126,6 +136,20 @@ def counts_of(text: str | None, world: int) -> tuple[int, ...]:
     if text is None:
         return tuple(sorted({*(2**power for power in range(world.bit_length())), world}))
     return tuple(sorted({1, *numbers("--ranks", text, 1, world)}))  # efficiencies are over one rank
+
+
+def grid_of(text: str, world: int) -> tuple[int, int]:
+    """The rows and columns of a grid of ``world`` ranks or fewer.
+
+    Raises:
+        ValueError: there is no such grid.
+    """
+    down, cross, across = text.partition("x")
+    if not (cross and all(part.isascii() and part.isdigit() and int(part) for part in (down, across))):
+        raise ValueError(f"--grid must be rows and columns of ranks, such as 2x2, got {text!r}")
+    if int(down) * int(across) > world:
+        raise ValueError(f"--grid must have no more than the {counted(world, 'rank')} of this run, got {text!r}")
+    return int(down), int(across)
 
 
 def numbers(option: str, text: str, least: int, most: int | None = None) -> tuple[int, ...]:
@@ -174,6 +198,9 @@ def parser() -> argparse.ArgumentParser:
         "--batch", type=int, metavar="N", help="images a rank (weak), of all ranks (strong); default: 128"
     )
     command.add_argument("--ranks", metavar="1,2", help="numbers of ranks; default: powers of two, and all")
+    command.add_argument(
+        "--grid", metavar="RxC", help="rows and columns of ranks that share an image, and one rank; default: rows alone"
+    )
     command.add_argument("--steps", type=int, metavar="N", help="steps of a round; default: 20, on a CPU 2")
     command.add_argument("--rounds", type=int, metavar="N", help="rounds in which points take turns; default: 10, 2")
     command.add_argument("--compiled", action="store_true", help="torch.compile each network")

@@ -25,7 +25,6 @@ from halobench.scale.replay import warm
 from halobench.scale.settings import Settings
 from halobench.train.step import Step
 from halobench.train.workload import CLASSES, network_model, optimizer_of
-from halobench.wording import counted
 
 SUITE = "sharded"
 MAP_DIVISOR = 32  # the side of an image over that of a HaloNet's last map
@@ -43,7 +42,7 @@ def operators(model: str, settings: Settings, groups: Groups, device: torch.devi
             for direction in DIRECTIONS:
                 case = Case(SUITE, settings.backend, problem, direction, settings.device, (SUITE,), f"{model}, {side}")
                 make = partial(operator_calls, problem, direction, settings, device)
-                yield points(case.row(), problem.height, problem.geometry, groups, make)
+                yield points(case.row(), (problem.height, problem.width), problem.geometry, settings, groups, make)
 
 
 def networks(model: str, settings: Settings, groups: Groups, device: torch.device) -> Iterator[list[Point]]:
@@ -61,21 +60,25 @@ def networks(model: str, settings: Settings, groups: Groups, device: torch.devic
         network = Network(model, side, 1, settings.dtype, settings.backend, captured=settings.captured)
         row = NetworkCase(SUITE, network, direction, settings.device, (SUITE,)).row()
         make = partial(network_calls, network, direction, settings, device)
-        yield points(row, side, cuts, groups, make)
+        yield points(row, (side, side), cuts, settings, groups, make)
 
 
 def points(
-    row: Fields, height: int, geometry: Geometry, groups: Groups, make: Callable[[ProcessGroup | None, Shards], Calls]
-) -> list[Point]:
-    """The points of one subject; a fault where there would be ranks without rows."""
+    row: Fields, size: tuple[int, int], geometry: Geometry, settings: Settings, groups: Groups,
+    make: Callable[[ProcessGroup | None, Shards], Calls],
+) -> list[Point]:  # fmt: skip
+    """The points of one subject, a map or an image of this height and width; a fault where ranks would hold nothing."""
+    height, width = size
     found = []
     for count, group in groups.items():
-        shards = shard_map(height, count, geometry)
-        named = row | {"case": f"{row['case']}-x{count}"}
-        one = Point(count, "strong", 1, group, partial(make, group, shards), named)
-        if 0 in shards.heights:
-            units = -(-height // geometry.block)
-            reason = f"{counted(height, 'row')} are {counted(units, 'block')} of {geometry.block}, fewer than ranks"
+        grid = (count, 1) if settings.grid is None or count == 1 else settings.grid
+        shards = shard_map(height, grid, geometry, width)
+        number = count if grid[1] == 1 else f"{grid[0]}x{grid[1]}"
+        named = row | {"case": f"{row['case']}-x{number}"}
+        one = Point(count, "strong", 1, group, partial(make, group, shards), named, grid=grid)
+        if 0 in (*shards.heights, *(shards.widths or ())):
+            blocks = " x ".join(str(-(-along // geometry.block)) for along in size)
+            reason = f"{blocks} blocks of {geometry.block} are too few for {grid[0]} x {grid[1]} ranks"
             one.fault = "UNSUPPORTED", reason
         found.append(one)
     return found
@@ -85,8 +88,9 @@ def operator_calls(
     problem: Problem, direction: Direction, settings: Settings, device: torch.device, group: ProcessGroup | None,
     shards: Shards,
 ) -> Calls:  # fmt: skip
-    """The operator on this rank's rows."""
-    own = problem if group is None else replace(problem, height=shards.heights[group.rank()])
+    """The operator on this rank's pixels."""
+    height, width = shards.size(group.rank() if group else 0)
+    own = replace(problem, height=height, width=width)
     inputs, gradient = own.inputs(device), cotangent(own, device, 0)
     leaves = list(inputs.tensors.values())
 
@@ -116,10 +120,10 @@ def network_calls(
     network: Network, direction: Direction, settings: Settings, device: torch.device, group: ProcessGroup | None,
     shards: Shards,
 ) -> Calls:  # fmt: skip
-    """The network on this rank's rows of an image."""
-    rows = network.side if group is None else shards.heights[group.rank()]
+    """The network on this rank's pixels of an image."""
+    height, width = shards.size(group.rank() if group else 0)
     generator = torch.Generator(device).manual_seed(1)
-    images = torch.randn((1, rows, network.side, 3), generator=generator, device=device).permute(0, 3, 1, 2)
+    images = torch.randn((1, height, width, 3), generator=generator, device=device).permute(0, 3, 1, 2)
     targets = torch.randint(CLASSES, (1,), generator=torch.Generator().manual_seed(1)).to(device)  # all ranks' the same
     found = []
     for exchanged in (True,) if group is None else (True, False):
@@ -138,13 +142,13 @@ def network_calls(
 
 
 def training(model: nn.Module, network: Network, images: Tensor, targets: Tensor) -> Call:
-    """A step as the training suite's, on these rows."""
+    """A step as the training suite's, on these pixels."""
     dtype = None if network.dtype == "float32" else getattr(torch, network.dtype)
     return partial(Step(model.train(), nn.CrossEntropyLoss(), optimizer_of(model), dtype), images, targets)
 
 
 def inference(model: nn.Module, network: Network, images: Tensor, _targets: Tensor) -> Call:
-    """A forward pass as the training suite's, on these rows."""
+    """A forward pass as the training suite's, on these pixels."""
     dtype: torch.dtype = getattr(torch, network.dtype)
     model.to(dtype).eval()
     images = images.to(dtype)
