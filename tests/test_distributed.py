@@ -13,7 +13,7 @@ from halobench.attention import oracle
 from halobench.distributed import RankLost, Shards, shard_map, shard_network
 from halobench.distributed.areas import Area
 from halobench.distributed.sharded import cut
-from halobench.distributed.shards import overhang
+from halobench.distributed.shards import overhang, routes
 from halobench.models.norm import module
 from tests import sharded_calls
 from tests.ranks import Ranks
@@ -59,14 +59,13 @@ def test_what_is_drawn_is_hard_enough(answers: dict[int, list]) -> None:
         (abs(rank // across - owner // across), abs(rank % across - owner % across))
         for (shards, rank), geometry in zip(known, geometries, strict=True)
         for across in shards.grid[1:]
-        for owner, _ in shards.received(rank, geometry)
+        for owner, _ in routes(shards, rank, geometry).received
     }
     assert steps >= {(0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1)}
-    parts = set()
-    for (shards, rank), geometry in zip(known, geometries, strict=True):
-        own, frame = shards.area(rank), shards.frame(rank, geometry)
-        corner = own.rows.start, own.columns.start
-        parts.add(tuple(map(len, cut(own.seen_from(*corner), frame.seen_from(*corner), geometry))))
+    parts = {
+        tuple(map(len, cut(*routes(shards, rank, geometry)[:2], geometry)))
+        for (shards, rank), geometry in zip(known, geometries, strict=True)
+    }
     assert parts >= {(0, 1), (1, 0), (1, 1), (1, 2)}
 
 
@@ -310,13 +309,14 @@ def test_shards_are_whole_units(height: int, count: int, geometry: Geometry, hei
 def test_a_halo_may_span_shards() -> None:
     """From the first row to the last, by owner; what one receives, the other sends."""
     shards, geometry = Shards((2, 0, 2, 4, 2), (6,)), Geometry(2, 3)
-    wanted = [(0, range(1, 2)), (2, range(2, 4)), (4, range(8, 10))]
-    assert shards.received(3, geometry) == tuple((owner, (rows, range(6))) for owner, rows in wanted)
-    assert shards.received(1, geometry) == shards.sent(1, geometry) == ()
-    for one in (shards, Shards((3, 6), (0, 3, 1))):
-        for rank in range(one.ranks):
-            for owner, area in one.received(rank, geometry):
-                assert (rank, area) in one.sent(owner, geometry)
+    wanted = [(0, range(-3, -2)), (2, range(-2, 0)), (4, range(4, 6))]
+    assert routes(shards, 3, geometry).received == tuple((owner, (rows, range(6))) for owner, rows in wanted)
+    assert routes(shards, 1, geometry)[2:] == ((), ())
+    for one in (shards, Shards((4, 6), (0, 2, 1))):
+        every = [routes(one, rank, geometry) for rank in range(one.ranks)]
+        received = {(rank, owner): area.pixels for rank, each in enumerate(every) for owner, area in each.received}
+        sent = {(rank, owner): area.pixels for owner, each in enumerate(every) for rank, area in each.sent}
+        assert received == sent != {}
 
 
 @pytest.mark.parametrize(

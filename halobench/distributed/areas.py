@@ -1,11 +1,10 @@
 """Rectangles of pixels, and maps that are put together from them."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 class Area(NamedTuple):
@@ -42,36 +41,20 @@ def overlap(one: range, other: range) -> range:
 def joined(area: Area, pieces: Iterable[tuple[Area, Tensor]]) -> Tensor:
     """The map (b n rows columns d) of an area that pieces cover, as far as they lie in it: a view where one does.
 
-    Otherwise it is copied once, channels-last in memory.
+    Otherwise it is copied, channels-last in memory. The pieces stand in bands: of the same rows, side by side.
     """
-    places, parts = [], []
+    bands: dict[int, dict[int, Tensor]] = {}
     for held, piece in pieces:
         common = held.overlap(area)
         if common.pixels:
-            places.append(common.seen_from(area.rows.start, area.columns.start))
-            parts.append(common.seen_from(held.rows.start, held.columns.start).of(piece))
+            part = common.seen_from(held.rows.start, held.columns.start).of(piece)
+            bands.setdefault(common.rows.start, {})[common.columns.start] = part
+    rows = [beside([band[column] for column in sorted(band)], 3) for _, band in sorted(bands.items())]
+    return beside(rows, 2)
+
+
+def beside(parts: list[Tensor], axis: int) -> Tensor:
+    """Parts of a map (b n rows columns d) along an axis, channels-last in memory; a single one as it is."""
     if len(parts) == 1:
         return parts[0]
-    whole: Tensor = Joined.apply(area, places, *parts)
-    return whole
-
-
-class Joined(torch.autograd.Function):
-    """Pieces of a map in their places."""
-
-    @staticmethod
-    def forward(ctx: Any, area: Area, places: list[Area], *pieces: Tensor) -> Tensor:
-        """One copy."""
-        ctx.places = places
-        batch, heads, _, _, dim = pieces[0].shape
-        shape = batch, len(area.rows), len(area.columns), heads, dim
-        whole = pieces[0].new_empty(shape).permute(0, 3, 1, 2, 4)
-        for place, piece in zip(places, pieces, strict=True):
-            place.of(whole).copy_(piece)
-        return whole
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Each piece's is a view."""
-        return None, None, *(place.of(gradient) for place in ctx.places)
+    return torch.cat([part.permute(0, 2, 3, 1, 4) for part in parts], axis - 1).permute(0, 3, 1, 2, 4)

@@ -9,6 +9,7 @@ value_dim). Corners have messages of their own, so that nothing waits for anothe
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from halobench.attention.geometry import Geometry
 from halobench.distributed.areas import Area
 from halobench.distributed.lost import ANYONE, waiting
 from halobench.distributed.messages import Message, note
-from halobench.distributed.shards import Shards
+from halobench.distributed.shards import Routes, Shards, routes
 
 Mail = list[tuple[int, Tensor]]  # ranks of the group, and what is sent to them or received from them
 
@@ -35,10 +36,7 @@ class Piece(NamedTuple):
 
 @dataclass
 class Exchange:
-    """One exchange, of one call, as this rank sees it. ``travels`` is false for measuring what it costs.
-
-    Areas are counted from this rank's first pixel.
-    """
+    """One exchange, of one call, as this rank sees it. ``travels`` is false for measuring what it costs."""
 
     shards: Shards
     geometry: Geometry
@@ -47,34 +45,35 @@ class Exchange:
     on_their_way: list[tuple[int, Work]] = field(default_factory=list)
     returned: Mail | None = None
 
-    def __post_init__(self) -> None:
-        rank = self.group.rank()
-        own, frame = self.shards.area(rank), self.shards.frame(rank, self.geometry)
-        received, sent = self.shards.received(rank, self.geometry), self.shards.sent(rank, self.geometry)
-        corner = own.rows.start, own.columns.start
-        self.own, self.frame = own.seen_from(*corner), frame.seen_from(*corner)
-        self.received = [(rank, area.seen_from(*corner)) for rank, area in received]
-        self.sent = [(rank, area.seen_from(*corner)) for rank, area in sent]
+    @cached_property
+    def routes(self) -> Routes:
+        """What this rank holds, sees, receives and sends."""
+        return routes(self.shards, self.group.rank(), self.geometry)
 
     def depart(self, key: Tensor, value: Tensor) -> Tensor:
         """Send pixels of keys and values; where those of others will be: (pixels, batch, heads, both dims)."""
         batch, heads, _, _, key_dim = key.shape
-        count = sum(area.pixels for _, area in self.received)
+        count = sum(area.pixels for _, area in self.routes.received)
         into = key.new_zeros(count, batch, heads, key_dim + value.shape[-1])
-        outgoing = [(rank, packed(area.of(key), area.of(value))) for rank, area in self.sent] if self.travels else []
+        outgoing = (
+            [(rank, packed(area.of(key), area.of(value))) for rank, area in self.routes.sent] if self.travels else []
+        )
         self.post(outgoing, self.split(into))
         return into
 
     def split(self, pixels: Tensor) -> Mail:
         """The received pixels, or their gradient, by the rank they came from."""
-        parts = pixels.split([area.pixels for _, area in self.received])
-        return [(rank, part) for (rank, _), part in zip(self.received, parts, strict=True)]
+        parts = pixels.split([area.pixels for _, area in self.routes.received])
+        return [(rank, part) for (rank, _), part in zip(self.routes.received, parts, strict=True)]
 
     def pieces(self, key: Tensor, value: Tensor, received: Tensor) -> list[Piece]:
         """The frame's keys and values, once they are there: this rank's, and those of others by owner."""
-        dims, areas = (key.shape[-1], value.shape[-1]), (area for _, area in self.received)
+        dims, areas = (key.shape[-1], value.shape[-1]), (area for _, area in self.routes.received)
         parts = zip(areas, self.split(received), strict=True)
-        return [Piece(self.own, key, value), *(Piece(area, *unpacked(part, area, dims)) for area, (_, part) in parts)]
+        return [
+            Piece(self.routes.own, key, value),
+            *(Piece(area, *unpacked(part, area, dims)) for area, (_, part) in parts),
+        ]
 
     def post(self, outgoing: Mail, incoming: Mail) -> None:
         """Send and receive, without waiting."""
@@ -110,7 +109,7 @@ class Exchange:
     def depart_back(self, gradient: Tensor) -> None:
         """Send the gradients of received pixels to their owners, and receive those of the pixels sent."""
         pixel = gradient.shape[1:]
-        self.returned = [(rank, gradient.new_zeros(area.pixels, *pixel)) for rank, area in self.sent]
+        self.returned = [(rank, gradient.new_zeros(area.pixels, *pixel)) for rank, area in self.routes.sent]
         self.post(self.split(gradient.contiguous()), self.returned)
 
     def arrive_back(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,7 +119,7 @@ class Exchange:
         if self.returned:
             key, value = key.clone(), value.clone()  # autograd may have given them to others, too
         dims = key.shape[-1], value.shape[-1]
-        for (_, area), (_, gradient) in zip(self.sent, self.returned, strict=True):
+        for (_, area), (_, gradient) in zip(self.routes.sent, self.returned, strict=True):
             for whole, share in zip((key, value), unpacked(gradient, area, dims), strict=True):
                 area.of(whole).add_(share)
         self.returned = None

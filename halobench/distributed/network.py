@@ -149,10 +149,10 @@ def windowed(layout: Layout, forward: Callable[[Tensor], Tensor], reach: int, st
     channels_last = pixels.permute(0, 2, 3, 1).unsqueeze(1)
     own, nothing, received = Depart.apply(exchange, channels_last, channels_last[..., :0])
     pieces = exchange.pieces(own, nothing, Arrive.apply(exchange, received))
-    frame = exchange.frame
+    own_area, frame = exchange.routes[:2]
     extended = joined(frame, [(piece.area, piece.key) for piece in pieces])
     output = forward(extended.squeeze(1).permute(0, 3, 1, 2))
-    within = exchange.own.seen_from(frame.rows.start, frame.columns.start)
+    within = own_area.seen_from(frame.rows.start, frame.columns.start)
     return sharded.asking(within, stride).of(output)
 
 

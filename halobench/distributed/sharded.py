@@ -67,15 +67,16 @@ def attend(
         return nothing(query, key, value, relative)
     exchange = Exchange(shards, geometry, group, travels=exchanged)
     key, value, received = Depart.apply(exchange, key, value)
-    interior, edges = cut(exchange.own, exchange.frame, geometry)
-    shard = Shard(query, [Piece(exchange.own, key, value)], exchange.frame)
+    own, frame = exchange.routes[:2]
+    interior, edges = cut(own, frame, geometry)
+    shard = Shard(query, [Piece(own, key, value)], frame)
     try:
         outputs = [(part, shard.attend(compute, relative, geometry, part)) for part in interior]
     finally:  # also where the backend refuses: no message is left for the next call
         shard = replace(shard, pieces=exchange.pieces(key, value, Arrive.apply(exchange, received)))
     outputs += [(part, shard.attend(compute, relative, geometry, part)) for part in edges]
     stride = geometry.stride
-    return joined(asking(exchange.own, stride), [(asking(part, stride), output) for part, output in outputs])
+    return joined(asking(own, stride), [(asking(part, stride), output) for part, output in outputs])
 
 
 def asked(key: Tensor, group: ProcessGroup) -> Shards:

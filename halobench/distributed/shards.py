@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from math import lcm
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -89,14 +90,6 @@ class Shards:
             return Area(rows[:0], columns[:0])
         return Area(seen(rows, self.height, geometry), seen(columns, self.width, geometry))
 
-    def received(self, rank: int, geometry: Geometry) -> Parcels:
-        """What of its frame others hold, by owner."""
-        return parcels(self, rank, geometry)[0]
-
-    def sent(self, rank: int, geometry: Geometry) -> Parcels:
-        """What of its pixels others see, by who does."""
-        return parcels(self, rank, geometry)[1]
-
     def check(self, geometry: Geometry) -> None:
         """Raise ``ValueError`` where a shard that others follow ends within a unit."""
         whole = unit(geometry)
@@ -109,15 +102,27 @@ class Shards:
                     )
 
 
+class Routes(NamedTuple):
+    """What a rank holds, what its queries see, and who sends or sees which pixels; counted from its first pixel."""
+
+    own: Area
+    frame: Area
+    received: Parcels
+    sent: Parcels
+
+
 @lru_cache(maxsize=1024)
-def parcels(shards: Shards, rank: int, geometry: Geometry) -> tuple[Parcels, Parcels]:
-    """What a rank receives and sends, kept: among many ranks it takes longer to find than to send."""
+def routes(shards: Shards, rank: int, geometry: Geometry) -> Routes:
+    """A rank's, kept: among many ranks they take longer to find than pixels to send. The width must be known."""
     own, frame = shards.area(rank), shards.frame(rank, geometry)
     others = [other for other in range(shards.ranks) if other != rank]
     received = [(owner, shards.area(owner).overlap(frame)) for owner in others]
     sent = [(other, own.overlap(shards.frame(other, geometry))) for other in others]
-    found, given = (tuple((other, area) for other, area in each if area.pixels) for each in (received, sent))
-    return found, given
+    corner = own.rows.start, own.columns.start
+    found, given = (
+        tuple((other, area.seen_from(*corner)) for other, area in each if area.pixels) for each in (received, sent)
+    )
+    return Routes(own.seen_from(*corner), frame.seen_from(*corner), found, given)
 
 
 def shard_map(height: int, ranks: int | tuple[int, int], geometry: Geometry, width: int | None = None) -> Shards:
