@@ -47,7 +47,7 @@ def joined(area: Area, pieces: Iterable[tuple[Area, Tensor]]) -> Tensor:
     for held, piece in pieces:
         common = held.overlap(area)
         if common.pixels:
-            part = common.seen_from(held.rows.start, held.columns.start).of(piece)
+            part = piece if common == held else common.seen_from(held.rows.start, held.columns.start).of(piece)
             bands.setdefault(common.rows.start, {})[common.columns.start] = part
     rows = [beside([band[column] for column in sorted(band)], 3) for _, band in sorted(bands.items())]
     return beside(rows, 2)

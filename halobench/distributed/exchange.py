@@ -55,10 +55,8 @@ class Exchange:
         batch, heads, _, _, key_dim = key.shape
         count = sum(area.pixels for _, area in self.routes.received)
         into = key.new_zeros(count, batch, heads, key_dim + value.shape[-1])
-        outgoing = (
-            [(rank, packed(area.of(key), area.of(value))) for rank, area in self.routes.sent] if self.travels else []
-        )
-        self.post(outgoing, self.split(into))
+        sent = self.routes.sent if self.travels else ()
+        self.post([(rank, packed(area.of(key), area.of(value))) for rank, area in sent], self.split(into))
         return into
 
     def split(self, pixels: Tensor) -> Mail:
@@ -70,10 +68,8 @@ class Exchange:
         """The frame's keys and values, once they are there: this rank's, and those of others by owner."""
         dims, areas = (key.shape[-1], value.shape[-1]), (area for _, area in self.routes.received)
         parts = zip(areas, self.split(received), strict=True)
-        return [
-            Piece(self.routes.own, key, value),
-            *(Piece(area, *unpacked(part, area, dims)) for area, (_, part) in parts),
-        ]
+        others = [Piece(area, *unpacked(part, area, dims)) for area, (_, part) in parts]
+        return [Piece(self.routes.own, key, value), *others]
 
     def post(self, outgoing: Mail, incoming: Mail) -> None:
         """Send and receive, without waiting."""
@@ -133,7 +129,7 @@ def packed(key: Tensor, value: Tensor) -> Tensor:
 
 def unpacked(message: Tensor, area: Area, dims: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The same back again: views."""
-    pixels = message.unflatten(0, (len(area.rows), len(area.columns))).permute(2, 3, 0, 1, 4)
+    pixels = message.view(len(area.rows), len(area.columns), *message.shape[1:]).permute(2, 3, 0, 1, 4)
     key, value = pixels.split(dims, -1)
     return key, value
 
