@@ -43,7 +43,7 @@ CASES = {
     "strip_stride_beyond_block": Problem(Geometry(2, 3, stride=4, above=3, below=1), 12, 8, batch=2),
     "strip_with_rows_unseen": Problem(Geometry(4, 1, above=6, below=5), 19, 8, batch=2),
     "strip_of_the_last_columns": Problem(Geometry(4, 1, left=1), 9, 7, batch=2),
-    "strip_all_around": Problem(Geometry(4, 3, above=3, below=2, left=1, right=3), 13, 16, batch=2, heads=2),
+    "strip_all_around": Problem(Geometry(4, 3, above=3, below=2, left=1, right=3), 13, 12, batch=2),
     "strip_of_columns_stride_2": Problem(Geometry(4, 3, stride=2, below=3, left=3, right=2), 11, 14, batch=2),
     "strip_of_columns_stride_beyond_block": Problem(Geometry(2, 3, stride=4, left=3, right=1), 8, 12, batch=2),
     "strip_with_columns_unseen": Problem(Geometry(4, 1, left=6, right=5), 8, 19, batch=2),
