@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -67,6 +68,16 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixt
     """A folder of this run, which all its processes share."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if hasattr(request.config, "workerinput") else own
+
+
+@pytest.fixture
+def kernels_folder(shared_folder: Path) -> Path:
+    """Where CUDA kernels are built for the CPU, once for all processes of a run."""
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ to compile the kernels for the CPU")
+    folder = shared_folder / "kernels"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture

@@ -4,13 +4,9 @@ Every thread is a fiber there, and shared memory starts as NaN, so that what is 
 """
 
 import ctypes
-import hashlib
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,57 +22,10 @@ from halobench import Geometry, HaloAttention, LayerSpec, Problem, RelativeTable
 from halobench.attention.geometry import Border
 from halobench.cases import accuracy
 from halobench.cases.workload import Slot
+from tests import emulator
 from tests.cases import CASES
 
 BUILD = backends.load("fused_cuda").build
-EMULATOR = Path(__file__).parent / "emulator"
-# Compiling takes longer than running: nothing is optimised, and what no kernel throws or asks is left out.
-COMPILER = [
-    "g++",
-    "-std=c++17",
-    "-O0",
-    "-w",
-    "-fPIC",
-    "-fno-exceptions",
-    "-fno-rtti",
-    "-fno-asynchronous-unwind-tables",
-]
-
-
-@pytest.fixture
-def folder(shared_folder: Path) -> Path:
-    """Where the kernels are built, once for all processes of a run."""
-    if shutil.which("g++") is None:
-        pytest.skip("no g++ to compile the kernels for the CPU")
-    folder = shared_folder / "kernels"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-def build(command: list[str], text: str, folder: Path) -> Path:
-    """The library of a source; two processes that build the same one put the same file in its place."""
-    name = hashlib.sha256("\0".join([*command, text]).encode()).hexdigest()
-    return compiled([*command, "-shared"], text, folder / f"{name}.so")
-
-
-def vocabulary(folder: Path, half: int) -> Path:
-    """The emulator's vocabulary for bfloat16 or float16; the compiler reads it once, and what it made of it then."""
-    header = folder / f"warp{half}.hpp"
-    text = (EMULATOR / "warp.hpp").read_text()
-    header.write_text(text)
-    compiled([*COMPILER, f"-DFP16={half}", "-xc++-header"], text, Path(f"{header}.gch"))
-    return header
-
-
-def compiled(command: list[str], text: str, file: Path) -> Path:
-    """What the compiler makes of a text, whole in its place."""
-    if not file.exists():
-        with tempfile.TemporaryDirectory(dir=file.parent) as own:
-            source, made = Path(own, "source.cpp"), Path(own, "made")
-            source.write_text(text)
-            subprocess.run([*command, "-o", made, source], check=True)
-            made.rename(file)
-    return file
 
 
 @pytest.fixture
@@ -88,25 +37,16 @@ def unlaunched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def emulated(folder: Path, monkeypatch: pytest.MonkeyPatch, unlaunched: None) -> None:
+def emulated(kernels_folder: Path, monkeypatch: pytest.MonkeyPatch, unlaunched: None) -> None:
     """Launches run on the CPU."""
     del unlaunched
 
-    @cache
-    def built(kernel: Kernel, shape: Shape) -> ctypes.CDLL:
-        numbers = layouts.definitions(shape, kernel)
-        header = vocabulary(folder, numbers["FP16"])
-        text = launch.source(kernel, f"#include <{header.name}>") + (EMULATOR / "main.hpp").read_text()
-        command = [*COMPILER, f"-I{folder}", f"-DKERNEL_NAME=halo_{kernel}"]
-        command += [f"-D{name}={number}" for name, number in numbers.items()]
-        library, layout = ctypes.CDLL(str(build(command, text, folder))), layouts.layout_of(shape, kernel)
-        needed = layouts.shared_bytes(shape, kernel, layout)
-        assert list((ctypes.c_int * 2).in_dll(library, "launch"))[1] == needed
-        return library
-
     def run(kernel: Kernel, shape: Shape, args: Args, ctas: int, device: torch.device) -> None:
         assert device.type == "cpu"
-        built(kernel, shape).emulate(ctypes.byref(args), ctas)
+        library = emulator.library(kernel, shape, kernels_folder)
+        needed = layouts.shared_bytes(shape, kernel, layouts.layout_of(shape, kernel))
+        assert list((ctypes.c_int * 2).in_dll(library, "launch"))[1] == needed
+        library.emulate(ctypes.byref(args), ctas)
 
     monkeypatch.setattr(launch, "run", run)
 

@@ -2,11 +2,13 @@
 
 Nothing of the size queries x keys reaches memory: the forward pass stores the output and one log-sum-exp per query and
 head. Three kernels (``forward.cu``, ``query_gradient.cu``, ``key_gradient.cu``) share what ``halo.cuh`` explains; NVRTC
-compiles them at the first call with a geometry, in seconds, and the machine code is remembered on disk. All three are
-deterministic, always. ``docs/kernels.md`` tells why they look as they do.
+compiles them at the first call with a geometry, in seconds, and the machine code is remembered on disk. On Hopper,
+``hopper.cu`` takes the place of the first for the shapes that ``hopper.py`` names. All are deterministic, always.
+``docs/kernels.md`` tells why they look as they do.
 """
 
 import torch
+from halobench.implementations.fused_cuda import hopper, launch
 from halobench.implementations.fused_cuda.operator import TABLE_ROWS, forward
 from halobench.implementations.fused_cuda.packed import attend_packed
 from halobench.implementations.fused_cuda.shapes import scored_pairs, summed_channels, value_slices
@@ -40,16 +42,19 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
 def execution(problem: Problem) -> Execution:
     """Rows of the window that lie in the image are scored, each in whole octets of keys, for each part of the values.
 
-    Backward scores twice.
+    Backward scores twice. Forward is that of the kernel which the current device runs.
     """
     geometry, slices = problem.geometry, value_slices(problem.value_dim)
     pairs = problem.batch * problem.heads * scored_pairs(geometry, problem.height, problem.width)
     scores, sums = 2 * slices * problem.key_dim * pairs, 2 * summed_channels(problem.value_dim) * pairs
     bias_flops = 2 * slices * problem.queries * 2 * TABLE_ROWS * problem.key_dim if problem.relative else 0
+    forward_flops, forward_exponentials = scores + sums + bias_flops, slices * pairs
+    if launch.here() and (work := hopper.work(problem)):
+        forward_flops, forward_exponentials = work
     return Execution(
-        forward_flops=scores + sums + bias_flops,
+        forward_flops=forward_flops,
         backward_flops=4 * scores + 3 * sums + 3 * bias_flops,
-        forward_exponentials=slices * pairs,
+        forward_exponentials=forward_exponentials,
         backward_exponentials=2 * slices * pairs,
         stored=2 * problem.queries,  # a log-sum-exp in float32 is two elements
     )

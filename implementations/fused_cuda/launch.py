@@ -6,9 +6,10 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from halobench.implementations.fused_cuda import hopper
 from halobench.implementations.fused_cuda.layouts import definitions
 from halobench.implementations.fused_cuda.shapes import Kernel, Shape
 from torch import Tensor
@@ -56,12 +57,36 @@ class Args(ctypes.Structure):
     )
 
 
-def source(kernel: Kernel, warp: str | None = None) -> str:
-    """A kernel's source as one text; ``warp`` replaces ``warp.cuh``, for machines that have no GPU."""
-    parts = [warp or (FOLDER / "warp.cuh").read_text(), (FOLDER / "halo.cuh").read_text()]
-    parts.append((FOLDER / f"{kernel}.cu").read_text())
+class HopperArgs(ctypes.Structure):
+    """The one argument of ``hopper.cu``: tensor maps, what all kernels take, and how its items are counted."""
+
+    _fields_ = (
+        ("maps", ctypes.c_ubyte * (hopper.MAP_BYTES * hopper.MAPS)),
+        ("args", Args),
+        ("count", ctypes.c_int),
+        ("per_image", ctypes.c_uint),
+        ("per_row", ctypes.c_uint),
+    )
+
+
+Program = Kernel | Literal["hopper"]
+
+
+def source(kernel: Program, shape: Shape, vocabulary: str | None = None) -> str:
+    """A kernel's source as one text; ``vocabulary`` replaces that of a GPU, for machines that have none."""
+    names = ["warp.cuh", "hopper.cuh"] if kernel == "hopper" else ["warp.cuh"]
+    parts = [vocabulary] if vocabulary else [(FOLDER / name).read_text() for name in names]
+    if kernel == "hopper" and not vocabulary:
+        parts.append(hopper.products(shape))
+    more = [f"hopper_{part}.cuh" for part in ("ring", "item", "exact")] if kernel == "hopper" else []
+    parts += [(FOLDER / name).read_text() for name in ("halo.cuh", *more, f"{kernel}.cu")]
     lines = (line for part in parts for line in part.splitlines())
     return "\n".join(line for line in lines if not line.startswith(('#include "', "#pragma once"))) + "\n"
+
+
+def definitions_of(kernel: Program, shape: Shape) -> dict[str, int]:
+    """The constants that a kernel's source is compiled with."""
+    return hopper.definitions(shape) if kernel == "hopper" else definitions(shape, kernel)
 
 
 @dataclass(frozen=True)
@@ -84,7 +109,7 @@ def demand_gpu(device: torch.device) -> None:
         raise Unsupported("fused_cuda needs a CUDA device")
 
 
-def run(kernel: Kernel, shape: Shape, args: Args, ctas: int, device: torch.device) -> None:
+def run(kernel: Program, shape: Shape, args: Args | HopperArgs, ctas: int, device: torch.device) -> None:
     """Launch a kernel on the device's current stream."""
     index = torch.cuda.current_device()
     if device.index != index:
@@ -98,22 +123,23 @@ def run(kernel: Kernel, shape: Shape, args: Args, ctas: int, device: torch.devic
     return None
 
 
-def resident(kernel: Kernel, shape: Shape, device: torch.device) -> int:
+def resident(kernel: Program, shape: Shape, device: torch.device) -> int:
     """How many CTAs of a kernel the device holds at a time."""
     with torch.cuda.device(device):
         return load(kernel, shape, torch.cuda.current_device())[1].resident
 
 
 @cache
-def load(kernel: Kernel, shape: Shape, index: int) -> tuple[Any, Loaded]:
+def load(kernel: Program, shape: Shape, index: int) -> tuple[Any, Loaded]:
     """The driver, and the kernel for a shape on the current device, compiled if nobody did before."""
     from cuda.bindings import driver  # noqa: PLC0415 - a machine without a GPU need not have it
 
     major, minor = torch.cuda.get_device_capability(index)
     if major < 8:
         raise Unsupported(f"fused_cuda needs compute capability 8.0 or later, got {major}.{minor}")
-    options = [f"-D{name}={number}" for name, number in definitions(shape, kernel).items()]
-    cubin = compiled(source(kernel), [*options, f"-arch=sm_{major}{minor}", "-std=c++17", "-default-device"])
+    options = [f"-D{name}={number}" for name, number in definitions_of(kernel, shape).items()]
+    architecture = f"sm_{major}{minor}" + "a" * (kernel == "hopper")
+    cubin = compiled(source(kernel, shape), [*options, f"-arch={architecture}", "-std=c++17", "-default-device"])
     (module,) = checked(driver.cuModuleLoadData(cubin))
     (function,) = checked(driver.cuModuleGetFunction(module, f"halo_{kernel}".encode()))
     pointer, size = checked(driver.cuModuleGetGlobal(module, b"launch"))
@@ -128,6 +154,17 @@ def load(kernel: Kernel, shape: Shape, index: int) -> tuple[Any, Loaded]:
     checked(driver.cuFuncSetAttribute(function, attribute, shared_bytes))
     (ctas,) = checked(driver.cuOccupancyMaxActiveBlocksPerMultiprocessor(function, threads, shared_bytes))
     return driver, Loaded(function, threads, shared_bytes, ctas * properties.multi_processor_count)
+
+
+def here() -> bool:
+    """Whether the current device is one: what a call costs is asked without its tensors."""
+    return torch.cuda.is_available() and is_hopper(torch.device("cuda", torch.cuda.current_device()))
+
+
+@cache
+def is_hopper(device: torch.device) -> bool:
+    """Whether the device has what ``hopper.cu`` needs, which no other capability has."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
 
 
 def compiled(text: str, options: list[str]) -> bytes:

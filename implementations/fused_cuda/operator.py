@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from halobench.implementations.fused_cuda import launch
+from halobench.implementations.fused_cuda import launch, tensor_maps
 from halobench.implementations.fused_cuda.launch import Args, View
 from halobench.implementations.fused_cuda.layouts import layout_of, served
 from halobench.implementations.fused_cuda.shapes import (
@@ -164,7 +164,7 @@ class Call:
         launch.demand_gpu(query.device)
         relative = None if rows is None or columns is None else RelativeTables(copyable(rows), copyable(columns))
         self.shape: Shape = served(shape_of(query, key, value, relative, geometry))
-        self.query, self.value, self.geometry = query, value, geometry
+        self.query, self.key, self.value, self.geometry = query, key, value, geometry
         self.relative = relative  # kept alive until the kernels are launched
         self.batch, heads, height, width = key.shape[:4]
         self.args = args = Args(query=View.of(query), key=View.of(key))
@@ -201,6 +201,16 @@ class Call:
         """Launch a kernel."""
         launch.run(kernel, self.shape, self.args, ctas, self.query.device)
 
+    def run_forward(self, value: Tensor) -> None:
+        """Launch the forward kernel that suits the device and the call, on a slice of the values."""
+        device = self.query.device
+        tensors = self.query, self.key, value
+        args = tensor_maps.argument(self.shape, self.args, *tensors) if launch.is_hopper(device) else None
+        if args is None:
+            return self.run("forward", self.blocks("forward"))
+        ctas = min(args.count, launch.resident("hopper", self.shape, device))
+        return launch.run("hopper", self.shape, args, ctas, device)
+
 
 def attended(call: Call) -> tuple[Tensor, Tensor]:
     """The forward pass: the output, laid out channels-last, and the log-sum-exps."""
@@ -211,7 +221,7 @@ def attended(call: Call) -> tuple[Tensor, Tensor]:
         call.args.log_sum_exp = log_sum_exp.data_ptr()
         for taken, into in zip(call.slices(value), call.slices(output), strict=True):
             call.args.value, call.args.output = View.of(taken), View.of(into)
-            call.run("forward", call.blocks("forward"))
+            call.run_forward(taken)
     return output, log_sum_exp
 
 

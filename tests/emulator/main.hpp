@@ -1,18 +1,19 @@
-// Behind a kernel's source: runs it CTA by CTA. KERNEL_NAME is the kernel.
+// Behind a kernel's source: runs it CTA by CTA. KERNEL_NAME is the kernel, ARGUMENT its argument's type.
 namespace machine {
 static_assert(SHARED <= sizeof memory, "more shared memory than there is");
-const Args* argument;
+ARGUMENT argument;
 void enter() {
-  KERNEL_NAME(*argument);
+  KERNEL_NAME(argument);
   fibers[current].done = true;
   progress = true;
   while (true) yield();
 }
 }  // namespace machine
 
-extern "C" void emulate(const Args* args, int count) {
+extern "C" void emulate(const void* args, int count) {
   using namespace machine;
-  argument = args, cta_count = count, limit = SHARED;
+  memcpy(&argument, args, sizeof argument);  // may lie anywhere
+  cta_count = count, limit = SHARED;
   stacks.resize(THREADS, std::vector<char>(STACK));
   for (cta_index = 0; cta_index < count; cta_index++) {
     memset(memory, 0xff, sizeof memory);

@@ -34,11 +34,14 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 
 namespace machine {
 constexpr int LANES = 32, STACK = 1 << 18;
-enum Operation { NONE, SYNC, ANY, SHUFFLE, LDMATRIX, LDMATRIX_TRANSPOSED, TRANSPOSE, MMA, MMA8 };
+enum Operation { NONE, SYNC, ANY, SHUFFLE, LDMATRIX, LDMATRIX_TRANSPOSED, TRANSPOSE, MMA, MMA8, OTHER };
+struct Warp;
 struct Request {
   Operation operation;
   u32 words[8];
   float numbers[4];
+  void (*other)(Warp&);  // what it is, if it is none of those
+  const void* data;      // and more of what it is done with
 };
 struct Warp {
   Request requests[LANES];
@@ -153,7 +156,7 @@ inline void load_matrices(Warp& warp, bool transposed) {
 inline void complete(Warp& warp) {
   Operation operation = warp.requests[0].operation;
   for (const Request& r : warp.requests)
-    if (r.operation != operation) fail("the lanes of a warp do different things");
+    if (r.operation != operation || r.other != warp.requests[0].other) fail("the lanes of a warp do different things");
   bool any = false;
   switch (operation) {
     case ANY:
@@ -179,6 +182,7 @@ inline void complete(Warp& warp) {
       break;
     case MMA: matrix_product(warp, 16); break;
     case MMA8: matrix_product(warp, 8); break;
+    case OTHER: warp.requests[0].other(warp); break;
     default: break;
   }
 }

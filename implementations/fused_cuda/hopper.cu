@@ -1,0 +1,152 @@
+// The forward pass on Hopper: a CTA walks over blocks of 8 x 8 queries; a warpgroup takes a head of a block at a time.
+//
+// S = [q | q.rows | q.columns] [k | one-hot row | one-hot column]^T: positions, and what is hidden, are channels. Keys
+// of a window are a compact run of lines in shared memory, as the copies leave them; heads lie side by side in a line.
+// Windows are scored in pieces: the tensor cores score the next piece, or the next item's first one, while a warp takes
+// exponentials of this one. Exponentials have no reference: what leaves the safe range is computed again.
+#include "hopper_exact.cuh"
+#include "hopper_item.cuh"
+
+// Octets of keys from A to B: exponentials, packed as operands.
+template <int A, int B, int N, int P> DEVICE void exponentials(u32 (&p)[P], const float (&s)[N]) {
+#pragma unroll
+  for (int o = A; o < B; o++) {
+    float e[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) e[i] = exp2_fast(s[4 * o + i]);
+    p[2 * o] = pack(e[0], e[1]), p[2 * o + 1] = pack(e[2], e[3]);
+  }
+  if (B == N / 4 && B % 2) p[2 * B] = p[2 * B + 1] = 0;
+}
+
+struct Scene {
+  const HopperArgs& all;
+  const Role& me;
+  const Item &now, &next;
+  Refills& refills;
+  Target& to;
+  bool &redo, &few_rows, &few_columns;  // the next item's, once its operands are there
+  bool polls;
+};
+
+// The pieces of an item from key AT on, of which LEFT keys are left. On entry the first of them is scored in s; the
+// next one is scored under its exponentials, at the end the next item's first one.
+constexpr int piece_of(int left) { return left <= PIECE + 16 ? left : PIECE; }
+template <int AT, int LEFT>
+DEVICE void pieces(State& w, float (&s)[piece_of(LEFT) / 2], u64 keys, const Values& values, u64 hot, const Scene& x) {
+  constexpr int N = piece_of(LEFT), OCTETS_HERE = N / 8, LATE = LATEST < OCTETS_HERE ? LATEST : OCTETS_HERE;
+  u32 p[(N + 15) / 16 * 4];
+  u64 from[CHUNKS];
+#pragma unroll
+  for (int i = 0; i < CHUNKS; i++) from[i] = values.chunks[i] + AT * VALUE_LINE / 16;
+  const u64 ones = descriptor<16>(x.me.base + AT_ONES);
+  exponentials<0, COVER>(p, s);
+  products_wait(w.o, w.sum);
+  if constexpr (N < LEFT) {
+    float t[piece_of(LEFT - N) / 2];
+    if (AT == 0 && x.polls) x.refills.poll(x.all, x.me);
+    scores(t, w.a.q, w.a.rows, w.a.columns, keys + (AT + N) * KEY_LINE / 16, hot + (AT + N) * 4);
+    if constexpr (AT == 0) x.redo |= finish(w.o, w.sum, x.to, x.all, x.me), x.to = target_of(x.now, x.all, x.me);
+    exponentials<COVER, OCTETS_HERE>(p, s);
+    products_wait(t);
+    if constexpr (AT == 0) weigh(w.o, w.sum, p, from, ones);
+    else weigh_more(w.o, w.sum, p, from, ones);
+    pieces<AT + N, LEFT - N>(w, t, keys, values, hot, x);
+  } else {
+    static_assert(AT > 0, "a window is at least two pieces");
+    if (x.polls)
+      do x.refills.poll(x.all, x.me);
+      while (!arrived(x.next, x.me));
+    else if (SKIPS)
+      while (!arrived(x.next, x.me)) {}
+    else barrier_wait(x.me.barriers + 16 * x.next.stage, x.next.parity);
+    const Seen seen = seen_of(x.all, x.next.number);
+    x.few_rows = seen.few_rows(), x.few_columns = seen.few_columns();
+    operands(w.a, x.next, seen, x.me);
+    exponentials<COVER, LATE>(p, s);
+    scores(w.first, w.a.q, w.a.rows, w.a.columns, keys_of(x.next, x.me), hot_of(x.few_columns, x.me));
+    exponentials<LATE, OCTETS_HERE>(p, s);
+    products_wait(w.first);
+    weigh_more(w.o, w.sum, p, from, ones);
+    products_wait(w.o, w.sum);
+    if (x.me.lane == 0) barrier_arrive(x.me.barriers + 16 * x.now.stage + 8);
+  }
+}
+template <int KEYS_HERE> DEVICE void step(State& w, bool few_columns, const Scene& x) {
+  float s[PIECE / 2];
+#pragma unroll
+  for (int i = 0; i < PIECE / 2; i++) s[i] = w.first[i];
+  pieces<0, KEYS_HERE>(w, s, keys_of(x.now, x.me), values_of(x.now, x.me), hot_of(few_columns, x.me), x);
+}
+
+KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ HopperArgs all) {
+  Role me;
+  me.base = (shared_base() + 1023) & ~1023u, me.barriers = me.base + AT_BARRIERS;
+  const Lane lane = who();
+  me.lane = lane.lane, me.g = lane.g, me.t = lane.t;
+  me.warp = shuffle(lane.warp & 3, 0), me.group = shuffle(lane.warp >> 2, 0);
+  const View& output = all.args.output;
+  if (STAGED) me.output = offset_of(output, 0, 2 * me.warp + (me.lane >> 4), me.lane >> 1 & 7) + (me.lane & 1) * 8;
+  else me.output = offset_of(output, 0, 2 * me.warp, me.g) + (me.t & 1 ? 6 : 0) + 2 * me.t;
+  const u32 base = me.base - shared_base();
+  // Lines that a copy may leave unwritten count for nothing, but must be numbers.
+  constexpr u32 SEEN_KEYS = BORDERED ? (NARROW ? SEEN : WINDOW) * SEEN : WINDOW * WINDOW;
+  for (int stage = 0; stage < STAGES; stage++) {
+    for (u32 i = SEEN_KEYS * KEY_LINE / 16 + lane.thread; i < KEYS / 16; i += THREADS)
+      at<uint4>(base + stage * STAGE_SIZE + 16 * i) = make_uint4(0, 0, 0, 0);
+    for (int box = 0; box < VALUE_BOXES; box++)
+      for (u32 i = SEEN_KEYS * VALUE_LINE / 16 + lane.thread; i < VALUES / 16; i += THREADS)
+        at<uint4>(base + stage * STAGE_SIZE + KEYS + box * VALUES + 16 * i) = make_uint4(0, 0, 0, 0);
+  }
+  if (lane.thread < 1 + 2 * SHAPES) prefetch((&all.query)[lane.thread]);
+  if (lane.thread == 0) {
+    for (int s = 0; s < STAGES; s++) {
+      barrier_init(me.barriers + 16 * s, 1);
+      barrier_init(me.barriers + 16 * s + 8, 4 * HEADS);
+    }
+    barriers_ready();
+    at<u32>(base + AT_REDO) = 0, at<u32>(base + AT_ASKED) = cta() + STAGES * ctas();
+  }
+  fence_async();
+  block_sync();
+  if (lane.thread == 0)
+    for (int s = 0; s < STAGES; s++) refill(all, me, s, cta() + s * ctas());
+  lay_out_constants(all, base, lane.thread);
+  fence_async();
+  block_sync();
+
+  const Item begin = {cta() + me.group / HEADS * ctas(), me.group % HEADS, me.group / HEADS % STAGES, 0};
+  Item now = begin;
+  Target to = {nullptr, NOTHING};
+  bool redo = false;
+  if (now.number < all.count) {
+    State w;
+#pragma unroll
+    for (int i = 0; i < E / 2; i++) w.o[i] = 0.f;
+#pragma unroll
+    for (int i = 0; i < 4; i++) w.sum[i] = 1.f;
+    barrier_wait(me.barriers + 16 * now.stage, 0);
+    const Seen seen = seen_of(all, now.number);
+    bool few_rows = seen.few_rows(), few_columns = seen.few_columns();
+    operands(w.a, now, seen, me);
+    scores(w.first, w.a.q, w.a.rows, w.a.columns, keys_of(now, me), hot_of(few_columns, me));
+    products_wait(w.first, w.o, w.sum);
+    Refills refills = {(int)(cta() + STAGES * ctas()), 0, 0};
+    while (now.number < all.count) {
+      Item next = now;
+      next.next();
+      if (next.number >= all.count) next = now;
+      const Scene x = {all, me, now, next, refills, to, redo, few_rows, few_columns, me.warp == 0 && me.group == 0};
+      if (few_rows && few_columns) step<octets_of(SEEN * SEEN)>(w, true, x);
+      else if (few_rows || few_columns) step<octets_of(SEEN * WINDOW)>(w, few_columns, x);
+      else step<MOST>(w, false, x);
+      now.next();
+    }
+    products_wait(w.first, w.o, w.sum);
+    redo |= finish(w.o, w.sum, to, all, me);
+    while (me.warp == 0 && me.group == 0 && refills.number < all.count) refills.poll(all, me);  // for slower warpgroups
+  }
+  if (redo && me.lane == 0) at<u32>(base + AT_REDO) = 1;
+  block_sync();
+  if (at<u32>(base + AT_REDO)) attend_again(all, begin, me);
+}

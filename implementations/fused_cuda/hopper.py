@@ -1,0 +1,236 @@
+"""The forward kernel for Hopper: what it serves, how its work is laid out, and what it is compiled with."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import product
+
+import torch
+from halobench.implementations.fused_cuda import layouts, wgmma
+from halobench.implementations.fused_cuda.layouts import MOST_SHARED_BYTES
+from halobench.implementations.fused_cuda.shapes import HALF, Shape, seen_geometry, shape_for, value_slices, whole
+
+from halobench.attention.problem import Problem, Unsupported
+
+BLOCK = 8  # 64 queries are the M of a wgmma
+WIDEST_WINDOW = 16  # 32 positions of rows and columns are two of its K
+LINE_CHANNELS = 64  # of a line in shared memory, at most: 128 bytes, the widest swizzle
+MOST_STAGES = 12
+MAP_BYTES = 128
+SHAPES = 4  # of windows: 2 * few rows + few columns
+MAPS = 1 + 2 * SHAPES
+LOG2_E = math.log2(math.e)
+POSITIONS, ONES = 32, 8  # of channels, beside those of keys and of values
+ENTRIES_MET = 56  # of the tables, by each query: 24 by columns, and 32 by rows
+
+# What was measured to be faster than by forward.cu, in bfloat16: heads of keys and values, and under which halos; with
+# lines of 64 bytes at least. What else the kernel can do, it is not asked for. See docs/kernels/hopper.md.
+FASTER = {(16, 16): (1, 2, 3), (16, 48): (4,), (32, 32): (3,), (32, 96): (4,), (64, 64): (3,)}
+LEAST_CHANNELS = 32
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a CTA is laid out: heads of a block in a stage of the ring, stages, warpgroups, keys of a piece.
+
+    ``narrow``: windows at the sides of the map are copied without the columns outside. ``staged``: outputs go through
+    shared memory, on their way to 16 bytes a lane.
+    """
+
+    heads: int
+    stages: int
+    warpgroups: int
+    piece: int
+    narrow: bool
+    staged: bool = True
+
+
+@dataclass(frozen=True)
+class Box:
+    """What is copied at a time of queries, keys or values (0, 1, 2), whose pixels have so many channels in all."""
+
+    tensor: int
+    all_channels: int
+    channels: int
+    columns: int
+    rows: int
+
+
+@lru_cache
+def layout_of(shape: Shape) -> Layout | None:
+    """The layout for a shape, or none where this kernel cannot serve it."""
+    geometry = shape.geometry
+    if (geometry.block, geometry.stride) != (BLOCK, 1) or geometry.window > WIDEST_WINDOW:
+        return None
+    if shape.value_dim % 16:
+        return None
+    accumulators = shape.value_dim // 2 + shape.key_dim // 4
+    teams = ((4, 48),) if accumulators <= 12 else ((4, 32),) if accumulators <= 28 else ((3, 32), (2, 48))
+    narrow = geometry.border == "masked" and geometry.halo > 0
+    for (groups, piece), heads, narrowed, staged in product(teams, (4, 2, 1), (narrow, False), (True, False)):
+        if shape.heads % heads or heads * shape.key_dim > LINE_CHANNELS or groups % heads:
+            continue
+        layout = Layout(heads, 0, groups, 32 if geometry.window == BLOCK else piece, narrowed, staged)
+        free = MOST_SHARED_BYTES - constant_bytes(shape, layout)
+        stages = min(MOST_STAGES, free // (stage_bytes(shape, layout) + 16))
+        if groups // heads < stages:
+            return replace(layout, stages=stages)
+    return None
+
+
+def chosen(shape: Shape) -> Layout | None:
+    """The layout for a shape, or none where ``forward.cu`` takes it: always, or faster, as far as seen."""
+    halos = FASTER.get((shape.key_dim, shape.value_dim), ())
+    if shape.dtype != torch.bfloat16 or shape.geometry.halo not in halos:
+        return None
+    layout = layout_of(shape)
+    return layout if layout and layout.heads * shape.key_dim >= LEAST_CHANNELS else None
+
+
+def key_channels(shape: Shape, heads: int) -> int:
+    """Channels of a line of keys: what a swizzle takes."""
+    return next(channels for channels in (16, 32, 64) if channels >= heads * shape.key_dim)
+
+
+def value_channels(shape: Shape, heads: int) -> int:
+    """Channels of a line of values: as many as a swizzle takes, in whole lines."""
+    return next(channels for channels in (64, 32, 16) if heads * shape.value_dim % channels == 0)
+
+
+def chunk(shape: Shape, heads: int) -> int:
+    """Channels of a product with the values: none lies on two lines."""
+    return next(
+        channels
+        for channels in (64, 32, 16)
+        if shape.value_dim % channels == 0 and channels <= value_channels(shape, heads)
+    )
+
+
+def most_keys(shape: Shape) -> int:
+    """Of a window, in octets."""
+    return whole(shape.geometry.window**2, 8)
+
+
+def stage_bytes(shape: Shape, layout: Layout) -> int:
+    """Queries, keys and values of a block."""
+    keys, channels = most_keys(shape), value_channels(shape, layout.heads)
+    line = 2 * key_channels(shape, layout.heads)
+    boxes = layout.heads * shape.value_dim // channels
+    return whole(keys * line, 1024) + boxes * whole(whole(keys, 16) * 2 * channels, 1024) + whole(64 * line, 1024)
+
+
+def constant_bytes(shape: Shape, layout: Layout) -> int:
+    """Everything but the stages and their barriers."""
+    window, seen = shape.geometry.window, shape.geometry.window - shape.geometry.halo
+    hot = 64 * (most_keys(shape) + layout.narrow * whole(window * seen, 8))
+    tables, ones, kept, redo, alignment = shape.relative * 128 * key_channels(shape, 1), 256, 17 * 32, 16, 1024
+    return hot + tables + ones + kept + layout.staged * layout.warpgroups * 2048 + redo + alignment
+
+
+def pieces(keys: int, piece: int) -> list[int]:
+    """The keys of a window in the pieces that it is scored in, as ``hopper.cu`` cuts it."""
+    found = []
+    while keys:
+        found.append(keys if keys <= piece + 16 else piece)
+        keys -= found[-1]
+    return found
+
+
+def boxes(shape: Shape) -> list[Box]:
+    """What the tensor maps of a call copy: a block's queries, then windows of keys and of values by their shape."""
+    layout, window = known(shape), shape.geometry.window
+    seen = window - shape.geometry.halo
+    keys, values = key_channels(shape, layout.heads), value_channels(shape, layout.heads)
+    all_keys, all_values = shape.heads * shape.key_dim, shape.heads * shape.value_dim
+    found = [Box(0, all_keys, keys, BLOCK, BLOCK)]
+    for tensor, all_channels, channels in ((1, all_keys, keys), (2, all_values, values)):
+        found += [
+            Box(tensor, all_channels, channels, columns, rows) for rows in (window, seen) for columns in (window, seen)
+        ]
+    return found
+
+
+def scored_keys(shape: Shape, height: int, width: int, unit: int) -> int:
+    """Keys of all windows of a head of an image, as they are copied and then filled up to whole units."""
+    geometry = shape.geometry
+
+    def copied(size: int, *, fewer: bool) -> list[int]:
+        """Pixels of each window, along an axis of the map."""
+        starts = [number * BLOCK - geometry.halo for number in range(geometry.blocks(size))]
+        seen = [min(geometry.window, size - start) - max(0, -start) for start in starts]
+        least = geometry.window - geometry.halo
+        return [least if fewer and pixels <= least else geometry.window for pixels in seen]
+
+    masked, narrow = geometry.border == "masked", known(shape).narrow
+    along = Counter(copied(height, fewer=masked)), Counter(copied(width, fewer=narrow))
+    return sum(
+        many * each * whole(rows * columns, unit)
+        for rows, many in along[0].items()
+        for columns, each in along[1].items()
+    )
+
+
+def work(problem: Problem) -> tuple[int, int] | None:
+    """FLOPs and exponentials of a forward pass, or none if it takes the other kernel."""
+    geometry, height, width = problem.geometry, problem.height, problem.width
+    slices = value_slices(problem.value_dim)
+    seen, value_dim, dtype = seen_geometry(geometry, height, width), problem.value_dim // slices, problem.torch_dtype
+    try:
+        shape = shape_for(seen, problem.key_dim, value_dim, problem.heads, dtype, relative=problem.relative)
+    except Unsupported:
+        return None  # what a call would cost is asked before it is refused
+    if chosen(shape) is None:
+        return None
+    images = slices * problem.batch * problem.heads
+    scored, summed = (images * BLOCK**2 * scored_keys(shape, height, width, unit) for unit in (8, 16))
+    met = images * BLOCK**2 * geometry.blocks(height) * geometry.blocks(width) * ENTRIES_MET * problem.relative
+    products = scored * (shape.key_dim + POSITIONS) + summed * (shape.value_dim + ONES) + met * shape.key_dim
+    return 2 * products, scored
+
+
+def known(shape: Shape) -> Layout:
+    """The layout of a shape that this kernel serves."""
+    layout = layout_of(shape)
+    assert layout is not None
+    return layout
+
+
+def definitions(shape: Shape) -> dict[str, int]:
+    """The constants that the source is compiled with."""
+    layout = known(shape)
+    scale = torch.tensor(LOG2_E * shape.key_dim**-0.5, dtype=torch.float64)
+    rounded = scale.to(shape.dtype)
+    first, rest = (int(x.to(shape.dtype).view(torch.int16)) & 0xFFFF for x in (rounded, scale - rounded.double()))
+    return layouts.definitions(shape, "forward") | {
+        "HEADS": layout.heads,
+        "HEAD_COUNT": shape.heads,
+        "WARPGROUPS": layout.warpgroups,
+        "STAGES": layout.stages,
+        "PIECE": layout.piece,
+        "NARROW": int(layout.narrow),
+        "STAGED": int(layout.staged),
+        "KEY_CHANNELS": key_channels(shape, layout.heads),
+        "VALUE_CHANNELS": value_channels(shape, layout.heads),
+        "CHUNK": chunk(shape, layout.heads),
+        "QUERY_SCALE": first * 0x10001,
+        "QUERY_SCALE_REST": rest * 0x10001,
+    }
+
+
+def products(shape: Shape) -> str:
+    """The products that the source calls."""
+    layout = known(shape)
+    window, seen = shape.geometry.window, shape.geometry.window - shape.geometry.halo
+    counts = (window**2, window * seen, seen**2)
+    sizes = {size for keys in counts for size in pieces(whole(keys, 8), layout.piece)} | {layout.piece}
+    width = chunk(shape, layout.heads)
+    return wgmma.vocabulary(
+        ("bf16", "f16")[HALF[shape.dtype]],
+        shape.key_dim,
+        layout.piece,
+        sorted(sizes),
+        width,
+        shape.value_dim // width,
+        2 * value_channels(shape, layout.heads),
+    )

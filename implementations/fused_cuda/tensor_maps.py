@@ -1,0 +1,75 @@
+"""A call of the kernel for Hopper: its argument, and the tensor maps by which windows are copied."""
+
+import ctypes
+from functools import lru_cache
+
+import torch
+from halobench.implementations.fused_cuda import hopper
+from halobench.implementations.fused_cuda.launch import Args, HopperArgs
+from halobench.implementations.fused_cuda.shapes import HALF, Shape
+from torch import Tensor
+
+
+def argument(shape: Shape, args: Args, query: Tensor, key: Tensor, value: Tensor) -> HopperArgs | None:
+    """The kernel's argument, or none where it does not serve the call."""
+    layout, tensors = hopper.chosen(shape), (query, key, value)
+    if layout is None or not all(map(heads_side_by_side, tensors)):
+        return None
+    batch, heads, height, width = key.shape[:4]
+    blocks = args.blocks_y * args.blocks_x
+    if batch * blocks**2 >= 2**31 or batch * heads * blocks * hopper.BLOCK**2 >= 2**30:
+        return None  # the kernel divides, and counts log-sum-exps, in 32 bits
+    maps = encoded(
+        shape,
+        tuple(tensor.data_ptr() for tensor in tensors),
+        (width, height, batch),
+        tuple((tensor.stride(3), tensor.stride(2), tensor.stride(0)) for tensor in tensors),
+    )
+    if maps is None:
+        return None
+    made = HopperArgs(args=args, count=batch * blocks * heads // layout.heads)
+    ctypes.memmove(made.maps, maps, len(maps))
+    made.per_image, made.per_row = (-(-(2**31) // number) for number in (blocks, args.blocks_x))
+    return made
+
+
+def heads_side_by_side(tensor: Tensor) -> bool:
+    """Whether the heads of a pixel (b h H W d) lie in one piece, and no two pixels in one place."""
+    heads, dim = tensor.shape[1], tensor.shape[-1]
+    return (heads == 1 or tensor.stride(1) == dim) and all(tensor.stride(axis) for axis in (0, 2, 3))
+
+
+@lru_cache(maxsize=1024)
+def encoded(
+    shape: Shape, pointers: tuple[int, ...], sizes: tuple[int, int, int], strides: tuple[tuple[int, int, int], ...]
+) -> bytes | None:
+    """The tensor maps of queries, keys and values, encoded; none if the driver takes one of them for impossible.
+
+    ``sizes`` are width, height and batch, ``strides`` those of column, row and image of each, in elements.
+    """
+    boxes = hopper.boxes(shape)
+    maps = [encode(shape.dtype, pointers[box.tensor], sizes, strides[box.tensor], box) for box in boxes]
+    return None if None in maps else b"".join(one for one in maps if one)
+
+
+def encode(
+    dtype: torch.dtype, pointer: int, sizes: tuple[int, int, int], strides: tuple[int, int, int], box: hopper.Box
+) -> bytes | None:
+    """A tensor map of boxes of channels, columns and rows, or none if the driver refuses it."""
+    from cuda.bindings import driver  # noqa: PLC0415
+
+    kind = driver.CUtensorMapDataType
+    status, made = driver.cuTensorMapEncodeTiled(
+        (kind.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kind.CU_TENSOR_MAP_DATA_TYPE_FLOAT16)[HALF[dtype]],
+        4,
+        pointer,
+        [driver.cuuint64_t(size) for size in (box.all_channels, *sizes)],
+        [driver.cuuint64_t(2 * stride) for stride in strides],
+        [driver.cuuint32_t(size) for size in (box.channels, box.columns, box.rows, 1)],
+        [driver.cuuint32_t(1)] * 4,
+        driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
+        getattr(driver.CUtensorMapSwizzle, f"CU_TENSOR_MAP_SWIZZLE_{2 * box.channels}B"),
+        driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+        driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+    )
+    return None if int(status) else ctypes.string_at(int(made.getPtr()), hopper.MAP_BYTES)

@@ -1,0 +1,254 @@
+"""The forward kernel for Hopper: on a CPU behind an emulated warpgroup, against the oracle, and on a GPU."""
+
+import ctypes
+import random
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from halobench.implementations import fused_cuda
+from halobench.implementations.fused_cuda import hopper, launch, layouts, operator, shapes, tensor_maps
+from halobench.implementations.fused_cuda.launch import Args, HopperArgs, Program
+from halobench.implementations.fused_cuda.shapes import Shape
+from torch import Tensor
+
+from halobench import Geometry, Problem, backends, models
+from halobench.attention import formula
+from halobench.cases import accuracy
+from halobench.cases.network import Network
+from halobench.fuzz.judge import poisoned
+from halobench.measure.conformance import distinct_layers
+from tests import emulator
+
+
+def encode(
+    dtype: torch.dtype, pointer: int, sizes: tuple[int, int, int], strides: tuple[int, int, int], box: hopper.Box
+) -> bytes:
+    """A tensor map as the emulator reads it."""
+    del dtype
+    numbers = (pointer, *(2 * stride for stride in strides), box.all_channels, *sizes)
+    return struct.pack("4q8i", *numbers, box.channels, box.columns, box.rows, 1).ljust(hopper.MAP_BYTES, b"\0")
+
+
+@pytest.fixture
+def ran(kernels_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Program]:
+    """Launches run on the CPU as on Hopper, by its kernel wherever that can; the kernels that were launched."""
+    launched: list[Program] = []
+
+    def run(kernel: Program, shape: Shape, args: Args | HopperArgs, ctas: int, device: torch.device) -> None:
+        assert device.type == "cpu"
+        launched.append(kernel)
+        emulator.library(kernel, shape, kernels_folder).emulate(ctypes.byref(args), ctas)
+
+    monkeypatch.setattr(launch, "demand_gpu", lambda _: None)
+    monkeypatch.setattr(launch, "is_hopper", lambda _: True)
+    monkeypatch.setattr(tensor_maps, "encode", encode)
+    monkeypatch.setattr(hopper, "chosen", hopper.layout_of)
+    monkeypatch.setattr(launch, "resident", lambda *_: 2)  # so that a CTA walks over several blocks
+    monkeypatch.setattr(launch, "run", run)
+    tensor_maps.encoded.cache_clear()
+    return launched
+
+
+WHOLE = Problem(Geometry(8, 3), 24, 16, heads=4, dtype="bfloat16")
+EMULATED = {
+    "whole_blocks": WHOLE,
+    "partial_blocks": Problem(Geometry(8, 3), 13, 19, batch=2, heads=4, dtype="float16"),
+    "one_pixel": Problem(Geometry(8, 3, border="zero"), 1, 1, heads=2, dtype="bfloat16"),
+    "one_block": Problem(Geometry(8, 3), 8, 8, heads=3, key_dim=64, value_dim=64, dtype="bfloat16"),
+    "zero_border": Problem(Geometry(8, 3, border="zero"), 9, 17, heads=1, dtype="float16"),
+    "no_tables": Problem(Geometry(8, 1), 10, 17, heads=2, key_dim=32, value_dim=32, relative=False, dtype="bfloat16"),
+    "halo_2": Problem(Geometry(8, 2), 18, 8, heads=2, key_dim=32, value_dim=16, dtype="float16"),
+    "halo_4": Problem(Geometry(8, 4), 17, 16, heads=2, value_dim=48, dtype="bfloat16"),
+    "wide_values": Problem(Geometry(8, 4), 9, 9, heads=1, key_dim=32, value_dim=96, dtype="bfloat16"),
+    "wide_heads": Problem(Geometry(8, 3), 9, 20, heads=1, key_dim=64, value_dim=64, dtype="bfloat16"),
+    "three_steps": Problem(Geometry(8, 2), 9, 9, heads=2, key_dim=48, value_dim=32, dtype="bfloat16"),
+    "slices": Problem(Geometry(8, 2), 9, 9, heads=1, key_dim=32, value_dim=192, dtype="float16"),
+}
+
+
+@pytest.mark.parametrize("case", EMULATED)
+def test_on_a_cpu(case: str, ran: list[Program]) -> None:
+    """The output within the budget of every backend, and nothing of what was there before."""
+    backend = replace(backends.load("strided_gather"), name="emulated", attend=fused_cuda.attend)
+    with poisoned():
+        assert accuracy.check(backend, EMULATED[case], "cpu", "forward").fault is None
+    assert set(ran) == {"hopper"}
+
+
+@pytest.mark.parametrize(("factor", "exact"), [(1, False), (60, True), (-60, True)])
+def test_log_sum_exps(factor: float, exact: bool, ran: list[Program], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the other kernel leaves them for the backward pass, also where sums leave the safe range."""
+    query, key, value, relative = replace(EMULATED["partial_blocks"], batch=1, dtype="bfloat16").inputs(seed=1)
+    assert relative is not None
+    found = []
+    for on_hopper in (True, False):
+        monkeypatch.setattr(launch, "is_hopper", lambda _, on_hopper=on_hopper: on_hopper)
+        found.append(operator.forward(factor * query, key, value, *relative, 8, 3, 1, "masked"))
+    (output, sums), (expected, expected_sums) = found
+    off = (sums - expected_sums)[expected_sums < 1e4].abs()
+    assert off.max() < 0.03
+    same = (off < 2e-4).float().mean()  # few, with the scale in rounded queries
+    assert same > 0.9 if exact else same < 0.2
+    assert (output.double() - expected.double()).norm() < 5e-3 * expected.double().norm()
+    assert ran == ["hopper", "forward"]
+
+
+@pytest.mark.usefixtures("ran")
+def test_not_a_number() -> None:
+    """NaN and infinities reach the blocks that see them, and no others, though blocks share shared memory."""
+    query, key, value, relative = replace(WHOLE, width=24, batch=2).inputs()
+    # The latter lies in a whole window, where the next one in this memory, which is at the map's border, has padding.
+    key[0, 2, 20, 12], value[0, 1, 16, 7] = torch.inf, torch.nan
+    found, expected = (
+        attend(query, key, value, relative, WHOLE.geometry) for attend in (fused_cuda.attend, formula.attend)
+    )
+    assert torch.equal(found.isnan(), expected.isnan())
+    assert 0 < found.isnan().sum() < found.numel() / 8
+    assert (found - expected).nan_to_num().norm() < 0.02 * expected.nan_to_num().norm()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "expanded"])
+def test_others_take_the_other_kernel(layout: str, ran: list[Program]) -> None:
+    """Heads that do not lie side by side, and images that are the same memory, are no boxes of a tensor map."""
+    query, key, value, relative = replace(WHOLE, batch=2).inputs()
+    maps = [x.contiguous() if layout == "contiguous" else x[:1].expand_as(x) for x in (query, key, value)]
+    output = fused_cuda.attend(*maps, relative, WHOLE.geometry)
+    assert ran == ["forward"]
+    expected = formula.attend(*maps, relative, WHOLE.geometry)
+    assert (output.double() - expected.double()).norm() < 1e-2 * expected.double().norm()
+
+
+def test_counts_its_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Hopper, for what the kernel serves: of a map of three blocks a side, windows of 11, 14 and 11 pixels."""
+    problem = replace(WHOLE, height=21, width=21, heads=2)
+    other = fused_cuda.execution(problem)
+    monkeypatch.setattr(launch, "here", lambda: True)
+    found = fused_cuda.execution(problem)
+    scored = 2 * 64 * (4 * 128 + 4 * 160 + 200)
+    assert found.forward_exponentials == scored
+    assert replace(found, forward_flops=other.forward_flops, forward_exponentials=other.forward_exponentials) == other
+    summed = 2 * 64 * (4 * 128 + 4 * 160 + 208)
+    tables = 2 * 9 * 64 * 56  # entries that a query meets: 24 by columns, 32 by rows
+    assert found.forward_flops == 2 * (scored * (16 + 32) + summed * (16 + 8) + tables * 16)
+    strided = replace(problem, geometry=Geometry(8, 3, stride=2))
+    found = fused_cuda.execution(strided)
+    monkeypatch.undo()
+    assert found == fused_cuda.execution(strided)
+
+
+def test_only_hopper() -> None:
+    """The kernel is for one architecture, and asked for nowhere else."""
+    assert not launch.is_hopper(torch.device("cpu"))
+
+
+def shape_of(problem: Problem) -> Shape:
+    """The shape class of a problem's first slice of values."""
+    geometry = shapes.seen_geometry(problem.geometry, problem.height, problem.width)
+    width = problem.value_dim // shapes.value_slices(problem.value_dim)
+    dtype = problem.torch_dtype
+    return shapes.shape_for(geometry, problem.key_dim, width, problem.heads, dtype, relative=problem.relative)
+
+
+@pytest.mark.parametrize(("number", "served"), [(0, 3), (1, 3), (2, 3), (3, 0), (6, 3)])
+def test_serves_stages_of_halonet(number: int, served: int) -> None:
+    """All that are not strided and have several blocks of H0 to H2, and of H6 those whose windows find room."""
+    name = f"halonet_h{number}"
+    slots = distinct_layers(Network(name, models.entry(name).image_size, 1, "bfloat16", "strided_gather"))
+    found = [slot.problem for slot in slots if hopper.chosen(shape_of(slot.problem)) is not None]
+    assert len(found) == served
+    assert all(problem.geometry.stride == 1 for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "served"),
+    [
+        ({}, True),
+        ({"relative": False, "geometry": Geometry(8, 1, border="zero")}, True),
+        ({"heads": 6}, True),
+        ({"heads": 3}, False),
+        ({"heads": 3, "key_dim": 32, "value_dim": 32}, True),
+        ({"value_dim": 48}, False),
+        ({"value_dim": 48, "geometry": Geometry(8, 4)}, True),
+        ({"key_dim": 48, "value_dim": 48}, False),
+        ({"dtype": "float16"}, False),
+        ({"geometry": Geometry(8, 0)}, False),
+        ({"height": 8, "width": 7}, False),
+        ({"geometry": Geometry(8, 3, stride=2)}, False),
+        ({"geometry": Geometry(10, 3)}, False),
+        ({"geometry": Geometry(8, 5)}, False),
+    ],
+)
+def test_is_chosen_where_it_was_faster(change: dict[str, Any], served: bool) -> None:
+    """And nowhere else, though it could serve more."""
+    assert (hopper.chosen(shape_of(replace(WHOLE, **change))) is not None) == served
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4, 6, 8])
+@pytest.mark.parametrize(
+    ("key_dim", "value_dim"), [(16, 16), (16, 48), (32, 32), (32, 96), (48, 16), (64, 64), (64, 16)]
+)
+@pytest.mark.parametrize("halo", range(5))
+def test_layouts_fit(halo: int, key_dim: int, value_dim: int, heads: int) -> None:
+    """A CTA finds room in an SM, and its warpgroups in the ring."""
+    shape = shape_of(Problem(Geometry(8, halo), 24, 24, 1, heads, key_dim, value_dim, dtype="bfloat16"))
+    layout = hopper.layout_of(shape)
+    if halo == 4 and key_dim > 32:  # three such windows are more than there is room for
+        assert layout is None
+        return
+    assert layout is not None
+    needed = hopper.constant_bytes(shape, layout) + layout.stages * (hopper.stage_bytes(shape, layout) + 16)
+    assert needed <= layouts.MOST_SHARED_BYTES
+    assert heads % layout.heads == layout.warpgroups % layout.heads == 0
+    assert layout.warpgroups // layout.heads < layout.stages
+
+
+def drawn(draw: random.Random) -> Problem:
+    """A problem that the kernel is chosen for."""
+    (key_dim, value_dim), halos = draw.choice(list(hopper.FASTER.items()))
+    geometry = Geometry(8, draw.choice(halos), border=draw.choice(["masked", "zero"]))
+    height, width, batch = draw.randint(9, 40), draw.randint(1, 40), draw.randint(1, 3)
+    heads, relative = draw.choice([2, 4, 6, 8]), draw.random() < 0.8
+    return Problem(geometry, height, width, batch, heads, key_dim, value_dim, relative, "bfloat16")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("number", range(6))
+def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh shapes of the class: output and all gradients, by this kernel."""
+    if not torch.cuda.is_available() or not launch.is_hopper(torch.device("cuda")):
+        pytest.skip("no Hopper")
+    launched, run = [], launch.run
+
+    def watched(kernel: Program, *rest: object) -> None:
+        launched.append(kernel)
+        run(kernel, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(launch, "run", watched)
+    problem = drawn(random.Random(f"{torch.seed()}/{number}"))
+    backend = backends.load("fused_cuda")
+    with poisoned():
+        assert accuracy.check(backend, problem, "cuda", "training").fault is None, problem
+    assert launched[0] == "hopper", problem
+
+
+@pytest.mark.gpu
+def test_captured_maps_are_their_own() -> None:
+    """A replay reads what was captured, whatever was called since."""
+    if not torch.cuda.is_available() or not launch.is_hopper(torch.device("cuda")):
+        pytest.skip("no Hopper")
+    inputs, others = (WHOLE.inputs("cuda", seed=seed) for seed in (0, 1))
+
+    def call(tensors: tuple[Tensor, ...]) -> Tensor:
+        return fused_cuda.attend(*tensors, WHOLE.geometry)  # type: ignore[arg-type, call-arg]
+
+    expected = call(inputs)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = call(inputs)
+    call(others)
+    graph.replay()
+    assert torch.equal(output, expected)
