@@ -122,6 +122,23 @@ def test_others_take_the_other_kernel(layout: str, ran: list[Program]) -> None:
     assert (output.double() - expected.double()).norm() < 1e-2 * expected.double().norm()
 
 
+@pytest.fixture
+def proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls get this kernel where it was faster."""
+    monkeypatch.setattr(hopper, "PROVEN", ("hopper",))
+
+
+def test_is_not_asked_for_before_it_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor counted."""
+    monkeypatch.setattr(launch, "here", lambda: True)
+    here = hopper.chosen(shape_of(WHOLE)), fused_cuda.execution(WHOLE)
+    assert (here[0] is not None) == ("hopper" in hopper.PROVEN)
+    monkeypatch.setattr(hopper, "PROVEN", ("hopper",))
+    assert hopper.chosen(shape_of(WHOLE)) is not None
+    assert (fused_cuda.execution(WHOLE) == here[1]) == (here[0] is not None)
+
+
+@pytest.mark.usefixtures("proven")
 def test_counts_its_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """On Hopper, for what the kernel serves: of a map of three blocks a side, windows of 11, 14 and 11 pixels."""
     problem = replace(WHOLE, height=21, width=21, heads=2)
@@ -136,7 +153,7 @@ def test_counts_its_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.forward_flops == 2 * (scored * (16 + 32) + summed * (16 + 8) + tables * 16)
     strided = replace(problem, geometry=Geometry(8, 3, stride=2))
     found = fused_cuda.execution(strided)
-    monkeypatch.undo()
+    monkeypatch.setattr(launch, "here", lambda: False)
     assert found == fused_cuda.execution(strided)
 
 
@@ -153,6 +170,7 @@ def shape_of(problem: Problem) -> Shape:
     return shapes.shape_for(geometry, problem.key_dim, width, problem.heads, dtype, relative=problem.relative)
 
 
+@pytest.mark.usefixtures("proven")
 @pytest.mark.parametrize(("number", "served"), [(0, 3), (1, 3), (2, 3), (3, 0), (6, 3)])
 def test_serves_stages_of_halonet(number: int, served: int) -> None:
     """All that are not strided and have several blocks of H0 to H2, and of H6 those whose windows find room."""
@@ -163,6 +181,7 @@ def test_serves_stages_of_halonet(number: int, served: int) -> None:
     assert all(problem.geometry.stride == 1 for problem in found)
 
 
+@pytest.mark.usefixtures("proven")
 @pytest.mark.parametrize(
     ("change", "served"),
     [
@@ -215,6 +234,7 @@ def drawn(draw: random.Random) -> Problem:
     return Problem(geometry, height, width, batch, heads, key_dim, value_dim, relative, "bfloat16")
 
 
+@pytest.mark.usefixtures("proven")
 @pytest.mark.gpu
 @pytest.mark.parametrize("number", range(6))
 def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,6 +255,7 @@ def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert launched[0] == "hopper", problem
 
 
+@pytest.mark.usefixtures("proven")
 @pytest.mark.gpu
 def test_captured_maps_are_their_own() -> None:
     """A replay reads what was captured, whatever was called since."""

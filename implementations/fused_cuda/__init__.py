@@ -3,8 +3,8 @@
 Nothing of the size queries x keys reaches memory: the forward pass stores the output and one log-sum-exp per query and
 head. Three kernels (``forward.cu``, ``query_gradient.cu``, ``key_gradient.cu``) share what ``halo.cuh`` explains; NVRTC
 compiles them at the first call with a geometry, in seconds, and the machine code is remembered on disk. On Hopper,
-``hopper.cu`` takes the place of the first for the shapes that ``hopper.py`` names. All are deterministic, always.
-``docs/kernels.md`` tells why they look as they do.
+``hopper.cu`` takes the place of the first for the shapes that ``hopper.py`` names, once it is proven. All are
+deterministic, always. ``docs/kernels.md`` tells why they look as they do.
 """
 
 import torch
