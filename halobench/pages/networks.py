@@ -1,6 +1,6 @@
 """Whole networks as tables of pages: their steps and their inference over a rival's, and what was published."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,8 +13,13 @@ from halobench.figures.selection import Selection, measured, mode_order
 from halobench.figures.summary import markdown
 from halobench.pages.operators import measured_on
 
-OF_THE_CALL = ("image sides", "batch")
-"""What a table of pairs says of how the networks were called."""
+BRIEFLY = {
+    "ratio of times": "step, EfficientNet as timm wrote it",
+    "ratio to the faster": "step, the faster EfficientNet",
+    "to the other": "step, the other EfficientNet",
+    "of peak memory": "peak memory",
+}
+"""What a brief table of pairs shows of the whole one, and what it calls that."""
 
 
 def each(chosen: Sequence[Selection], group: str, direction: str | None = None) -> list[tuple[Selection, pd.DataFrame]]:
@@ -28,21 +33,40 @@ def with_source(head: list[str], lines: list[list[str]], one: Selection, rows: p
     return f"{markdown(head, lines)}\n\n*{measured_on(one, rows)}*"
 
 
-def pairs(chosen: Sequence[Selection], *, briefly: bool = False) -> str:
-    """The compiled training step of every pair, with the backend that is fastest there.
-
-    A line a pair; or ``briefly`` a column a pair, with times and ratios alone.
-    """
+def pairs(chosen: Sequence[Selection]) -> str:
+    """The compiled training step of every pair, with the backend that is fastest there, a line a pair."""
     made = []
-    for one, _ in each(chosen, "pairs", "training"):
-        best = compiled_pairs(one)
+    for one, best in compiled(chosen):
         head, lines = pair_table(one, best, times_as)
-        if briefly:
-            names, *rest = (list(column) for column in zip(head, *lines, strict=True))
-            head, lines = ["", *names[1:]], [line for line in rest if line[0] not in OF_THE_CALL]
-        backends = " and ".join(f"`{name}`" for name in sorted(best["variant"].unique()))
-        made.append(f"{markdown(head, lines)}\n\n*HaloNet with {backends}. {measured_on(one, best)}*")
+        made.append(f"{markdown(head, lines)}\n\n{with_backends(one, best)}")
     return "\n\n".join(made)
+
+
+def pairs_briefly(chosen: Sequence[Selection]) -> str:
+    """The ratios of ``pairs`` as one table of all machines, a column a pair."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    sources = []
+    for one, best in compiled(chosen):
+        head, lines = pair_table(one, best, times_as)
+        names, *columns = zip(head, *lines, strict=True)
+        for said, *values in columns:
+            if said in BRIEFLY:
+                rows[f"{one.machine}, {one.dtype}", BRIEFLY[said]] = dict(zip(names[1:], values, strict=True))
+        sources.append(with_backends(one, best))
+    known = sorted({name for row in rows.values() for name in row})
+    lines = [[*labels, *(row.get(name, "-") for name in known)] for labels, row in rows.items()]
+    return "\n\n".join([markdown(["measured on", "HaloNet over EfficientNet", *known], lines), "\n".join(sources)])
+
+
+def compiled(chosen: Sequence[Selection]) -> Iterator[tuple[Selection, pd.DataFrame]]:
+    """Of every machine and dtype, the rows that stand for the pairs."""
+    return ((one, compiled_pairs(one)) for one, _ in each(chosen, "pairs", "training"))
+
+
+def with_backends(one: Selection, rows: pd.DataFrame) -> str:
+    """Which backends these rows of HaloNets have, and what they were measured on."""
+    backends = " and ".join(f"`{name}`" for name in sorted(rows["variant"].unique()))
+    return f"*HaloNet with {backends}. {measured_on(one, rows)}*"
 
 
 def modes(chosen: Sequence[Selection]) -> str:

@@ -25,7 +25,7 @@ def sections(folder: Path) -> Sections:
         "reference": lambda: operators.reference(selections(every())),
         "stages": lambda: operators.stages(selections(every())),
         "pairs": lambda: networks.pairs(network_selections(every())),
-        "pairs-briefly": lambda: networks.pairs(network_selections(every()), briefly=True),
+        "pairs-briefly": lambda: networks.pairs_briefly(network_selections(every())),
         "modes": lambda: networks.modes(network_selections(every())),
         "compile-modes": lambda: networks.compile_modes(network_selections(every())),
         "recomputed": lambda: networks.recomputed(network_selections(every())),
