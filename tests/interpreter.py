@@ -17,10 +17,6 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
-import torch
-
-from halobench.models.norm import launch
-
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST_S = 600
 
@@ -82,6 +78,10 @@ def patch_once() -> None:
 
 
 def main() -> None:
+    import torch  # noqa: PLC0415 - every run of pytest imports this module, and but this process has no use for that
+
+    from halobench.models.norm import launch  # noqa: PLC0415 - the same
+
     torch.use_deterministic_algorithms(True)  # fills empty tensors with NaN
     patch_once()
     launch.wrap_triton = lambda kernel: kernel  # PyTorch 2.11 does not wrap what is interpreted

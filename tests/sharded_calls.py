@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -22,6 +23,7 @@ from halobench.distributed.shards import unit
 from tests import ranks
 
 BACKENDS = {"gloo": ("strided_gather", "sdpa", "naive_unfold"), "nccl": ("fused", "fused", "sdpa", "strided_gather")}
+LONGEST_LAG_S = 40  # below ranks.LONGEST_S
 
 
 @dataclass(frozen=True)
@@ -275,21 +277,33 @@ def whole_layer(spec: LayerSpec, pixels: Tensor, attend: Any) -> HaloAttention:
     return HaloAttention(spec, attend).to(pixels.dtype)
 
 
-def lagging(group: ProcessGroup, timeout_s: float, late: int, late_s: float, way: str) -> None:
-    """A call that rank ``late`` joins too late, or its way back."""
+def lagging(group: ProcessGroup, timeout_s: float, late: int, gave_up: Path, way: str) -> None:
+    """A call that rank ``late`` joins when all others have given up, or its way back.
+
+    They say so by a file in the folder ``gave_up``.
+    """
     broken = ranks.short_lived(group, timeout_s)
     problem = Problem(Geometry(2, 3), 4 * group.size(), 4, dtype="float64")
     inputs = problem.inputs(requires_grad=True)
     shards = shard_map(problem.height, group.size(), problem.geometry)
     mine = [shards.local(tensor, group.rank()) for tensor in inputs[:3]]
-    if (group.rank(), way) == (late, "forward"):
-        time.sleep(late_s)
-    output = distributed.attend(
-        *mine, inputs.relative, problem.geometry, broken, backend="strided_gather", shards=shards
-    )
-    if (group.rank(), way) == (late, "backward"):
-        time.sleep(late_s)
-    output.sum().backward()
+
+    def lag(here: str) -> None:
+        end = time.monotonic() + LONGEST_LAG_S
+        while (group.rank(), way) == (late, here) and len(list(gave_up.iterdir())) < group.size() - 1:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    try:
+        lag("forward")
+        output = distributed.attend(
+            *mine, inputs.relative, problem.geometry, broken, backend="strided_gather", shards=shards
+        )
+        lag("backward")
+        output.sum().backward()
+    except distributed.RankLost:
+        (gave_up / str(group.rank())).touch()
+        raise
 
 
 def dying(group: ProcessGroup, victim: int) -> None:

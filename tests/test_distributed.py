@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -276,9 +277,9 @@ class Alone:
 
 @pytest.mark.fault
 @pytest.mark.parametrize("way", ["forward", "backward"])
-def test_a_rank_that_lags_ends_the_others_and_is_named(ranks: Ranks, way: str) -> None:
+def test_a_rank_that_lags_ends_the_others_and_is_named(ranks: Ranks, way: str, tmp_path: Path) -> None:
     """Rank 3 waits for rank 2, which waits for rank 1: all name rank 1."""
-    answers = ranks.ask(4, sharded_calls.lagging, 1.0, 1, 6.0, way)
+    answers = ranks.ask(4, sharded_calls.lagging, 1.0, 1, tmp_path, way)
     for rank in (0, 2, 3):
         assert isinstance(answers[rank], RankLost), answers[rank]
         assert answers[rank].ranks == [1]

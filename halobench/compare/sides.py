@@ -118,7 +118,7 @@ def load(path: Path) -> Side:
     refuse_copies(path, runs)
     cases: dict[str, Repeated] = {}
     for run in runs:
-        for row in (*run.table.to_dict("records"), *run.networks.to_dict("records")):
+        for row in (row for table in (run.table, run.networks) if len(table) for row in table.to_dict("records")):
             key = (str(row["file"]), str(row["case"]))
             cases.setdefault(key[1], Repeated()).add({str(k): v for k, v in row.items()}, run.samples_ms.get(key))
     return Side(str(path), headers, cases)

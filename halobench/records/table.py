@@ -7,9 +7,11 @@ leaves behind. Reading never imports what measures, so results can be looked at 
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from halobench.records.document import Document, load
@@ -52,6 +54,8 @@ __all__ = [
 
 SUFFIXES = (".json", ".jsonl")
 FLAG = Field("", "flag", "", null="the row has no share")
+KINDS = ((COLUMNS, FIELDS | {"floor_doubted": FLAG}), (NETWORK_COLUMNS, NETWORK_FIELDS))
+"""Columns and fields of the tables of operators and layers, and of networks."""
 
 
 @dataclass(frozen=True)
@@ -256,8 +260,8 @@ def tabulate(header: Header, rows: list[tuple[Any, list[Any] | None]]) -> Result
     for row in records[False]:
         row["floor_doubted"] = None if row["floor_share"] is None else beaten
     return Results(
-        typed(records[False], COLUMNS, FIELDS | {"floor_doubted": FLAG}),
-        typed(records[True], NETWORK_COLUMNS, NETWORK_FIELDS),
+        table_of(records[False], networks=False),
+        table_of(records[True], networks=True),
         {header.file: header},
         samples_ms,
         {(header.file, row["case"]): row for row, _ in rows},
@@ -278,6 +282,18 @@ def described(header: Header, device: str) -> Json:
     }
 
 
+def table_of(rows: list[Json], *, networks: bool) -> pd.DataFrame:
+    """The table of a file's operators and layers, or of its networks: most files have but one of them."""
+    made = typed(rows, *KINDS[networks]) if rows else without_rows(networks=networks)
+    return made.copy()  # one block of memory for each dtype: pandas warns of a hundred
+
+
+@cache
+def without_rows(*, networks: bool) -> pd.DataFrame:
+    """A table of no rows, which takes pandas as long to make as any other."""
+    return typed([], *KINDS[networks])
+
+
 def typed(rows: list[Json], columns: Iterable[str], fields: dict[str, Field]) -> pd.DataFrame:
     """A table with the same column types whatever is unknown in it, so that tables of several files fit together."""
     kinds = {"text": "object", "flag": "boolean", "number": "float64", "positive": "float64"}
@@ -285,7 +301,10 @@ def typed(rows: list[Json], columns: Iterable[str], fields: dict[str, Field]) ->
         name: ("int64" if each.required else "float64") if each.kind == "count" else kinds[each.kind]
         for name, each in fields.items()
     }
-    # Column by column: to change the types of a whole table takes pandas ten times as long.
-    index = pd.RangeIndex(len(rows))
-    made = {name: pd.Series([row[name] for row in rows], index, types.get(name)) for name in columns}
-    return pd.DataFrame(made, index).copy()  # one block of memory for each dtype: pandas warns of a hundred
+    # Column by column: to change the types of a whole table takes pandas ten times as long, and a series of numbers
+    # twice as long as an array.
+    index, made = pd.RangeIndex(len(rows)), {}
+    for name in columns:
+        values, kind = [row[name] for row in rows], types.get(name)
+        made[name] = np.array(values, float) if kind == "float64" else pd.Series(values, index, kind)
+    return pd.DataFrame(made, index)
