@@ -22,15 +22,18 @@ import pytest
 from halobench.measure.session import Session
 
 SERVER = multiprocessing.get_context("forkserver")
-# With what a worker imports at its first case, and what the plugin does. Not the plugin itself: pytest rewrites its
-# plugins as it imports them.
+# One server for all: with what a worker imports at its first case, ranks at their first question, and the plugin. Not
+# the plugin itself: pytest rewrites its plugins as it imports them.
 SERVER.set_forkserver_preload(
     [
         "halobench.measure.worker",
+        "halobench.measure.networks",
         "halobench.measure.progress",
         "halobench.measure.run",
         "torch._dynamo",
         "scipy.stats",
+        "tests.sharded_calls",
+        "tests.scaled_calls",
         "pytest",
     ]
 )

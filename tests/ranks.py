@@ -13,6 +13,8 @@ import torch
 from torch import distributed
 from torch.distributed import ProcessGroup
 
+from tests import forked
+
 LONGEST_S = {"gloo": 60, "nccl": 240}  # kernels are compiled on GPUs
 
 
@@ -20,9 +22,7 @@ class Ranks:
     """``count`` processes of one group, of gloo or NCCL, and what they answer."""
 
     def __init__(self, count: int, folder: Path, backend: str = "gloo") -> None:
-        context = multiprocessing.get_context("forkserver" if backend == "gloo" else "spawn")  # CUDA cannot be forked
-        if backend == "gloo":
-            context.set_forkserver_preload(["tests.ranks", "tests.sharded_calls"])
+        context = forked.SERVER if backend == "gloo" else multiprocessing.get_context("spawn")  # CUDA cannot be forked
         self.longest_s = LONGEST_S[backend]
         self.connections: list[Connection] = []
         self.processes = []
