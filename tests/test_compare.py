@@ -23,7 +23,7 @@ from halobench.compare.settings import Settings
 from halobench.compare.sides import Repeated
 from halobench.compare.statistics import adjusted, estimate, least_p
 from halobench.compare.verdict import Judged, Verdict, judge
-from halobench.records.table import ResultsError
+from halobench.records.table import ResultsError, read
 from tests import results_files
 
 SLOW = "operator/sdpa/forward"
@@ -75,6 +75,13 @@ def folder(tmp_path, name, seed, runs=8, **changes):
     for number in range(runs):
         results_files.write(place / f"{number}.json", rows(f"{seed}-{number}", **changes), gpu=results_files.H100)
     return place
+
+
+def test_the_rows_of_a_table_are_as_pandas_has_them(tmp_path):
+    """What is missing, too: ``None`` where a flag or a text is, no number where a number is."""
+    found = read(results_files.write(tmp_path / "mine.json", rows(1, made=mixed)))
+    for table in (found.table, found.networks):
+        assert repr(list(sides.rows_of(table))) == repr(table.to_dict("records")) != "[]"
 
 
 def case_of(judged, start=SLOW):
