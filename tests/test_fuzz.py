@@ -90,10 +90,10 @@ def test_the_same_seed_draws_the_same_problems_for_any_number_of_workers(tmp_pat
 @pytest.mark.fault
 def test_crashes_and_hangs_are_named_and_the_run_goes_on(tmp_path, capfd):
     """Each is a trial of its own; those after it are tried in another worker."""
-    command = "crashing hanging --cases 3 --workers 1 --timeout 5 --shrink 0 --seed 34"
+    command = "crashing hanging --cases 3 --workers 1 --timeout 2 --shrink 0 --seed 34"
     status, rows, said = fuzz(tmp_path, capfd, command)
     assert status == 1
-    reasons = {"crashing": "the worker ended with signal 11: low on ink", "hanging": "no answer within 5 s"}
+    reasons = {"crashing": "the worker ended with signal 11: low on ink", "hanging": "no answer within 2 s"}
     for name, kind in (("crashing", "CRASHED"), ("hanging", "TIMEOUT")):
         mine = [row for row in rows if row["backend"] == name]
         failed = [row for row in mine if row["width"] > 9 and row["status"] != "UNSUPPORTED"]

@@ -116,13 +116,17 @@ def test_it(made, number):
 """
 
 
+# Plugins that have no part in it, and take a second to import in each of three processes.
+OTHERS = [word for name in ("hypothesispytest", "anyio", "benchmark") for word in ("-p", f"no:{name}")]
+
+
 def test_a_shared_fixture_is_made_in_one_process_only(pytester, monkeypatch):
     """Under pytest-xdist itself, as it deals out the whole folder."""
     hooks = "pytest_cmdline_main, pytest_collection_modifyitems"
     pytester.makeconftest(f"from tests.parallel import {hooks}")
     pytester.makepyfile(test_one=SHARED, test_two="def test_that(): pass")
     monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
-    done = pytester.runpytest_subprocess("-n", "2", "-p", "no:cacheprovider")
+    done = pytester.runpytest_subprocess("-n", "2", "-p", "no:cacheprovider", *OTHERS)
     done.assert_outcomes(passed=7)
     (made,) = pytester.path.glob("made.txt")
     assert made.read_text() == "once\n"
