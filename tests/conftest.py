@@ -39,7 +39,7 @@ for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_T
 def pytest_runtestloop() -> None:
     """Have later collections, of which tests start many, visit nothing of what was imported, and come less often."""
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)  # the usual ones take 7 % of the time, most of it in PyTorch's compiler
+    gc.set_threshold(10_000, 5, 5)  # the compiler and pandas make many objects of which a collection frees few
     gc.enable()
 
 
