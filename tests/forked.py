@@ -74,7 +74,6 @@ def beyond(near: Connection, target: Callable[..., None], *arguments: Any) -> No
 
 def within(environment: Mapping[str, str], target: Callable[..., None], *arguments: Any) -> None:
     """Call something in the environment of the test, where the server has its own."""
-    gc.freeze()  # a collection would visit, and so copy, what the server has imported
     os.environ.clear()
     os.environ.update(environment)
     target(*arguments)
