@@ -1,11 +1,12 @@
 // How an item of the Hopper kernel begins and ends: queries and positions as operands; outputs and log-sum-exps.
 #pragma once
+#include "hopper_positions.cuh"
 #include "hopper_ring.cuh"
+#include "hopper_stage.cuh"
 
-// An item's queries as operands, times the scale, and their products with the tables, from the first row or column that
-// is seen: q.rows by rows (the same for half a warp), q.columns by columns (skewed).
+// An item's queries as operands, times the scale, and their products with the tables.
 DEVICE void operands(Operands& w, const Item& item, const Seen& s, const Role& me) {
-  const int octet = me.lane >> 4, chunk = me.lane >> 3 & 1, t = me.t;
+  const int octet = me.lane >> 4, t = me.t;
 #pragma unroll
   for (int k = 0; k < KEY_STEPS; k++) {
     const u32 from = me.base + item.stage * STAGE_SIZE + STAGE_QUERIES;
@@ -16,71 +17,10 @@ DEVICE void operands(Operands& w, const Item& item, const Seen& s, const Role& m
   }
   const uint2 kept_rows = at<uint2>(me.base - shared_base() + AT_KEPT + s.rows * 32 + t * 8);
   const uint2 kept_columns = at<uint2>(me.base - shared_base() + AT_KEPT + s.columns * 32 + t * 8);
-  if (RELATIVE) {
-    const u32 tables = me.base + AT_POSITIONS;
-    const int slot = (me.lane & 7) + 8 * octet, row = s.top + BLOCK - 1 - 2 * me.warp + slot, column = s.left + slot;
-    float d[3][4] = {}, h[4][4] = {};
-#pragma unroll
-    for (int k = 0; k < KEY_STEPS; k++) {
-      u32 near[4], far[2], even[4], odd[4];
-      ldmatrix(near, tables + POSITIONS + swizzled<POSITION_LINE>(column, 2 * k + chunk));
-      ldmatrix(far, tables + POSITIONS + swizzled<POSITION_LINE>(s.left + 16 + (me.lane & 7), 2 * k + chunk));
-      ldmatrix(even, tables + swizzled<POSITION_LINE>(row, 2 * k + chunk));
-      ldmatrix(odd, tables + swizzled<POSITION_LINE>(row - 1, 2 * k + chunk));
-      mma(d[0], w.q[k], near[0], near[1], d[0]), mma(d[1], w.q[k], near[2], near[3], d[1]);
-      mma(d[2], w.q[k], far[0], far[1], d[2]);
-      mma(h[0], w.q[k], even[0], even[1], h[0]), mma(h[1], w.q[k], even[2], even[3], h[1]);
-      mma(h[2], w.q[k], odd[0], odd[1], h[2]), mma(h[3], w.q[k], odd[2], odd[3], h[3]);
-    }
-    u32 pairs[2][3];
-#pragma unroll
-    for (int n = 0; n < 3; n++) pairs[0][n] = pack(d[n][0], d[n][1]), pairs[1][n] = pack(d[n][2], d[n][3]);
-    w.rows[0] = pack(h[0][0], h[0][1]), w.rows[2] = pack(h[1][0], h[1][1]);
-    w.rows[1] = pack(h[2][2], h[2][3]), w.rows[3] = pack(h[3][2], h[3][3]);
-    const int shift = 7 - me.g, close = t + (shift >> 1), from = me.lane & 28;
-    const u32 pick = shift & 1 ? 0x5432 : 0x3210;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      u32 x[3], y[3];
-#pragma unroll
-      for (int n = 0; n < 3; n++) {
-        x[n] = shuffle(pairs[half][n], from | (close & 3)), y[n] = shuffle(pairs[half][n], from | ((close + 1) & 3));
-      }
-      const bool wrap = close >= 4, wrap_next = close >= 3;
-      w.columns[half] = permute(wrap ? x[1] : x[0], wrap_next ? y[1] : y[0], pick);
-      w.columns[2 + half] = permute(wrap ? x[2] : x[1], wrap_next ? y[2] : y[1], pick);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    w.rows[i] = select(RELATIVE ? w.rows[i] : 0u, HIDDEN_PAIR, i < 2 ? kept_rows.x : kept_rows.y);
-    w.columns[i] = select(RELATIVE ? w.columns[i] : 0u, HIDDEN_PAIR, i < 2 ? kept_columns.x : kept_columns.y);
-  }
+  if (RELATIVE) positions(w.rows, w.columns, w.q, me.base + AT_POSITIONS, s.top, s.left, me);
+  hide(w.rows, w.columns, kept_rows, kept_columns);
 }
 
-DEVICE u64 keys_of(const Item& item, const Role& me) {
-  return descriptor<KEY_LINE>(me.base + item.stage * STAGE_SIZE + 2 * D * item.head);
-}
-DEVICE u64 hot_of(bool few_columns, const Role& me) {
-  return descriptor<64>(me.base + (few_columns ? AT_HOT_NARROW : AT_HOT));
-}
-// The values of an item, by chunks of channels.
-struct Values {
-  u64 chunks[CHUNKS];
-};
-DEVICE Values values_of(const Item& item, const Role& me) {
-  Values values;
-#pragma unroll
-  for (int i = 0; i < CHUNKS; i++) {
-    const int channel = item.head * E + i * CHUNK;
-    const u32 box = channel / VALUE_CHANNELS * VALUES + channel % VALUE_CHANNELS * 2;
-    values.chunks[i] = descriptor<VALUE_LINE>(me.base + item.stage * STAGE_SIZE + KEYS + box);
-  }
-  return values;
-}
-DEVICE u32 index_of(const Args& args, const Seen& s, int head) {  // of a block's first log-sum-exp
-  return (((s.image * HEAD_COUNT + head) * args.blocks_y + s.y) * args.blocks_x + s.x) * 64;
-}
 DEVICE Target target_of(const Item& item, const HopperArgs& all, const Role& me) {
   const Args& args = all.args;
   const Seen s = seen_of(all, item.number);

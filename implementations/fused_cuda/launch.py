@@ -78,7 +78,8 @@ def source(kernel: Program, shape: Shape, vocabulary: str | None = None) -> str:
     parts = [vocabulary] if vocabulary else [(FOLDER / name).read_text() for name in names]
     if kernel == "hopper" and not vocabulary:
         parts.append(hopper.products(shape))
-    more = [f"hopper_{part}.cuh" for part in ("ring", "item", "exact")] if kernel == "hopper" else []
+    own = ("window", "stage", "ring", "positions", "item", "exact") if kernel == "hopper" else ()
+    more = [f"hopper_{part}.cuh" for part in own]
     parts += [(FOLDER / name).read_text() for name in ("halo.cuh", *more, f"{kernel}.cu")]
     lines = (line for part in parts for line in part.splitlines())
     return "\n".join(line for line in lines if not line.startswith(('#include "', "#pragma once"))) + "\n"

@@ -1,0 +1,55 @@
+// What a CTA of the forward kernel holds in shared memory.
+//
+// Compile-time constants beyond those of hopper_window.cuh: STAGED (outputs go through shared memory), QUERY_SCALE and
+// QUERY_SCALE_REST (what the first lacks; pairs in half precision).
+#pragma once
+#include "hopper_window.cuh"
+
+constexpr u32 KEYS = turns(MOST * KEY_LINE), VALUES = turns((MOST + 15) / 16 * 16 * VALUE_LINE);
+constexpr u32 STAGE_QUERIES = KEYS + VALUE_BOXES * VALUES, STAGE_SIZE = STAGE_QUERIES + turns(64 * KEY_LINE);
+constexpr int hot_lines(int columns) { return octets_of(WINDOW * columns); }  // of a one-hot operand
+constexpr int ONES = 64;  // words of the operand that sums weights
+constexpr u32 AT_HOT = STAGES * STAGE_SIZE, AT_HOT_NARROW = AT_HOT + hot_lines(WINDOW) * 64;
+constexpr u32 AT_POSITIONS = AT_HOT_NARROW + (BORDERED && NARROW ? hot_lines(SEEN) * 64 : 0);
+constexpr u32 AT_ONES = AT_POSITIONS + (RELATIVE ? 2 * POSITIONS : 0);
+constexpr u32 AT_KEPT = AT_ONES + 4 * ONES, AT_OUTPUT = AT_KEPT + 17 * 32;
+constexpr u32 AT_BARRIERS = AT_OUTPUT + STAGED * WARPGROUPS * 2048;
+constexpr u32 AT_REDO = AT_BARRIERS + 16 * STAGES, AT_ASKED = AT_REDO + 4, SHARED = AT_REDO + 16 + 1024;
+extern "C" __constant__ const int launch[2] = {THREADS, (int)SHARED};
+
+// Sums between these are safe: no weight overflows, all that count are precise, and logits are small enough for a scale
+// that is multiplied into rounded queries.
+constexpr float LEAST = FP16 ? 0.125f : 5.9604645e-8f, GREATEST = FP16 ? 6e4f : 16777216.f;
+constexpr u32 UNSAFE = 0x7fabcdefu;  // a NaN that no arithmetic makes: a log-sum-exp to be computed again
+constexpr u32 NOTHING = 0xffffffffu;
+constexpr int COVER = 2, LATEST = 5;  // octets under the sums of the piece before; octets under the next item's biases
+
+// Where a lane's part of a finished item goes: its output, nowhere if null; the index of its log-sum-exps, and below it
+// two bits that say which of its two queries are on the map.
+struct Target {
+  u16* output;
+  u32 sum;
+};
+struct Operands {
+  u32 q[KEY_STEPS][4], rows[4], columns[4];
+};
+struct State {
+  Operands a;
+  float first[PIECE / 2], o[E / 2], sum[4];
+};
+
+// Have a stage of the ring filled with a block's queries and window.
+DEVICE void refill(const HopperArgs& all, const Role& me, int stage, int number) {
+  if (number >= all.count) return;
+  const Seen s = seen_of(all, number);
+  const u32 full = me.barriers + 16 * stage, to = me.base + stage * STAGE_SIZE;
+  const int rows = s.few_rows() ? SEEN : WINDOW, columns = s.few_columns() ? SEEN : WINDOW;
+  const int shape = 2 * s.few_rows() + s.few_columns();
+  const int y = s.y * BLOCK - HALO + s.top, x = s.x * BLOCK - HALO + s.left;
+  barrier_expect(full, rows * columns * (KEY_LINE + VALUE_BOXES * VALUE_LINE) + 64 * KEY_LINE);
+  copy_box(to + STAGE_QUERIES, all.query, s.first_head * D, s.x * BLOCK, s.y * BLOCK, s.image, full);
+  copy_box(to, all.key[shape], s.first_head * D, x, y, s.image, full);
+#pragma unroll
+  for (int box = 0; box < VALUE_BOXES; box++)
+    copy_box(to + KEYS + box * VALUES, all.value[shape], s.first_head * E + box * VALUE_CHANNELS, x, y, s.image, full);
+}

@@ -1,0 +1,71 @@
+// What kernels for Hopper know of a block and its window: shapes, which part of a window is seen, who works on what.
+//
+// Compile-time constants beyond those of halo.cuh: HEAD_COUNT (the call's), WARPGROUPS, STAGES (of the ring), PIECE
+// (keys that are scored at a time), KEY_CHANNELS and VALUE_CHANNELS (of a line), CHUNK (channels of a product with
+// values), NARROW (windows at the map's sides lose the columns outside).
+#pragma once
+#include "halo.cuh"
+#include "hopper.cuh"
+
+constexpr int THREADS = 128 * WARPGROUPS, BLOCKS_AT_A_TIME = WARPGROUPS / HEADS;
+constexpr int KEY_LINE = 2 * KEY_CHANNELS, VALUE_LINE = 2 * VALUE_CHANNELS, VALUE_BOXES = HEADS * E / VALUE_CHANNELS;
+constexpr int HEAD_GROUPS = HEAD_COUNT / HEADS, CHUNKS = E / CHUNK, KEY_STEPS = D / 16;
+constexpr bool BORDERED = !ZERO_BORDER && HALO > 0;
+constexpr int SEEN = WINDOW - HALO;  // rows or columns of a window that are in the map, at its border
+constexpr int octets_of(int keys) { return (keys + 7) / 8 * 8; }
+constexpr int MOST = octets_of(WINDOW * WINDOW);
+constexpr u32 turns(u32 bytes) { return (bytes + 1023) / 1024 * 1024; }
+constexpr int POSITION_LINE = D == 48 ? 128 : 2 * D;
+constexpr u32 POSITIONS = 32 * POSITION_LINE;
+// Barriers tell odd phases from even ones. Where a warpgroup does not see every phase of a stage, it must know, too,
+// that the block it waits for was asked for.
+constexpr bool SKIPS = STAGES % BLOCKS_AT_A_TIME != 0;
+static_assert(BLOCK == 8 && STRIDE == 1 && WINDOW <= 16 && WARPGROUPS % HEADS == 0 && BLOCKS_AT_A_TIME < STAGES,
+              "outside this kernel's class");
+
+constexpr u32 HIDDEN_PAIR = FP16 ? 0xfb53fb53u : 0xf149f149u;  // -6e4, -1e30: logits that count for nothing
+constexpr int SHAPES = 4;  // of windows: 2 * few rows + few columns
+
+struct HopperArgs {
+  TensorMap query, key[SHAPES], value[SHAPES];
+  Args args;
+  int count;  // items of all CTAs: blocks, with a group of heads each
+  u32 per_image, per_row;  // 2^31 by blocks of an image, of a row; rounded up
+};
+// A block and what is seen of its window: its first row and column, and how many.
+struct Seen {
+  int image, y, x, first_head, top, left, rows, columns;
+  DEVICE bool few_rows() const { return BORDERED && rows <= SEEN; }
+  DEVICE bool few_columns() const { return BORDERED && NARROW && columns <= SEEN; }
+};
+DEVICE Seen seen_of(const HopperArgs& all, int number) {
+  const Args& args = all.args;
+  Seen s;
+  s.first_head = number % HEAD_GROUPS * HEADS, number /= HEAD_GROUPS;
+  s.image = high_product(2 * number, all.per_image), number -= s.image * (args.blocks_y * args.blocks_x);
+  s.y = high_product(2 * number, all.per_row), s.x = number - s.y * args.blocks_x;
+  const int y0 = s.y * BLOCK - HALO, x0 = s.x * BLOCK - HALO;
+  s.top = ZERO_BORDER ? 0 : max(0, -y0), s.left = ZERO_BORDER ? 0 : max(0, -x0);
+  s.rows = ZERO_BORDER ? WINDOW : min(WINDOW, args.height - y0) - s.top;
+  s.columns = ZERO_BORDER ? WINDOW : min(WINDOW, args.width - x0) - s.left;
+  return s;
+}
+// What a warpgroup works on: a head of a CTA's group, and the stage of the ring that has its block.
+struct Item {
+  int number, head, stage;
+  u32 parity;
+  DEVICE void next() {
+    number += BLOCKS_AT_A_TIME * ctas(), stage += BLOCKS_AT_A_TIME;
+    if (stage >= STAGES) stage -= STAGES, parity ^= 1;
+  }
+};
+struct Role {  // where a warp is
+  u32 base, barriers;
+  int lane, g, t, warp, group;
+  int output;  // where a lane's part of a block's output begins
+};
+template <int line> DEVICE u32 swizzled(int row, int chunk) {
+  const u32 address = row * line;
+  return address + ((chunk ^ (address >> 7 & (line / 16 - 1))) << 4);
+}
+DEVICE u32 select(u32 x, u32 y, u32 mask) { return (x & mask) | (y & ~mask); }
