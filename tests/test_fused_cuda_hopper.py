@@ -1,8 +1,6 @@
 """The forward kernel for Hopper: on a CPU behind an emulated warpgroup, against the oracle, and on a GPU."""
 
-import ctypes
 import random
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from halobench.implementations import fused_cuda
-from halobench.implementations.fused_cuda import hopper, launch, layouts, operator, shapes, tensor_maps
-from halobench.implementations.fused_cuda.launch import Args, HopperArgs, Program
+from halobench.implementations.fused_cuda import hopper, launch, layouts, operator, shapes
+from halobench.implementations.fused_cuda.launch import Program
 from halobench.implementations.fused_cuda.shapes import Shape
 from torch import Tensor
 
@@ -21,36 +19,13 @@ from halobench.cases import accuracy
 from halobench.cases.network import Network
 from halobench.fuzz.judge import poisoned
 from halobench.measure.conformance import distinct_layers
-from tests import emulator
-
-
-def encode(
-    dtype: torch.dtype, pointer: int, sizes: tuple[int, int, int], strides: tuple[int, int, int], box: hopper.Box
-) -> bytes:
-    """A tensor map as the emulator reads it."""
-    del dtype
-    numbers = (pointer, *(2 * stride for stride in strides), box.all_channels, *sizes)
-    return struct.pack("4q8i", *numbers, box.channels, box.columns, box.rows, 1).ljust(hopper.MAP_BYTES, b"\0")
+from tests.emulator.on_hopper import launches
 
 
 @pytest.fixture
 def ran(kernels_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Program]:
     """Launches run on the CPU as on Hopper, by its kernel wherever that can; the kernels that were launched."""
-    launched: list[Program] = []
-
-    def run(kernel: Program, shape: Shape, args: Args | HopperArgs, ctas: int, device: torch.device) -> None:
-        assert device.type == "cpu"
-        launched.append(kernel)
-        emulator.library(kernel, shape, kernels_folder).emulate(ctypes.byref(args), ctas)
-
-    monkeypatch.setattr(launch, "demand_gpu", lambda _: None)
-    monkeypatch.setattr(launch, "is_hopper", lambda _: True)
-    monkeypatch.setattr(tensor_maps, "encode", encode)
-    monkeypatch.setattr(hopper, "chosen", hopper.layout_of)
-    monkeypatch.setattr(launch, "resident", lambda *_: 2)  # so that a CTA walks over several blocks
-    monkeypatch.setattr(launch, "run", run)
-    tensor_maps.encoded.cache_clear()
-    return launched
+    return launches(kernels_folder, monkeypatch)
 
 
 WHOLE = Problem(Geometry(8, 3), 24, 16, heads=4, dtype="bfloat16")

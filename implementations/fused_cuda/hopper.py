@@ -51,7 +51,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Box:
-    """What is copied at a time of queries, keys or values (0, 1, 2), whose pixels have so many channels in all."""
+    """What is copied at a time of queries, keys or values (0, 1, 2), whose pixels have so many channels in all.
+
+    The kernel by queries has two tensors more: gradients of the outputs, and outputs (3, 4).
+    """
 
     tensor: int
     all_channels: int
@@ -141,10 +144,15 @@ def pieces(keys: int, piece: int) -> list[int]:
 
 
 def boxes(shape: Shape) -> list[Box]:
-    """What the tensor maps of a call copy: a block's queries, then windows of keys and of values by their shape."""
-    layout, window = known(shape), shape.geometry.window
+    """What the tensor maps of a call copy."""
+    return boxes_of(shape, known(shape).heads)
+
+
+def boxes_of(shape: Shape, heads: int) -> list[Box]:
+    """With so many heads in a stage: a block's queries, then windows of keys and of values by their shape."""
+    window = shape.geometry.window
     seen = window - shape.geometry.halo
-    keys, values = key_channels(shape, layout.heads), value_channels(shape, layout.heads)
+    keys, values = key_channels(shape, heads), value_channels(shape, heads)
     all_keys, all_values = shape.heads * shape.key_dim, shape.heads * shape.value_dim
     found = [Box(0, all_keys, keys, BLOCK, BLOCK)]
     for tensor, all_channels, channels in ((1, all_keys, keys), (2, all_values, values)):

@@ -1,7 +1,7 @@
 // What left the safe range, again: slow, exact, and seldom.
 #pragma once
-#include "hopper_ring.cuh"
 #include "hopper_stage.cuh"
+#include "hopper_ring.cuh"
 
 // One query again, by a warp, in float32 and with the maximum as reference; biases are rounded as backward has them.
 // ``weights`` is room for those of a window.

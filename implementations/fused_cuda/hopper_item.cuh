@@ -1,8 +1,8 @@
 // How an item of the Hopper kernel begins and ends: queries and positions as operands; outputs and log-sum-exps.
 #pragma once
 #include "hopper_positions.cuh"
-#include "hopper_ring.cuh"
 #include "hopper_stage.cuh"
+#include "hopper_ring.cuh"
 
 // An item's queries as operands, times the scale, and their products with the tables.
 DEVICE void operands(Operands& w, const Item& item, const Seen& s, const Role& me) {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from halobench.implementations.fused_cuda import hopper
+from halobench.implementations.fused_cuda import hopper, hopper_query
 from halobench.implementations.fused_cuda.layouts import definitions
 from halobench.implementations.fused_cuda.shapes import Kernel, Shape
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from halobench.attention.problem import Unsupported
 
 FOLDER = Path(__file__).parent
+MAP_ALIGNMENT = 64  # of a tensor map, and of what holds one
 
 
 class View(ctypes.Structure):
@@ -69,25 +70,42 @@ class HopperArgs(ctypes.Structure):
     )
 
 
-Program = Kernel | Literal["hopper"]
+class HopperQueryArgs(ctypes.Structure):
+    """The one argument of ``hopper_query.cu``: that of ``hopper.cu``, up to its alignment, and two tensor maps more."""
+
+    _fields_ = (
+        ("all", HopperArgs),
+        ("padding", ctypes.c_ubyte * (-ctypes.sizeof(HopperArgs) % MAP_ALIGNMENT)),
+        ("maps", ctypes.c_ubyte * (hopper.MAP_BYTES * hopper_query.MAPS)),
+    )
+
+
+Program = Kernel | Literal["hopper", "hopper_query"]
+# What the kernels for Hopper are made of, behind what all kernels share.
+PARTS = {
+    "hopper": ("window", "stage", "ring", "positions", "item", "exact"),
+    "hopper_query": ("window", "query_stage", "ring", "positions", "query_item"),
+}
 
 
 def source(kernel: Program, shape: Shape, vocabulary: str | None = None) -> str:
     """A kernel's source as one text; ``vocabulary`` replaces that of a GPU, for machines that have none."""
-    names = ["warp.cuh", "hopper.cuh"] if kernel == "hopper" else ["warp.cuh"]
+    own = PARTS.get(kernel, ())
+    names = ["warp.cuh", "hopper.cuh"] if own else ["warp.cuh"]
     parts = [vocabulary] if vocabulary else [(FOLDER / name).read_text() for name in names]
-    if kernel == "hopper" and not vocabulary:
-        parts.append(hopper.products(shape))
-    own = ("window", "stage", "ring", "positions", "item", "exact") if kernel == "hopper" else ()
-    more = [f"hopper_{part}.cuh" for part in own]
-    parts += [(FOLDER / name).read_text() for name in ("halo.cuh", *more, f"{kernel}.cu")]
+    if own and not vocabulary:
+        parts.append((hopper if kernel == "hopper" else hopper_query).products(shape))
+    names = ["halo.cuh", *(f"hopper_{part}.cuh" for part in own), f"{kernel}.cu"]
+    parts += [(FOLDER / name).read_text() for name in names]
     lines = (line for part in parts for line in part.splitlines())
     return "\n".join(line for line in lines if not line.startswith(('#include "', "#pragma once"))) + "\n"
 
 
 def definitions_of(kernel: Program, shape: Shape) -> dict[str, int]:
     """The constants that a kernel's source is compiled with."""
-    return hopper.definitions(shape) if kernel == "hopper" else definitions(shape, kernel)
+    if kernel == "hopper":
+        return hopper.definitions(shape)
+    return hopper_query.definitions(shape) if kernel == "hopper_query" else definitions(shape, kernel)
 
 
 @dataclass(frozen=True)
@@ -110,7 +128,9 @@ def demand_gpu(device: torch.device) -> None:
         raise Unsupported("fused_cuda needs a CUDA device")
 
 
-def run(kernel: Program, shape: Shape, args: Args | HopperArgs, ctas: int, device: torch.device) -> None:
+def run(
+    kernel: Program, shape: Shape, args: Args | HopperArgs | HopperQueryArgs, ctas: int, device: torch.device
+) -> None:
     """Launch a kernel on the device's current stream."""
     index = torch.cuda.current_device()
     if device.index != index:
@@ -139,7 +159,7 @@ def load(kernel: Program, shape: Shape, index: int) -> tuple[Any, Loaded]:
     if major < 8:
         raise Unsupported(f"fused_cuda needs compute capability 8.0 or later, got {major}.{minor}")
     options = [f"-D{name}={number}" for name, number in definitions_of(kernel, shape).items()]
-    architecture = f"sm_{major}{minor}" + "a" * (kernel == "hopper")
+    architecture = f"sm_{major}{minor}" + "a" * (kernel in PARTS)
     cubin = compiled(source(kernel, shape), [*options, f"-arch={architecture}", "-std=c++17", "-default-device"])
     (module,) = checked(driver.cuModuleLoadData(cubin))
     (function,) = checked(driver.cuModuleGetFunction(module, f"halo_{kernel}".encode()))

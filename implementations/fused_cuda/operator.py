@@ -4,8 +4,8 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from halobench.implementations.fused_cuda import launch, tensor_maps
-from halobench.implementations.fused_cuda.launch import Args, View
+from halobench.implementations.fused_cuda import hopper_query, launch, tensor_maps
+from halobench.implementations.fused_cuda.launch import Args, Program, View
 from halobench.implementations.fused_cuda.layouts import layout_of, served
 from halobench.implementations.fused_cuda.shapes import (
     Kernel,
@@ -211,6 +211,23 @@ class Call:
         ctas = min(args.count, launch.resident("hopper", self.shape, device))
         return launch.run("hopper", self.shape, args, ctas, device)
 
+    def query_ctas(self) -> int:
+        """CTAs of the kernel by queries: as many as the device holds, or fewer, one for each block."""
+        on_hopper = launch.is_hopper(self.query.device) and hopper_query.chosen(self.shape)
+        program: Program = "hopper_query" if on_hopper else "query_gradient"
+        return min(self.args.count, launch.resident(program, self.shape, self.query.device))
+
+    def run_query_gradient(self, value: Tensor, output: Tensor, gradient: Tensor, ctas: int) -> None:
+        """Launch the kernel by queries that suits the device and the call, on a slice of the values.
+
+        Either takes any number of CTAs, and leaves the same for the kernel by keys.
+        """
+        device, tensors = self.query.device, (self.query, self.key, value, output, gradient)
+        args = tensor_maps.query_argument(self.shape, self.args, *tensors) if launch.is_hopper(device) else None
+        if args is None:
+            return self.run("query_gradient", ctas)
+        return launch.run("hopper_query", self.shape, args, ctas, device)
+
 
 def attended(call: Call) -> tuple[Tensor, Tensor]:
     """The forward pass: the output, laid out channels-last, and the log-sum-exps."""
@@ -242,7 +259,7 @@ def differentiated(
     args.log_sum_exp = log_sum_exp.data_ptr()
     statistics = log_sum_exp.new_empty(*log_sum_exp.shape, 2)
     args.statistics, args.count = statistics.data_ptr(), call.blocks("query_gradient")
-    ctas = min(args.count, launch.resident("query_gradient", call.shape, query.device))
+    ctas = call.query_ctas()
     if call.shape.relative:
         biases = statistics.new_empty(log_sum_exp.numel() // 8, 32, call.shape.lane_bytes // 4)
         partials = statistics.new_empty(ctas, 2, TABLE_ROWS, query.shape[-1])
@@ -255,7 +272,7 @@ def differentiated(
         args.value, args.output, args.output_gradient, args.value_gradient = map(View.of, slices)
         args.query_gradient, args.key_gradient = map(View.of, shares[:2])
         args.tables = shares[2].data_ptr()
-        call.run("query_gradient", ctas)
+        call.run_query_gradient(*slices[:3], ctas)
         call.run("key_gradient", args.entry_rows + call.key_tiles())
         if number:
             for total, share in zip((dq, dk, tables), shares, strict=True):

@@ -1,25 +1,51 @@
-"""A call of the kernel for Hopper: its argument, and the tensor maps by which windows are copied."""
+"""A call of a kernel for Hopper: its argument, and the tensor maps by which windows are copied."""
 
 import ctypes
 from functools import lru_cache
 
 import torch
-from halobench.implementations.fused_cuda import hopper
-from halobench.implementations.fused_cuda.launch import Args, HopperArgs
+from halobench.implementations.fused_cuda import hopper, hopper_query
+from halobench.implementations.fused_cuda.launch import Args, HopperArgs, HopperQueryArgs, Program
 from halobench.implementations.fused_cuda.shapes import HALF, Shape
 from torch import Tensor
 
 
 def argument(shape: Shape, args: Args, query: Tensor, key: Tensor, value: Tensor) -> HopperArgs | None:
-    """The kernel's argument, or none where it does not serve the call."""
-    layout, tensors = hopper.chosen(shape), (query, key, value)
-    if layout is None or not all(map(heads_side_by_side, tensors)):
+    """The forward kernel's argument, or none where it does not serve the call."""
+    layout = hopper.chosen(shape)
+    found = None if layout is None else shared_argument("hopper", shape, layout.heads, args, (query, key, value))
+    return None if found is None else found[0]
+
+
+def query_argument(
+    shape: Shape, args: Args, query: Tensor, key: Tensor, value: Tensor, output: Tensor, gradient: Tensor
+) -> HopperQueryArgs | None:
+    """The argument of the backward kernel by queries, or none where it does not serve the call."""
+    layout, tensors = hopper_query.chosen(shape), (query, key, value, gradient, output)
+    found = None if layout is None else shared_argument("hopper_query", shape, layout.heads, args, tensors)
+    if found is None:
         return None
-    batch, heads, height, width = key.shape[:4]
+    made = HopperQueryArgs(all=found[0])
+    ctypes.memmove(made.maps, found[1], len(made.maps))
+    return made
+
+
+def shared_argument(
+    kernel: Program, shape: Shape, heads: int, args: Args, tensors: tuple[Tensor, ...]
+) -> tuple[HopperArgs, bytes] | None:
+    """What the arguments of these kernels share, and the tensor maps that it has no room for.
+
+    A stage of the kernel has so many ``heads``. None where the kernel does not serve the call.
+    """
+    if not all(map(heads_side_by_side, tensors)):
+        return None
+    key = tensors[1]
+    batch, _, height, width = key.shape[:4]
     blocks = args.blocks_y * args.blocks_x
-    if batch * blocks**2 >= 2**31 or batch * heads * blocks * hopper.BLOCK**2 >= 2**30:
-        return None  # the kernel divides, and counts log-sum-exps, in 32 bits
+    if batch * blocks**2 >= 2**31 or batch * shape.heads * blocks * hopper.BLOCK**2 >= 2**30:
+        return None  # the kernels divide, and count log-sum-exps, in 32 bits
     maps = encoded(
+        kernel,
         shape,
         tuple(tensor.data_ptr() for tensor in tensors),
         (width, height, batch),
@@ -27,10 +53,10 @@ def argument(shape: Shape, args: Args, query: Tensor, key: Tensor, value: Tensor
     )
     if maps is None:
         return None
-    made = HopperArgs(args=args, count=batch * blocks * heads // layout.heads)
-    ctypes.memmove(made.maps, maps, len(maps))
+    made = HopperArgs(args=args, count=batch * blocks * shape.heads // heads)
+    ctypes.memmove(made.maps, maps, len(made.maps))
     made.per_image, made.per_row = (-(-(2**31) // number) for number in (blocks, args.blocks_x))
-    return made
+    return made, maps[len(made.maps) :]
 
 
 def heads_side_by_side(tensor: Tensor) -> bool:
@@ -41,13 +67,17 @@ def heads_side_by_side(tensor: Tensor) -> bool:
 
 @lru_cache(maxsize=1024)
 def encoded(
-    shape: Shape, pointers: tuple[int, ...], sizes: tuple[int, int, int], strides: tuple[tuple[int, int, int], ...]
+    kernel: Program,
+    shape: Shape,
+    pointers: tuple[int, ...],
+    sizes: tuple[int, int, int],
+    strides: tuple[tuple[int, int, int], ...],
 ) -> bytes | None:
-    """The tensor maps of queries, keys and values, encoded; none if the driver takes one of them for impossible.
+    """The tensor maps of a kernel's tensors, encoded; none if the driver takes one of them for impossible.
 
     ``sizes`` are width, height and batch, ``strides`` those of column, row and image of each, in elements.
     """
-    boxes = hopper.boxes(shape)
+    boxes = (hopper if kernel == "hopper" else hopper_query).boxes(shape)
     maps = [encode(shape.dtype, pointers[box.tensor], sizes, strides[box.tensor], box) for box in boxes]
     return None if None in maps else b"".join(one for one in maps if one)
 

@@ -231,3 +231,22 @@ inline void weigh(float (&o)[channels], float (&sum)[4], const u32 (&p)[words], 
   weigh_more(o, sum, p, values, ones, false);
 }
 template <class... Arrays> inline void products_wait(Arrays&...) {}
+
+// Those that hopper_query.py writes.
+template <int columns, int steps, int value_steps, int chunks>
+inline void both_scores(float (&s)[columns], float (&d)[columns], const u32 (&q)[steps][4], const u32 (&rows)[4],
+                        const u32 (&cols)[4], const u32 (&g)[value_steps][4], u64 keys, u64 hot,
+                        const u64 (&values)[chunks]) {
+  constexpr int steps_a_chunk = value_steps / chunks;
+  scores(s, q, rows, cols, keys, hot);
+  for (int step = 0; step < value_steps; step++)
+    machine::product(d, 2 * columns, g[step], values[step / steps_a_chunk] + step % steps_a_chunk * 2, step > 0);
+}
+template <int channels, int words>
+inline void add_gradients(float (&query)[channels], float (&sums)[16], const u32 (&ds)[words], u64 keys, u64 hot) {
+  const int line = 256 >> (keys >> 62);
+  for (int step = 0; step < words / 4; step++) {
+    machine::product(query, 2 * channels, ds + 4 * step, keys + step * line, true, true);
+    machine::product(sums, 32, ds + 4 * step, hot + step * 64, true, true);
+  }
+}

@@ -1,0 +1,128 @@
+// The backward pass by queries on Hopper: gradients of queries and tables; what the pass by keys needs goes to memory.
+//
+// As in the forward kernel, a CTA walks over blocks of 8 x 8 queries, windows come by a ring, and a warpgroup takes one
+// head of a block at a time. For a piece of the window's keys, S = [q | q.rows | q.columns] [k | one-hot row | one-hot
+// column]^T and dP = dO V^T. Then dS = P (dP - delta), in registers, is the operand of two more products: with the
+// keys, and with the one-hot operand, which sums it by row and by column. Queries are not scaled here: exponents are
+// exact, whatever the logits, and those of the pass by keys. So nothing leaves a safe range, or is computed again.
+#include "hopper_query_item.cuh"
+
+// A piece of the window's keys.
+template <int N>
+DEVICE void visit(Sums& sums, const Operands& w, u64 keys, const u64 (&values)[CHUNKS], u64 hot, float scale) {
+  float s[N / 2], d[N / 2];
+  both_scores(s, d, w.q, w.rows, w.columns, w.g, keys, hot, values);
+  products_wait(s, d);
+  u32 ds[(N + 15) / 16 * 4];
+#pragma unroll
+  for (int i = 0; i < N / 2; i += 2) {
+    const int h = i >> 1 & 1;
+    float e[2];
+#pragma unroll
+    for (int j = 0; j < 2; j++) e[j] = exp2_fast(fmaf(s[i + j], scale, -w.reference[h])) * (d[i + j] - w.delta[h]);
+    ds[i / 2] = pack(e[0], e[1]);
+  }
+  if (N / 8 % 2) ds[N / 4] = ds[N / 4 + 1] = 0;
+  add_gradients(sums.query, sums.positions, ds, keys, hot);
+  products_wait(sums.query, sums.positions);
+}
+// The keys of a window: whole pieces, then what is left, up to 16 keys more.
+constexpr int whole_pieces(int keys) { return (keys - 17) / PIECE; }
+constexpr int rest_of(int keys) { return keys - whole_pieces(keys) * PIECE; }
+// Between them, one warp looks for stages to refill: with two of them, a window has no time to lose.
+DEVICE void walk(Sums& sums, const Operands& w, const Seen& s, const Item& item, Refills& refills, bool polls,
+                 const HopperQueryArgs& all, const Role& me) {
+  constexpr int FEW = octets_of(SEEN * WINDOW), FEWEST = octets_of(SEEN * SEEN);
+  const bool few = s.few_rows() || s.few_columns(), fewest = s.few_rows() && s.few_columns();
+  u64 keys = keys_of(item, me), hot = hot_of(s.few_columns(), me);
+  Values values = values_of(item, me);
+  const float scale = all.args.scale * LOG2_E;
+  const int whole = fewest ? whole_pieces(FEWEST) : few ? whole_pieces(FEW) : whole_pieces(MOST);
+#pragma unroll 1
+  for (int i = 0; i < whole; i++) {
+    visit<PIECE>(sums, w, keys, values.chunks, hot, scale);
+    keys += PIECE * KEY_LINE / 16, hot += PIECE * 4;
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++) values.chunks[c] += PIECE * VALUE_LINE / 16;
+    if (polls) refills.poll(all, me);
+  }
+  if (fewest) visit<rest_of(FEWEST)>(sums, w, keys, values.chunks, hot, scale);
+  else if (few) visit<rest_of(FEW)>(sums, w, keys, values.chunks, hot, scale);
+  else visit<rest_of(MOST)>(sums, w, keys, values.chunks, hot, scale);
+}
+
+// The CTA's share of the tables' gradients, summed over its warpgroups, where its windows were.
+DEVICE void store_tables(const float (&tables)[D / 8][4], const Args& args, u32 base, const Role& me) {
+  block_sync();
+  const int entry = 16 * me.warp + me.g;  // 32 of either table
+#pragma unroll
+  for (int n = 0; n < D / 8; n++)
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+      at<float2>(base + me.group * TABLE_SUMS + ((entry + 8 * h) * D + 8 * n + 2 * me.t) * 4) =
+          make_float2(tables[n][2 * h], tables[n][2 * h + 1]);
+  block_sync();
+  float* target = args.partials + cta() * 64ll * D;
+  for (int i = (me.group * 4 + me.warp) * 32 + me.lane; i < 64 * D; i += THREADS) {
+    float sum = 0.f;
+    for (int group = 0; group < WARPGROUPS; group++) sum += at<float>(base + group * TABLE_SUMS + 4 * i);
+    if (i / D % 32 < 24) target[i] = sum * args.scale;
+  }
+}
+
+KERNEL __launch_bounds__(THREADS, 1) void halo_hopper_query(const __grid_constant__ HopperQueryArgs all) {
+  Role me;
+  me.base = (shared_base() + 1023) & ~1023u, me.barriers = me.base + AT_BARRIERS, me.output = 0;
+  const Lane lane = who();
+  me.lane = lane.lane, me.g = lane.g, me.t = lane.t;
+  me.warp = shuffle(lane.warp & 3, 0), me.group = shuffle(lane.warp >> 2, 0);
+  const u32 base = me.base - shared_base();
+  // Lines that no copy writes count for nothing, but must be numbers.
+  for (u32 i = 16 * lane.thread; i < STAGES * STAGE_SIZE; i += 16 * THREADS)
+    at<uint4>(base + i) = make_uint4(0, 0, 0, 0);
+  if (lane.thread < 1 + 2 * SHAPES) prefetch((&all.query)[lane.thread]);
+  if (lane.thread < 2) prefetch((&all.gradient)[lane.thread]);
+  if (lane.thread == 0) {
+    for (int s = 0; s < STAGES; s++) {
+      barrier_init(me.barriers + 16 * s, 1);
+      barrier_init(me.barriers + 16 * s + 8, 4 * HEADS);
+    }
+    for (int i = 0; i < 2 * WARPGROUPS; i++) barrier_init(me.base + AT_SHARED + 8 * i, 4);
+    barriers_ready();
+    at<u32>(base + AT_ASKED) = cta() + STAGES * ctas();
+  }
+  fence_async();
+  block_sync();
+  if (lane.thread == 0)
+    for (int s = 0; s < STAGES; s++) refill(all, me, s, cta() + s * ctas());
+  lay_out_constants(all, base, lane.thread);
+  fence_async();
+  block_sync();
+
+  const Args& args = all.args;
+  const bool polls = me.warp == 0 && me.group == 0;
+  Item now = {cta() + me.group / HEADS * ctas(), me.group % HEADS, me.group / HEADS % STAGES, 0};
+  Refills refills = {(int)(cta() + STAGES * ctas()), 0, 0};
+  float tables[D / 8][4] = {};
+  for (u32 turn = 0; now.number < all.count; now.next(), turn ^= 1) {
+    const Seen seen = seen_of(all, now.number);
+    const u32 index = index_of(args, seen, seen.first_head + now.head);
+    Operands w;
+#pragma unroll
+    for (int h = 0; h < 2; h++) w.reference[h] = as_float(load(args.log_sum_exp + index + 16 * me.warp + me.g + 8 * h));
+    if (polls || SKIPS) {
+      while (!arrived(now, me))
+        if (polls) refills.poll(all, me);
+    } else {
+      barrier_wait(me.barriers + 16 * now.stage, now.parity);
+    }
+    load_operands(w, now, index, args, me);
+    load_positions(w, seen, index, args, me);
+    Sums sums = {};
+    walk(sums, w, seen, now, refills, polls, all, me);
+    finish(sums, tables, seen, now, turn, args, me);
+    if (me.lane == 0) barrier_arrive(me.barriers + 16 * now.stage + 8);
+  }
+  while (polls && refills.number < all.count) refills.poll(all, me);  // for slower warpgroups
+  if (RELATIVE) store_tables(tables, args, base, me);
+}

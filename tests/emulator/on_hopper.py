@@ -1,0 +1,49 @@
+"""Calls on a CPU as on Hopper: by its kernels, wherever those can."""
+
+import ctypes
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from halobench.implementations.fused_cuda import hopper, hopper_query, launch, tensor_maps
+from halobench.implementations.fused_cuda.launch import Args, HopperArgs, HopperQueryArgs, Program
+from halobench.implementations.fused_cuda.shapes import Shape
+
+from tests import emulator
+
+
+def encode(
+    dtype: torch.dtype, pointer: int, sizes: tuple[int, int, int], strides: tuple[int, int, int], box: hopper.Box
+) -> bytes:
+    """A tensor map as the emulator reads it."""
+    del dtype
+    numbers = (pointer, *(2 * stride for stride in strides), box.all_channels, *sizes)
+    return struct.pack("4q8i", *numbers, box.channels, box.columns, box.rows, 1).ljust(hopper.MAP_BYTES, b"\0")
+
+
+def launches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Program]:
+    """From now on, the kernels that were launched; the forward one is Hopper's."""
+    launched: list[Program] = []
+
+    def run(
+        kernel: Program, shape: Shape, args: Args | HopperArgs | HopperQueryArgs, ctas: int, device: torch.device
+    ) -> None:
+        assert device.type == "cpu"
+        launched.append(kernel)
+        library = emulator.library(kernel, shape, folder)
+        if kernel == "hopper_query":
+            layout = hopper_query.known(shape)
+            needed = hopper_query.constant_bytes(shape, layout)
+            needed += layout.stages * (hopper_query.stage_bytes(shape, layout) + 16)
+            assert list((ctypes.c_int * 2).in_dll(library, "launch"))[1] == needed
+        library.emulate(ctypes.byref(args), ctas)
+
+    monkeypatch.setattr(launch, "demand_gpu", lambda _: None)
+    monkeypatch.setattr(launch, "is_hopper", lambda _: True)
+    monkeypatch.setattr(tensor_maps, "encode", encode)
+    monkeypatch.setattr(hopper, "chosen", hopper.layout_of)
+    monkeypatch.setattr(launch, "resident", lambda *_: 2)  # so that a CTA walks over several blocks
+    monkeypatch.setattr(launch, "run", run)
+    tensor_maps.encoded.cache_clear()
+    return launched
