@@ -24,7 +24,7 @@ LOG2_E = math.log2(math.e)
 POSITIONS, ONES = 32, 8  # of channels, beside those of keys and of values
 ENTRIES_MET = 56  # of the tables, by each query: 24 by columns, and 32 by rows
 
-# Kernels that calls get: those that passed the GPU tests of tests/test_fused_cuda_hopper.py, compute-sanitizer and
+# Kernels that calls get: those that passed the GPU tests of tests/test_fused_cuda_hopper*.py, compute-sanitizer and
 # halobench.fuzz on Hopper as they stand, and are slow for no input. None yet: see docs/kernels/hopper.md.
 PROVEN: tuple[str, ...] = ()
 # What was measured to be faster than by forward.cu, in bfloat16: heads of keys and values, and under which halos; with

@@ -4,8 +4,7 @@
 // (keys that are scored at a time), KEY_CHANNELS and VALUE_CHANNELS (of a line), CHUNK (channels of a product with
 // values), NARROW (windows at the map's sides lose the columns outside).
 #pragma once
-#include "halo.cuh"
-#include "hopper.cuh"
+#include "hopper_lines.cuh"
 
 constexpr int THREADS = 128 * WARPGROUPS, BLOCKS_AT_A_TIME = WARPGROUPS / HEADS;
 constexpr int KEY_LINE = 2 * KEY_CHANNELS, VALUE_LINE = 2 * VALUE_CHANNELS, VALUE_BOXES = HEADS * E / VALUE_CHANNELS;
@@ -14,7 +13,6 @@ constexpr bool BORDERED = !ZERO_BORDER && HALO > 0;
 constexpr int SEEN = WINDOW - HALO;  // rows or columns of a window that are in the map, at its border
 constexpr int octets_of(int keys) { return (keys + 7) / 8 * 8; }
 constexpr int MOST = octets_of(WINDOW * WINDOW);
-constexpr u32 turns(u32 bytes) { return (bytes + 1023) / 1024 * 1024; }
 constexpr int POSITION_LINE = D == 48 ? 128 : 2 * D;
 constexpr u32 POSITIONS = 32 * POSITION_LINE;
 // Barriers tell odd phases from even ones. Where a warpgroup does not see every phase of a stage, it must know, too,
@@ -64,8 +62,4 @@ struct Role {  // where a warp is
   int lane, g, t, warp, group;
   int output;  // where a lane's part of a block's output begins
 };
-template <int line> DEVICE u32 swizzled(int row, int chunk) {
-  const u32 address = row * line;
-  return address + ((chunk ^ (address >> 7 & (line / 16 - 1))) << 4);
-}
 DEVICE u32 select(u32 x, u32 y, u32 mask) { return (x & mask) | (y & ~mask); }

@@ -4,7 +4,7 @@
 // the blocks above and to the left. Probabilities are made again from the log-sum-exps; both biases are one-hot products
 // with what the pass by queries left in memory. Logits are transposed here, [16 keys, 8 queries]. The first CTAs finish
 // the tables' gradients.
-#include "halo.cuh"
+#include "table_sums.cuh"
 
 constexpr int WARPS_A_HEAD = warps_a_head(KEY_TILES), THREADS = 32 * HEADS * WARPS_A_HEAD;
 constexpr int REACH = 1 + (2 * HALO + BLOCK - 1) / BLOCK;  // blocks along an axis whose queries see a tile of keys
@@ -65,34 +65,10 @@ DEVICE void pick_bias(u32 (&a)[2 * LOADED], int position, int position8, const L
   }
 }
 
-// One entry of a table's gradient: what the CTAs of the pass by queries left of it, added in one order.
-DEVICE void sum_table_gradients(const Args& args, const Lane& me) {
-  constexpr int columns = D / 4, turns = THREADS / columns;
-  const int table = cta() / args.entries, entry = cta() % args.entries - args.first_entry;
-  const int column = me.thread % columns, turn = me.thread / columns;
-  float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
-  if (turn < turns && (unsigned)entry < (unsigned)ENTRIES) {
-    const float4* source = reinterpret_cast<const float4*>(args.partials) + (table * 32 + entry) * columns + column;
-#pragma unroll 8
-    for (int i = turn; i < args.partial_count; i += turns) {
-      float4 part = source[(long long)i * 2 * 32 * columns];
-      sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
-    }
-  }
-  at<float4>(me.thread * 16) = sum;
-  block_sync();
-  if (turn) return;
-  for (int i = 1; i < turns; i++) {
-    float4 part = at<float4>((i * columns + column) * 16);
-    sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
-  }
-  store(static_cast<u16*>(args.tables) + cta() * D + column * 4, make_uint2(pack(sum.x, sum.y), pack(sum.z, sum.w)));
-}
-
 KERNEL __launch_bounds__(THREADS, MIN_CTAS) void halo_key_gradient(const __grid_constant__ Args args) {
   const Lane me = who();
   const u32 base = shared_base();
-  if (RELATIVE && cta() < args.entry_rows) return sum_table_gradients(args, me);
+  if (RELATIVE && cta() < args.entry_rows) return sum_table_gradients<THREADS>(args, cta(), me);
   const Place p = place(args, cta() - args.entry_rows, args.tiles_y, args.tiles_x);
   const int local_head = me.warp / WARPS_A_HEAD, head = p.head + local_head;
   const int tile0 = p.part * tiles_a_part(KEY_TILES) + me.warp % WARPS_A_HEAD * TILES_PER_WARP;

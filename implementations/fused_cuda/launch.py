@@ -6,10 +6,11 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
-from halobench.implementations.fused_cuda import hopper, hopper_query
+from halobench.implementations.fused_cuda import hopper, hopper_key, hopper_query
 from halobench.implementations.fused_cuda.layouts import definitions
 from halobench.implementations.fused_cuda.shapes import Kernel, Shape
 from torch import Tensor
@@ -80,22 +81,40 @@ class HopperQueryArgs(ctypes.Structure):
     )
 
 
-Program = Kernel | Literal["hopper", "hopper_query"]
-# What the kernels for Hopper are made of, behind what all kernels share.
-PARTS = {
-    "hopper": ("window", "stage", "ring", "positions", "item", "exact"),
-    "hopper_query": ("window", "query_stage", "ring", "positions", "query_item"),
+class HopperKeyArgs(ctypes.Structure):
+    """The one argument of ``hopper_key.cu``: tensor maps, what all kernels take, and how its tiles are counted."""
+
+    _fields_ = (
+        ("maps", ctypes.c_ubyte * (hopper.MAP_BYTES * hopper_key.MAPS)),
+        ("args", Args),
+        ("count", ctypes.c_int),
+        ("per_image", ctypes.c_uint),
+        ("per_row", ctypes.c_uint),
+    )
+
+
+Argument = Args | HopperArgs | HopperQueryArgs | HopperKeyArgs
+Program = Kernel | Literal["hopper", "hopper_query", "hopper_key"]
+HOPPER: dict[Program, ModuleType] = {"hopper": hopper, "hopper_query": hopper_query, "hopper_key": hopper_key}
+# What a kernel is made of, behind what all kernels share.
+PARTS: dict[Program, tuple[str, ...]] = {
+    "key_gradient": ("table_sums",),
+    "hopper": tuple(f"hopper_{part}" for part in ("lines", "window", "stage", "ring", "positions", "item", "exact")),
+    "hopper_query": tuple(
+        f"hopper_{part}" for part in ("lines", "window", "query_stage", "ring", "positions", "query_item")
+    ),
+    "hopper_key": ("hopper_lines", "hopper_key_ring", "hopper_key_exact", "table_sums"),
 }
 
 
 def source(kernel: Program, shape: Shape, vocabulary: str | None = None) -> str:
     """A kernel's source as one text; ``vocabulary`` replaces that of a GPU, for machines that have none."""
-    own = PARTS.get(kernel, ())
-    names = ["warp.cuh", "hopper.cuh"] if own else ["warp.cuh"]
+    on_hopper = HOPPER.get(kernel)
+    names = ["warp.cuh", "hopper.cuh"] if on_hopper else ["warp.cuh"]
     parts = [vocabulary] if vocabulary else [(FOLDER / name).read_text() for name in names]
-    if own and not vocabulary:
-        parts.append((hopper if kernel == "hopper" else hopper_query).products(shape))
-    names = ["halo.cuh", *(f"hopper_{part}.cuh" for part in own), f"{kernel}.cu"]
+    if on_hopper and not vocabulary:
+        parts.append(on_hopper.products(shape))
+    names = ["halo.cuh", *(f"{part}.cuh" for part in PARTS.get(kernel, ())), f"{kernel}.cu"]
     parts += [(FOLDER / name).read_text() for name in names]
     lines = (line for part in parts for line in part.splitlines())
     return "\n".join(line for line in lines if not line.startswith(('#include "', "#pragma once"))) + "\n"
@@ -103,9 +122,8 @@ def source(kernel: Program, shape: Shape, vocabulary: str | None = None) -> str:
 
 def definitions_of(kernel: Program, shape: Shape) -> dict[str, int]:
     """The constants that a kernel's source is compiled with."""
-    if kernel == "hopper":
-        return hopper.definitions(shape)
-    return hopper_query.definitions(shape) if kernel == "hopper_query" else definitions(shape, kernel)
+    on_hopper = HOPPER.get(kernel)
+    return on_hopper.definitions(shape) if on_hopper else definitions(shape, kernel)
 
 
 @dataclass(frozen=True)
@@ -128,9 +146,7 @@ def demand_gpu(device: torch.device) -> None:
         raise Unsupported("fused_cuda needs a CUDA device")
 
 
-def run(
-    kernel: Program, shape: Shape, args: Args | HopperArgs | HopperQueryArgs, ctas: int, device: torch.device
-) -> None:
+def run(kernel: Program, shape: Shape, args: Argument, ctas: int, device: torch.device) -> None:
     """Launch a kernel on the device's current stream."""
     index = torch.cuda.current_device()
     if device.index != index:
@@ -159,7 +175,7 @@ def load(kernel: Program, shape: Shape, index: int) -> tuple[Any, Loaded]:
     if major < 8:
         raise Unsupported(f"fused_cuda needs compute capability 8.0 or later, got {major}.{minor}")
     options = [f"-D{name}={number}" for name, number in definitions_of(kernel, shape).items()]
-    architecture = f"sm_{major}{minor}" + "a" * (kernel in PARTS)
+    architecture = f"sm_{major}{minor}" + "a" * (kernel in HOPPER)
     cubin = compiled(source(kernel, shape), [*options, f"-arch={architecture}", "-std=c++17", "-default-device"])
     (module,) = checked(driver.cuModuleLoadData(cubin))
     (function,) = checked(driver.cuModuleGetFunction(module, f"halo_{kernel}".encode()))

@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from halobench.implementations.fused_cuda import hopper_query, launch, tensor_maps
+from halobench.implementations.fused_cuda import hopper_key_call, hopper_query, launch, tensor_maps
 from halobench.implementations.fused_cuda.launch import Args, Program, View
 from halobench.implementations.fused_cuda.layouts import layout_of, served
 from halobench.implementations.fused_cuda.shapes import (
@@ -228,6 +228,20 @@ class Call:
             return self.run("query_gradient", ctas)
         return launch.run("hopper_query", self.shape, args, ctas, device)
 
+    def run_key_gradient(self, value: Tensor, gradient: Tensor, statistics: Tensor, biases: Tensor | None) -> None:
+        """Launch the kernel by keys that suits the device and the call, on a slice of the values.
+
+        It takes statistics and biases as the kernel by queries left them.
+        """
+        device, pixels = self.query.device, (self.query, gradient, self.key, value)
+        args = None
+        if launch.is_hopper(device):
+            args = hopper_key_call.argument(self.shape, self.args, pixels, statistics, biases)
+        if args is None:
+            return self.run("key_gradient", self.args.entry_rows + self.key_tiles())
+        ctas = min(args.count, launch.resident("hopper_key", self.shape, device))
+        return launch.run("hopper_key", self.shape, args, ctas, device)
+
 
 def attended(call: Call) -> tuple[Tensor, Tensor]:
     """The forward pass: the output, laid out channels-last, and the log-sum-exps."""
@@ -260,6 +274,7 @@ def differentiated(
     statistics = log_sum_exp.new_empty(*log_sum_exp.shape, 2)
     args.statistics, args.count = statistics.data_ptr(), call.blocks("query_gradient")
     ctas = call.query_ctas()
+    biases = None
     if call.shape.relative:
         biases = statistics.new_empty(log_sum_exp.numel() // 8, 32, call.shape.lane_bytes // 4)
         partials = statistics.new_empty(ctas, 2, TABLE_ROWS, query.shape[-1])
@@ -273,7 +288,7 @@ def differentiated(
         args.query_gradient, args.key_gradient = map(View.of, shares[:2])
         args.tables = shares[2].data_ptr()
         call.run_query_gradient(*slices[:3], ctas)
-        call.run("key_gradient", args.entry_rows + call.key_tiles())
+        call.run_key_gradient(slices[0], slices[2], statistics, biases)
         if number:
             for total, share in zip((dq, dk, tables), shares, strict=True):
                 total.add_(share)

@@ -1,4 +1,4 @@
-"""The products of ``hopper.cu`` as C++ text: a function for each chain of wgmma instructions that a kernel needs.
+"""The products of kernels for Hopper as C++ text: a function for each chain of wgmma instructions that one needs.
 
 An instruction's accumulators are operands by name, as many as it has columns, so that no template can write it.
 """
@@ -61,6 +61,71 @@ def weigh(half: str, steps: int, chunk: int, chunks: int, line: int, *, more: bo
     return (
         f"DEVICE void weigh{'_more' * more}(float (&o)[{count}], float (&sum)[4], "
         f"const u32 (&p)[{weights}], const u64 (&values)[{chunks}], u64 ones) {text}"
+    )
+
+
+def key_vocabulary(
+    half: str, key_dim: int, queries: int, chunk: int, chunks: int, lines: tuple[int, int], *, relative: bool
+) -> str:
+    """All functions of the pass by keys, which scores ``queries`` at a time.
+
+    Gradients of the output come in ``chunks`` chunks of ``chunk`` channels; ``lines`` are the bytes of a line of
+    queries and of gradients.
+    """
+    sums = chunk * chunks // 2, key_dim // 2
+    return "".join(
+        (
+            transposed_scores(half, queries, key_dim // 16, chunk, chunks, relative=relative),
+            gradients(half, key_dim, queries // 16, chunk, chunks, lines),
+            wait((queries // 2, queries // 2, *sums)),
+            wait(sums),
+        )
+    )
+
+
+def transposed_scores(half: str, queries: int, steps: int, chunk: int, chunks: int, *, relative: bool) -> str:
+    """S^T (64 x queries) = [k one-hot] [queries biases]^T and dP^T = v gradients^T, not waited for."""
+    count, value_steps = queries // 2, chunk * chunks // 16
+    operands = [("k", step) for step in range(steps)] + [("hot", step) for step in range(2 * relative)]
+    operands += [("v", step) for step in range(value_steps)]
+    names = [f"{name}[{step}][{i}]" for name, step in operands for i in range(4)]
+    after = 2 * count + len(names)
+    matrices = ["queries", *["biases"] * relative, *(f"gradients[{i}]" for i in range(chunks))]
+    lines = []
+    for number, (name, step) in enumerate(operands):
+        matrix = relative + 1 + step * 16 // chunk if name == "v" else int(name == "hot")
+        begins = step % (chunk // 16) == 0 if name == "v" else step == 0
+        lines.append(f"mov.b64 b, %{after + matrix};" if begins else "add.s64 b, b, 2;")  # 16 channels, 32 bytes
+        into, first = (count, ("v", 0)) if name == "v" else (0, ("k", 0))
+        lines.append(product(half, queries, into, 2 * count + 4 * number, "b", add=(name, step) != first))
+    inputs = [f'"r"({name})' for name in names] + [f'"l"({name})' for name in matrices]
+    text = assembly([".reg .b64 b;", FENCE, *lines, COMMIT], outputs("=", s=count, dp=count), inputs)
+    return (
+        f"DEVICE void scores(float (&s)[{count}], float (&dp)[{count}], const u32 (&k)[{steps}][4], "
+        f"const u32 (&hot)[2][4], const u32 (&v)[{value_steps}][4], u64 queries, u64 biases, "
+        f"const u64 (&gradients)[{chunks}]) {text}"
+    )
+
+
+def gradients(half: str, key_dim: int, steps: int, chunk: int, chunks: int, lines: tuple[int, int]) -> str:
+    """Add P^T gradients to dV (64 x channels), and dS^T queries to dK (64 x key_dim); not waited for."""
+    values, keys, weights = chunk * chunks // 2, key_dim // 2, 4 * steps
+    first = values + keys
+    after = first + 2 * weights
+    parts = [(chunk, number * chunk // 2, first, after + number, lines[1]) for number in range(chunks)]
+    parts.append((key_dim, values, first + weights, after + chunks, lines[0]))
+    text = [".reg .b64 b;", FENCE]
+    for channels, into, operand, matrix, line in parts:
+        text.append(f"mov.b64 b, %{matrix};")
+        for step in range(steps):
+            text += [f"add.s64 b, b, {line};"] * (step > 0)  # 16 queries, in units of 16 bytes
+            text.append(product(half, channels, into, operand + 4 * step, "b", add=True, transposed=1))
+    inputs = [f'"r"({name}[{i}])' for name in ("p", "ds") for i in range(weights)]
+    inputs += [*(f'"l"(gradients[{i}])' for i in range(chunks)), '"l"(queries)']
+    return (
+        f"DEVICE void gradients(float (&dv)[{values}], float (&dk)[{keys}], const u32 (&p)[{weights}], "
+        f"const u32 (&ds)[{weights}], const u64 (&gradients)[{chunks}], u64 queries) "
+        f"{assembly([*text, COMMIT], outputs('+', dv=values, dk=keys), inputs)}"
     )
 
 

@@ -29,10 +29,12 @@ COMPILER = [
 @cache
 def library(kernel: Program, shape: Shape, folder: Path) -> ctypes.CDLL:
     """A kernel for a shape: ``emulate(argument, ctas)``, and ``launch``, threads and shared memory of a CTA."""
-    names = ("warp", "hopper") if kernel in launch.PARTS else ("warp",)
+    names = ("warp", "hopper") if kernel in launch.HOPPER else ("warp",)
     header = vocabulary(folder, HALF[shape.dtype], names)
     text = launch.source(kernel, shape, f"#include <{header.name}>") + (FOLDER / "main.hpp").read_text()
-    argument = {"hopper": "HopperArgs", "hopper_query": "HopperQueryArgs"}.get(kernel, "Args")
+    argument = {"hopper": "HopperArgs", "hopper_query": "HopperQueryArgs", "hopper_key": "HopperKeyArgs"}.get(
+        kernel, "Args"
+    )
     command = [*COMPILER, f"-I{folder}", f"-DKERNEL_NAME=halo_{kernel}", f"-DARGUMENT={argument}"]
     command += [f"-D{name}={number}" for name, number in launch.definitions_of(kernel, shape).items()]
     name = hashlib.sha256("\0".join([*command, text]).encode()).hexdigest()

@@ -230,6 +230,27 @@ template <int channels, int words, int chunks>
 inline void weigh(float (&o)[channels], float (&sum)[4], const u32 (&p)[words], const u64 (&values)[chunks], u64 ones) {
   weigh_more(o, sum, p, values, ones, false);
 }
+template <int columns, int steps, int value_steps, int chunks>
+inline void scores(float (&s)[columns], float (&dp)[columns], const u32 (&k)[steps][4], const u32 (&hot)[2][4],
+                   const u32 (&v)[value_steps][4], u64 queries, u64 biases, const u64 (&gradients)[chunks]) {
+  for (int step = 0; step < steps; step++) machine::product(s, 2 * columns, k[step], queries + 2 * step, step > 0);
+  for (int step = 0; biases && step < 2; step++) machine::product(s, 2 * columns, hot[step], biases + 2 * step, true);
+  for (int step = 0; step < value_steps; step++) {
+    const int chunk = step * chunks / value_steps, within = step - chunk * value_steps / chunks;
+    machine::product(dp, 2 * columns, v[step], gradients[chunk] + 2 * within, step > 0);
+  }
+}
+template <int channels, int dims, int words, int chunks>
+inline void gradients(float (&dv)[channels], float (&dk)[dims], const u32 (&p)[words], const u32 (&ds)[words],
+                      const u64 (&gradients)[chunks], u64 queries) {
+  constexpr int width = channels / chunks;
+  const int line = 256 >> (gradients[0] >> 62), query_line = 256 >> (queries >> 62);
+  for (int step = 0; step < words / 4; step++) {
+    for (int i = 0; i < chunks; i++)
+      machine::product(dv + i * width, 2 * width, p + 4 * step, gradients[i] + step * line, true, true);
+    machine::product(dk, 2 * dims, ds + 4 * step, queries + step * query_line, true, true);
+  }
+}
 template <class... Arrays> inline void products_wait(Arrays&...) {}
 
 // Those that hopper_query.py writes.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from halobench.implementations.fused_cuda import hopper, hopper_query, launch, tensor_maps
-from halobench.implementations.fused_cuda.launch import Args, HopperArgs, HopperQueryArgs, Program
+from halobench.implementations.fused_cuda import hopper, hopper_key_call, hopper_query, launch, tensor_maps
+from halobench.implementations.fused_cuda.launch import Argument, Program
 from halobench.implementations.fused_cuda.shapes import Shape
 
 from tests import emulator
@@ -26,9 +26,7 @@ def launches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Program]:
     """From now on, the kernels that were launched; the forward one is Hopper's."""
     launched: list[Program] = []
 
-    def run(
-        kernel: Program, shape: Shape, args: Args | HopperArgs | HopperQueryArgs, ctas: int, device: torch.device
-    ) -> None:
+    def run(kernel: Program, shape: Shape, args: Argument, ctas: int, device: torch.device) -> None:
         assert device.type == "cpu"
         launched.append(kernel)
         library = emulator.library(kernel, shape, folder)
@@ -46,4 +44,5 @@ def launches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Program]:
     monkeypatch.setattr(launch, "resident", lambda *_: 2)  # so that a CTA walks over several blocks
     monkeypatch.setattr(launch, "run", run)
     tensor_maps.encoded.cache_clear()
+    hopper_key_call.encoded.cache_clear()
     return launched

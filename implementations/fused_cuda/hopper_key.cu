@@ -1,0 +1,194 @@
+// The backward pass by keys on Hopper: a CTA walks over tiles of 8 x 8 keys; a warpgroup takes one head of a tile, and
+// the blocks whose queries see any of it, in one order.
+//
+//    S^T = [k | one-hot] [q | biases]^T    P^T = exp2(S^T)           dV += P^T dO
+//   dP^T = v dO^T                         dS^T = P^T (dP^T - delta)  dK += dS^T Q
+//
+// Biases are what the pass by queries left, as they lie in memory: 32 channels of a query. Which of them a key picks
+// depends on its tile's place in the block's window.
+#include "hopper_key_exact.cuh"
+#include "table_sums.cuh"
+
+struct State {
+  u32 k[KEY_STEPS][4], v[VALUE_STEPS][4], hot[2][4];
+  float dk[D / 2], dv[E / 2];
+};
+// A tile's keys and values as operands.
+DEVICE void load_keys(State& w, u32 stage, const Role& me) {
+  const int row = 16 * me.warp + (me.lane & 15), octet = me.lane >> 4;
+#pragma unroll
+  for (int i = 0; i < KEY_STEPS; i++)
+    ldmatrix(w.k[i], stage + swizzled<KEY_LINE>(row, me.head * (D / 8) + 2 * i + octet));
+#pragma unroll
+  for (int i = 0; i < VALUE_STEPS; i++) {
+    const int channel = me.head * E + 16 * i;
+    const u32 box = stage + AT_GRADIENTS + channel / VALUE_CHANNELS * GRADIENT_BOX;
+    ldmatrix(w.v[i], box + swizzled<VALUE_LINE>(row, channel % VALUE_CHANNELS / 8 + octet));
+  }
+}
+// A key's row and column in a block's window, one-hot: which of a query's biases it picks. Of the 8 channels of a
+// chunk, a lane has two: of rows below 8, of rows from 8 on, of columns below 8, or of columns from 8 on.
+DEVICE void pick(u32 (&hot)[2][4], const Walk& at, const Role& me) {
+  const bool by_row = me.t < 2, mine = (me.t & 1) == (by_row ? at.down() : at.right());
+  const int chunk = by_row ? me.warp : me.g >> 1;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const u32 one = (by_row ? half : me.g & 1) ? ONE << 16 : ONE;
+#pragma unroll
+    for (int i = 0; i < 4; i++) hot[i >> 1][2 * (i & 1) + half] = mine && chunk == i ? one : 0u;
+  }
+}
+// What products read of a stage, from a query on.
+struct Matrices {
+  u64 queries, biases, gradients[CHUNKS];
+};
+DEVICE Matrices matrices_of(u32 stage, int from, const Role& me) {
+  Matrices m;
+  m.queries = descriptor<KEY_LINE>(stage + from * KEY_LINE + 2 * D * me.head);
+  m.biases = !RELATIVE ? 0 : descriptor<64>(stage + AT_BIASES + me.head * BIASES + from * 64);
+#pragma unroll
+  for (int i = 0; i < CHUNKS; i++) {
+    const int channel = me.head * E + i * CHUNK;
+    const u32 box = channel / VALUE_CHANNELS * GRADIENT_BOX + channel % VALUE_CHANNELS * 2;
+    m.gradients[i] = descriptor<VALUE_LINE>(stage + AT_GRADIENTS + box + from * VALUE_LINE);
+  }
+  return m;
+}
+// Of a lane's two queries of 8: log-sum-exps and, behind those of all octets, minus deltas.
+DEVICE float2 statistics_of(u32 stage, int octet, const Role& me) {
+  const u32 from = stage - shared_base() + AT_STATISTICS + me.head * STATISTICS;
+  return at<float2>(from + 32 * octet + (8 * me.t ^ (octet & 4 ? 16 : 0)));
+}
+// Weights and gradients of the logits as operands: [16 keys of a warp, PIECE queries].
+struct Weights {
+  u32 p[PIECE / 4], ds[PIECE / 4];
+};
+DEVICE void differentiate(Weights& x, const float (&s)[PIECE / 2], const float (&dp)[PIECE / 2], u32 stage, int from,
+                          float scale, const Role& me) {
+#pragma unroll
+  for (int o = 0; o < PIECE / 8; o++) {
+    const float2 sums = statistics_of(stage, from / 8 + o, me);
+    const float2 minus_delta = statistics_of(stage, QUERIES / 8 + from / 8 + o, me);
+    float e[4], g[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      e[i] = exp2_fast(fmaf(s[4 * o + i], scale, -(i & 1 ? sums.y : sums.x)));
+      g[i] = e[i] * (dp[4 * o + i] + (i & 1 ? minus_delta.y : minus_delta.x));
+    }
+    x.p[2 * o] = pack(e[0], e[1]), x.p[2 * o + 1] = pack(e[2], e[3]);
+    x.ds[2 * o] = pack(g[0], g[1]), x.ds[2 * o + 1] = pack(g[2], g[3]);
+  }
+}
+// What a warp makes of a block: nothing where its keys are hidden, or are not on the map.
+struct Visit {
+  u32 stage, behind;  // the block's stage; the barrier of the stage that is left now
+  bool works;
+  u32 seen;           // a mask: whether the block sees a lane's column
+};
+// A tile meets a block. The last products are under way at the end; ``next`` is where the walk goes on.
+DEVICE void visit_block(State& w, const Visit& visit, const Walk& next, float scale, const Role& me) {
+#pragma unroll
+  for (int from = 0; from < QUERIES; from += PIECE) {
+    float s[PIECE / 2], dp[PIECE / 2];
+    Weights x;
+    const Matrices m = matrices_of(visit.stage, from, me);
+    scores(s, dp, w.k, w.hot, w.v, m.queries, m.biases, m.gradients);
+    products_wait(s, dp, w.dv, w.dk);
+    if (from == 0 && me.lane == 0) barrier_arrive(visit.behind);
+    if (from + PIECE == QUERIES) pick(w.hot, next, me);  // while nothing is under way
+    if (visit.works) {
+      differentiate(x, s, dp, visit.stage, from, scale, me);
+#pragma unroll
+      for (int i = 0; HIDES && i < PIECE / 4; i++) x.p[i] &= visit.seen, x.ds[i] &= visit.seen;
+    } else {
+#pragma unroll
+      for (int i = 0; i < PIECE / 4; i++) x.p[i] = x.ds[i] = 0;
+    }
+    gradients(w.dv, w.dk, x.p, x.ds, m.gradients, m.queries);
+  }
+}
+// Zero, if one of a lane's two keys has finite gradients.
+DEVICE float unless_finite(const State& w, int half) {
+  float sum = 0.f;
+#pragma unroll
+  for (int i = 0; i < D / 2; i++)
+    if ((i >> 1 & 1) == half) sum = fmaf(w.dk[i], 0.f, sum);
+#pragma unroll
+  for (int i = 0; i < E / 2; i++)
+    if ((i >> 1 & 1) == half) sum = fmaf(w.dv[i], 0.f, sum);
+  return sum;
+}
+// The end of a tile: store its gradients. Tells whether some of a warp's are not finite.
+DEVICE bool finish(const State& w, const Args& args, const Place& p, const Lane& lane, const Role& me) {
+  const int y0 = p.y * BLOCK - HALO + 2 * me.warp, x0 = p.x * BLOCK - HALO + me.g, head = p.head + me.head;
+  const int y[2] = {y0, y0 + 1}, x[2] = {x0, x0};
+  bool valid[2];
+#pragma unroll
+  for (int h = 0; h < 2; h++)
+    valid[h] = (unsigned)x[h] < (unsigned)args.width && (unsigned)y[h] < (unsigned)args.height;
+  const float factor[2] = {args.scale, args.scale}, one[2] = {1.f, 1.f};
+  const auto& dk = reinterpret_cast<const float(&)[D / 8][4]>(w.dk);
+  const auto& dv = reinterpret_cast<const float(&)[E / 8][4]>(w.dv);
+  store_rows<D, D>(dk, factor, args.key_gradient, p, head, y, x, valid, lane);
+  store_rows<E, E>(dv, one, args.value_gradient, p, head, y, x, valid, lane);
+  return warp_any((valid[0] && unless_finite(w, 0) != 0.f) || (valid[1] && unless_finite(w, 1) != 0.f));
+}
+// A warpgroup's walk. Tells whether some of a warp's gradients are not finite.
+DEVICE bool walk_over(const HopperKeyArgs& all, Walk now, Refills& refills, const Lane& lane, const Role& me) {
+  const float scale = all.args.scale * LOG2_E;
+  State w;
+  bool redo = false;
+  while (now.number < all.count) {
+    const Place p = tile_of(all, now.number);
+    const int row = 2 * me.warp, y = p.y * BLOCK - HALO + row;
+    await(all, now, refills, me);
+    load_keys(w, stage_of(now, me), me);
+    u32 behind = left(now, me);
+    now.next(all);
+    pick(w.hot, now, me);
+#pragma unroll
+    for (int i = 0; i < D / 2; i++) w.dk[i] = 0.f;
+#pragma unroll
+    for (int i = 0; i < E / 2; i++) w.dv[i] = 0.f;
+    while (now.step) {
+      const bool works = y + 1 >= 0 && y < all.args.height && row + now.down() * BLOCK < WINDOW;
+      const u32 seen = me.g + now.right() * BLOCK < WINDOW ? ~0u : 0u, own = left(now, me);
+      const Visit visit = {stage_of(now, me), behind, works, seen};
+      await(all, now, refills, me);
+      now.next(all);
+      visit_block(w, visit, now, scale, me);
+      behind = own;
+    }
+    products_wait(w.dv, w.dk);
+    if (me.lane == 0) barrier_arrive(behind);
+    redo |= finish(w, all.args, p, lane, me);
+  }
+  while (refills.more(all)) refills.poll(all, me);  // for slower warpgroups
+  return redo;
+}
+
+KERNEL __launch_bounds__(THREADS, 1) void halo_hopper_key(const __grid_constant__ HopperKeyArgs all) {
+  const Lane lane = who();
+  const int group = shuffle(lane.warp >> 2, 0), warp = shuffle(lane.warp & 3, 0);
+  const u32 base = (shared_base() + 1023) & ~1023u, barriers = base + AT_BARRIERS;
+  Role me = {base, barriers, group / HEADS, group % HEADS, warp, lane.lane, lane.g, lane.t};
+  me.stages += me.team * STAGES * STAGE_SIZE, me.barriers += me.team * STAGES * 16;
+  if (lane.thread < 5 + RELATIVE) prefetch((&all.query)[lane.thread]);
+  if (lane.thread == 0) {
+    for (int i = 0; i < TEAMS * STAGES; i++)
+      barrier_init(barriers + 16 * i, 1), barrier_init(barriers + 16 * i + 8, 4 * HEADS);
+    barriers_ready();
+  }
+  block_sync();
+  const Walk first = begin(all, me);
+  Refills refills = {first, me.warp == 0 && me.head == 0};
+  for (int i = 0; i < STAGES && refills.more(all); i++) refills.fill(all, me);
+  const bool redo = walk_over(all, first, refills, lane, me);
+  block_sync();
+  if (redo) differentiate_again(all, (lane.thread >> 5) * 8 * QUERIES, me);
+  // The last CTAs have the fewest tiles.
+  for (int row = ctas() - 1 - cta(); row < all.args.entry_rows; row += ctas()) {
+    block_sync();
+    sum_table_gradients<THREADS>(all.args, row, lane);
+  }
+}

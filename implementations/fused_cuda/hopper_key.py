@@ -1,0 +1,99 @@
+"""The backward kernel by keys for Hopper: what it serves, how its work is laid out, what is copied and compiled."""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from halobench.implementations.fused_cuda import hopper, layouts, wgmma
+from halobench.implementations.fused_cuda.hopper import BLOCK, LINE_CHANNELS, WIDEST_WINDOW, Box
+from halobench.implementations.fused_cuda.layouts import MOST_SHARED_BYTES
+from halobench.implementations.fused_cuda.shapes import HALF, Shape, whole
+
+QUERIES = BLOCK**2
+PIECE = 32  # queries that are scored at a time: 64 need more registers than four warpgroups have
+BIAS_CHANNELS = 32  # 64 bytes a query: what the pass by queries leaves of windows of up to 16 pixels
+STATISTICS_CHANNELS, STATISTICS_LINES = 16, 16  # 512 bytes of a block and head: two numbers in float32 a query
+LEAST_STAGES, MOST_STAGES = 3, 8
+MAPS = 6  # at most
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a CTA is laid out: heads of a tile, warpgroups, stages of a team's ring. A team is one warpgroup a head."""
+
+    heads: int
+    warpgroups: int
+    stages: int
+
+
+def chosen(shape: Shape) -> Layout | None:
+    """The layout for a shape, or none where ``key_gradient.cu`` serves it: everywhere, until this kernel is proven."""
+    return layout_of(shape) if "hopper_key" in hopper.PROVEN else None
+
+
+@lru_cache
+def layout_of(shape: Shape) -> Layout | None:
+    """The layout for a shape, or none where this kernel cannot serve it."""
+    geometry = shape.geometry
+    if (geometry.block, geometry.stride) != (BLOCK, 1) or geometry.window > WIDEST_WINDOW or shape.value_dim % 16:
+        return None
+    operands = 3 * (shape.key_dim + shape.value_dim) // 4  # registers of keys, values and their gradients
+    groups = 4 if operands <= 24 else 3 if operands <= 72 else 2
+    for heads in (4, 2, 1):
+        if shape.heads % heads or heads * shape.key_dim > LINE_CHANNELS or groups % heads:
+            continue
+        teams = groups // heads
+        stages = min(MOST_STAGES, (MOST_SHARED_BYTES - 1024) // teams // (stage_bytes(shape, heads) + 16))
+        if stages >= LEAST_STAGES:
+            return Layout(heads, groups, stages)
+    return None
+
+
+def stage_bytes(shape: Shape, heads: int) -> int:
+    """Queries, gradients of the output, biases and statistics of a block."""
+    pixel = 2 * (hopper.key_channels(shape, heads) + heads * shape.value_dim)
+    return whole(QUERIES * (pixel + heads * (shape.relative * 2 * BIAS_CHANNELS + 8)), 1024)
+
+
+def boxes(shape: Shape) -> list[Box]:
+    """What the tensor maps of a call copy: of queries, gradients, keys, values, statistics and biases, if any."""
+    heads = known(shape).heads
+    queries = Box(0, shape.heads * shape.key_dim, hopper.key_channels(shape, heads), BLOCK, BLOCK)
+    gradients = Box(1, shape.heads * shape.value_dim, hopper.value_channels(shape, heads), BLOCK, BLOCK)
+    statistics = Box(4, STATISTICS_CHANNELS, STATISTICS_CHANNELS, STATISTICS_LINES, 1)
+    biases = Box(5, BIAS_CHANNELS, BIAS_CHANNELS, QUERIES, 1)
+    maps = [queries, gradients, replace(queries, tensor=2), replace(gradients, tensor=3)]
+    return [*maps, statistics, *[biases] * shape.relative]
+
+
+def known(shape: Shape) -> Layout:
+    """The layout of a shape that this kernel serves."""
+    layout = layout_of(shape)
+    assert layout is not None
+    return layout
+
+
+def definitions(shape: Shape) -> dict[str, int]:
+    """The constants that the source is compiled with."""
+    layout = known(shape)
+    return layouts.definitions(shape, "key_gradient") | {
+        "HEADS": layout.heads,
+        "PARTS": 1,
+        "HEAD_COUNT": shape.heads,
+        "WARPGROUPS": layout.warpgroups,
+        "STAGES": layout.stages,
+        "PIECE": PIECE,
+        "KEY_CHANNELS": hopper.key_channels(shape, layout.heads),
+        "VALUE_CHANNELS": hopper.value_channels(shape, layout.heads),
+        "CHUNK": hopper.chunk(shape, layout.heads),
+    }
+
+
+def products(shape: Shape) -> str:
+    """The products that the source calls."""
+    layout = known(shape)
+    chunk = hopper.chunk(shape, layout.heads)
+    lines = 2 * hopper.key_channels(shape, layout.heads), 2 * hopper.value_channels(shape, layout.heads)
+    half = ("bf16", "f16")[HALF[shape.dtype]]
+    return wgmma.key_vocabulary(
+        half, shape.key_dim, PIECE, chunk, shape.value_dim // chunk, lines, relative=shape.relative
+    )

@@ -1,0 +1,55 @@
+"""A call of the backward kernel by keys for Hopper: its argument, and the tensor maps by which blocks are copied."""
+
+import ctypes
+from functools import lru_cache
+
+from halobench.implementations.fused_cuda import hopper_key, tensor_maps
+from halobench.implementations.fused_cuda.launch import Args, HopperKeyArgs
+from halobench.implementations.fused_cuda.shapes import Shape
+from torch import Tensor
+
+Mapped = tuple[int, tuple[int, int, int], tuple[int, int, int]]
+
+
+def argument(
+    shape: Shape, args: Args, pixels: tuple[Tensor, ...], statistics: Tensor, biases: Tensor | None
+) -> HopperKeyArgs | None:
+    """The kernel's argument, or none where it does not serve the call.
+
+    ``pixels`` are queries, gradients of the output, keys and values; statistics and biases, if any, are what the pass
+    by queries left.
+    """
+    layout = hopper_key.chosen(shape)
+    batch, tiles = len(pixels[0]), args.tiles_y * args.tiles_x
+    if layout is None or not all(map(tensor_maps.heads_side_by_side, pixels)) or batch * tiles**2 >= 2**31:
+        return None  # the kernel divides in 32 bits
+    sizes = args.blocks_y * args.blocks_x, batch * shape.heads
+    left = [mapped_lines(statistics, sizes, hopper_key.STATISTICS_LINES, hopper_key.STATISTICS_CHANNELS)]
+    if biases is not None:
+        left.append(mapped_lines(biases, sizes, hopper_key.QUERIES, hopper_key.BIAS_CHANNELS))
+    maps = encoded(shape, (*map(mapped, pixels), *left))
+    if maps is None:
+        return None
+    made = HopperKeyArgs(args=args, count=batch * tiles * shape.heads // layout.heads)
+    ctypes.memmove(made.maps, maps, len(maps))
+    made.per_image, made.per_row = (-(-(2**31) // number) for number in (tiles, args.tiles_x))
+    return made
+
+
+def mapped(tensor: Tensor) -> Mapped:
+    """A map (b h H W d) as tensor maps know it: its pointer, width, height and batch, and their strides."""
+    batch, _, height, width, _ = tensor.shape
+    return tensor.data_ptr(), (width, height, batch), (tensor.stride(3), tensor.stride(2), tensor.stride(0))
+
+
+def mapped_lines(tensor: Tensor, sizes: tuple[int, int], lines: int, channels: int) -> Mapped:
+    """What a pass left for each block of each head, as lines of channels of 16 bits."""
+    blocks, heads = sizes
+    return tensor.data_ptr(), (lines, blocks, heads), (channels, lines * channels, blocks * lines * channels)
+
+
+@lru_cache(maxsize=1024)
+def encoded(shape: Shape, tensors: tuple[Mapped, ...]) -> bytes | None:
+    """The tensor maps of all tensors, encoded; none if the driver takes one of them for impossible."""
+    maps = [tensor_maps.encode(shape.dtype, *tensors[box.tensor], box) for box in hopper_key.boxes(shape)]
+    return None if None in maps else b"".join(one for one in maps if one)
