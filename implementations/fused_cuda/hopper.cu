@@ -5,7 +5,6 @@
 // Windows are scored in pieces: the tensor cores score the next piece, or the next item's first one, while a warp takes
 // exponentials of this one. Exponentials have no reference: what leaves the safe range is computed again.
 #include "hopper_exact.cuh"
-#include "hopper_item.cuh"
 
 // Octets of keys from A to B: exponentials, packed as operands.
 template <int A, int B, int N, int P> DEVICE void exponentials(u32 (&p)[P], const float (&s)[N]) {
@@ -25,7 +24,7 @@ struct Scene {
   const Item &now, &next;
   Refills& refills;
   Target& to;
-  bool &redo, &few_rows, &few_columns;  // the next item's, once its operands are there
+  bool &few_rows, &few_columns;  // the next item's, once its operands are there
   bool polls;
 };
 
@@ -46,7 +45,7 @@ DEVICE void pieces(State& w, float (&s)[piece_of(LEFT) / 2], u64 keys, const Val
     float t[piece_of(LEFT - N) / 2];
     if (AT == 0 && x.polls) x.refills.poll(x.all, x.me);
     scores(t, w.a.q, w.a.rows, w.a.columns, keys + (AT + N) * KEY_LINE / 16, hot + (AT + N) * 4);
-    if constexpr (AT == 0) x.redo |= finish(w.o, w.sum, x.to, x.all, x.me), x.to = target_of(x.now, x.all, x.me);
+    if constexpr (AT == 0) finish(w.o, w.sum, x.to, x.all, x.me), x.to = target_of(x.now, x.all, x.me);
     exponentials<COVER, OCTETS_HERE>(p, s);
     products_wait(t);
     if constexpr (AT == 0) weigh(w.o, w.sum, p, from, ones);
@@ -62,14 +61,13 @@ DEVICE void pieces(State& w, float (&s)[piece_of(LEFT) / 2], u64 keys, const Val
     else barrier_wait(x.me.barriers + 16 * x.next.stage, x.next.parity);
     const Seen seen = seen_of(x.all, x.next.number);
     x.few_rows = seen.few_rows(), x.few_columns = seen.few_columns();
-    operands(w.a, x.next, seen, x.me);
+    operands<true>(w.a, x.next, seen, x.me);
     exponentials<COVER, LATE>(p, s);
     scores(w.first, w.a.q, w.a.rows, w.a.columns, keys_of(x.next, x.me), hot_of(x.few_columns, x.me));
     exponentials<LATE, OCTETS_HERE>(p, s);
     products_wait(w.first);
     weigh_more(w.o, w.sum, p, from, ones);
     products_wait(w.o, w.sum);
-    if (x.me.lane == 0) barrier_arrive(x.me.barriers + 16 * x.now.stage + 8);
   }
 }
 template <int KEYS_HERE> DEVICE void step(State& w, bool few_columns, const Scene& x) {
@@ -105,20 +103,20 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
       barrier_init(me.barriers + 16 * s + 8, 4 * HEADS);
     }
     barriers_ready();
-    at<u32>(base + AT_REDO) = 0, at<u32>(base + AT_ASKED) = cta() + STAGES * ctas();
+    at<u32>(base + AT_ASKED) = cta() + STAGES * ctas();
   }
   fence_async();
   block_sync();
   if (lane.thread == 0)
     for (int s = 0; s < STAGES; s++) refill(all, me, s, cta() + s * ctas());
   lay_out_constants(all, base, lane.thread);
+  if (SHIFTED) block_sync(), lay_out_shift(base, lane.thread);
   fence_async();
   block_sync();
 
-  const Item begin = {cta() + me.group / HEADS * ctas(), me.group % HEADS, me.group / HEADS % STAGES, 0};
-  Item now = begin;
-  Target to = {nullptr, NOTHING};
-  bool redo = false;
+  Item now = {cta() + me.group / HEADS * ctas(), me.group % HEADS, me.group / HEADS % STAGES, 0};
+  const Target nowhere = {nullptr, NOTHING};
+  Target to = nowhere;
   if (now.number < all.count) {
     State w;
 #pragma unroll
@@ -128,7 +126,7 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
     barrier_wait(me.barriers + 16 * now.stage, 0);
     const Seen seen = seen_of(all, now.number);
     bool few_rows = seen.few_rows(), few_columns = seen.few_columns();
-    operands(w.a, now, seen, me);
+    operands<true>(w.a, now, seen, me);
     scores(w.first, w.a.q, w.a.rows, w.a.columns, keys_of(now, me), hot_of(few_columns, me));
     products_wait(w.first, w.o, w.sum);
     Refills refills = {(int)(cta() + STAGES * ctas()), 0, 0};
@@ -136,17 +134,19 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
       Item next = now;
       next.next();
       if (next.number >= all.count) next = now;
-      const Scene x = {all, me, now, next, refills, to, redo, few_rows, few_columns, me.warp == 0 && me.group == 0};
+      const Scene x = {all, me, now, next, refills, to, few_rows, few_columns, me.warp == 0 && me.group == 0};
       if (few_rows && few_columns) step<octets_of(SEEN * SEEN)>(w, true, x);
       else if (few_rows || few_columns) step<octets_of(SEEN * WINDOW)>(w, few_columns, x);
       else step<MOST>(w, false, x);
+      if (!fit(w.o, w.sum)) {
+        attend_exactly(w.a, now, all, me), to = nowhere;
+        operands<true>(w.a, next, seen_of(all, next.number), me);
+      }
+      if (me.lane == 0) barrier_arrive(me.barriers + 16 * now.stage + 8);
       now.next();
     }
     products_wait(w.first, w.o, w.sum);
-    redo |= finish(w.o, w.sum, to, all, me);
+    finish(w.o, w.sum, to, all, me);
     while (me.warp == 0 && me.group == 0 && refills.number < all.count) refills.poll(all, me);  // for slower warpgroups
   }
-  if (redo && me.lane == 0) at<u32>(base + AT_REDO) = 1;
-  block_sync();
-  if (at<u32>(base + AT_REDO)) attend_again(all, begin, me);
 }

@@ -1,69 +1,81 @@
-// What left the safe range, again: slow, exact, and seldom.
+// What left the safe range, again: by warps of their own, with the maximum as reference and the scale in float32.
 #pragma once
-#include "hopper_stage.cuh"
-#include "hopper_ring.cuh"
+#include "hopper_item.cuh"
 
-// One query again, by a warp, in float32 and with the maximum as reference; biases are rounded as backward has them.
-// ``weights`` is room for those of a window.
-DEVICE void attend_exactly(const HopperArgs& all, const Seen& s, int head, int number, u32 weights, const Role& me) {
-  const Args& args = all.args;
-  const int i = number / BLOCK, j = number % BLOCK, y = s.y * BLOCK + i, x = s.x * BLOCK + j, keys = s.rows * s.columns;
-  if (y >= args.query_height || x >= args.query_width) return;
-  const u16* query = image_of(args.query, s.image) + offset_of(args.query, head, y, x);
-  const u16 *key = image_of(args.key, s.image), *value = image_of(args.value, s.image);
-  const int y0 = s.y * BLOCK - HALO + s.top, x0 = s.x * BLOCK - HALO + s.left;
-  const float scale = args.scale * LOG2_E;
-  float greatest = as_float(0xff800000u), sum = 0.f;
-  for (int n = me.lane; n < keys; n += 32) {
-    const int a = n / s.columns, b = n % s.columns;
-    const bool inside = (u32)(y0 + a) < (u32)args.height && (u32)(x0 + b) < (u32)args.width;
-    const u16* from = key + offset_of(args.key, head, y0 + a, x0 + b);
-    const u16* row = static_cast<const u16*>(args.rows) + (s.top + a - i + BLOCK - 1) * D;
-    const u16* column = static_cast<const u16*>(args.columns) + (s.left + b - j + BLOCK - 1) * D;
-    float logit = 0.f, by_row = 0.f, by_column = 0.f;
-    for (int c = 0; c < D; c += 2) {
-      const u32 q = load(query + c), k = inside ? load(from + c) : 0u;
-      logit = fmaf(low_half(q), low_half(k), fmaf(high_half(q), high_half(k), logit));
-      if (!RELATIVE) continue;
-      const u32 r = load(row + c), t = load(column + c);
-      by_row = fmaf(low_half(q), low_half(r), fmaf(high_half(q), high_half(r), by_row));
-      by_column = fmaf(low_half(q), low_half(t), fmaf(high_half(q), high_half(t), by_column));
+constexpr float ROOM = FP16 ? 0.f : 8.f;  // 2^-8 is most that a weight is, so that no sum of values overflows
+DEVICE float nothing() { return as_float(0xff800000u); }  // minus infinity
+
+// What is seen of an item's window, a row of up to 16 keys at a time, as operands of mma.
+struct Rows {
+  const Item& item;
+  const Seen& seen;
+  const Role& me;
+  // Where a lane finds a chunk of a key: zeros behind the row's last one, not what is there.
+  template <int line> DEVICE u32 chunk(u32 from, int row, int column, int number) const {
+    const int key = row * (seen.few_columns() ? SEEN : WINDOW) + column;
+    return me.base + (column < seen.columns ? from + swizzled<line>(key, number) : AT_KEPT);
+  }
+  // Logits of a warp's queries and the keys of a row, without the scale.
+  DEVICE void scores(float (&s)[8], const Operands& a, int row) const {
+    const int column = (me.lane & 7) + 8 * (me.lane >> 4), half = me.lane >> 3 & 1;
+    const u32 keys = item.stage * STAGE_SIZE, hot = seen.few_columns() ? AT_HOT_NARROW : AT_HOT;
+    float octets[2][4] = {};
+#pragma unroll
+    for (int k = 0; k < KEY_STEPS + 2; k++) {
+      u32 b[4];
+      if (k < KEY_STEPS) ldmatrix(b, chunk<KEY_LINE>(keys, row, column, item.head * (D / 8) + 2 * k + half));
+      else ldmatrix(b, chunk<64>(hot, row, column, 2 * (k - KEY_STEPS) + half));
+      const u32(&left)[4] = k < KEY_STEPS ? a.q[k % KEY_STEPS] : k == KEY_STEPS ? a.rows : a.columns;
+      mma(octets[0], left, b[0], b[1], octets[0]), mma(octets[1], left, b[2], b[3], octets[1]);
     }
-    const u32 rounded = pack(by_row, by_column);
-    if (RELATIVE) logit += low_half(rounded) + high_half(rounded);
-    at<float>(weights + 4 * n) = logit;
-    greatest = fmaxf(greatest, logit);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+      s[i] = 8 * (i >> 2) + 2 * me.t + (i & 1) < seen.columns ? octets[i >> 2][i & 3] : nothing();
+  }
+  // o += weights times the values of a row.
+  DEVICE void weigh(float (&o)[E / 8][4], const u32 (&p)[4], int row) const {
+#pragma unroll
+    for (int c = 0; c < E / 8; c += 2) {
+      const int channel = item.head * E + 8 * c, number = channel % VALUE_CHANNELS / 8 + (me.lane >> 4);
+      const u32 values = item.stage * STAGE_SIZE + KEYS + channel / VALUE_CHANNELS * VALUES;
+      u32 b[4];
+      ldmatrix_transposed(b, chunk<VALUE_LINE>(values, row, me.lane & 15, number));
+      mma(o[c], p, b[0], b[1], o[c]), mma(o[c + 1], p, b[2], b[3], o[c + 1]);
+    }
+  }
+};
+
+// A warp's 16 queries of an item, as forward.cu computes them, while their window is still there.
+DEVICE void attend_exactly(Operands& a, const Item& item, const HopperArgs& all, Role me) {
+  // The compiler must not know where this warp is: it would have these addresses ready in registers at all times.
+  me.base = kept(me.base), me.lane = (int)kept((u32)me.lane), me.g = me.lane >> 2, me.t = me.lane & 3;
+  const Seen seen = seen_of(all, item.number);
+  const Rows rows = {item, seen, me};
+  const float scale = all.args.scale * LOG2_E;
+  operands<false>(a, item, seen, me);
+  float s[8], shift[2], greatest[2] = {nothing(), nothing()}, o[E / 8][4] = {}, sum[4] = {};
+#pragma unroll 1
+  for (int row = 0; row < seen.rows; row++) {
+    rows.scores(s, a, row);
+#pragma unroll
+    for (int i = 0; i < 8; i++) greatest[i >> 1 & 1] = fmaxf(greatest[i >> 1 & 1], s[i]);
   }
 #pragma unroll
-  for (int step = 1; step < 32; step *= 2) greatest = fmaxf(greatest, shuffle_xor(greatest, step));
-  for (int n = me.lane; n < keys; n += 32) {
-    const float weight = exp2_fast((at<float>(weights + 4 * n) - greatest) * scale);
-    at<float>(weights + 4 * n) = weight, sum += weight;
+  for (int h = 0; h < 2; h++) {
+    greatest[h] = fmaxf(greatest[h], shuffle_xor(greatest[h], 1));
+    greatest[h] = fmaxf(greatest[h], shuffle_xor(greatest[h], 2));
+    shift[h] = -greatest[h] * scale - ROOM;
   }
+#pragma unroll 1
+  for (int row = 0; row < seen.rows; row++) {
+    rows.scores(s, a, row);
+    u32 p[4];
 #pragma unroll
-  for (int step = 1; step < 32; step *= 2) sum += shuffle_xor(sum, step);
-  warp_sync();
-  u16* output = image_of(args.output, s.image) + offset_of(args.output, head, y, x);
-  for (int c = me.lane; c < E; c += 32) {
-    float total = 0.f;
-    for (int n = 0; n < keys; n++) {
-      const int row = y0 + n / s.columns, column = x0 + n % s.columns;
-      if ((u32)row < (u32)args.height && (u32)column < (u32)args.width)
-        total = fmaf(at<float>(weights + 4 * n), low_half(value[offset_of(args.value, head, row, column) + c]), total);
-    }
-    store<u16>(output + c, (u16)pack(total / sum, 0.f));
+    for (int i = 0; i < 8; i++) s[i] = exp2_fast(fmaf(s[i], scale, shift[i >> 1 & 1]));
+#pragma unroll
+    for (int i = 0; i < 4; i++) p[i] = pack(s[2 * i], s[2 * i + 1]);
+    rows.weigh(o, p, row);
+    mma(sum, p, ONE | ONE << 16, ONE | ONE << 16, sum);
   }
-  if (me.lane == 0) args.log_sum_exp[index_of(args, s, head) + number] = greatest * scale + log2_fast(sum);
-  warp_sync();
-}
-// What this warp left: its part of items whose log-sum-exps say so.
-DEVICE void attend_again(const HopperArgs& all, Item item, const Role& me) {
-  const u32 weights = me.base - shared_base() + (4 * me.group + me.warp) * turns(WINDOW * WINDOW * 4);
-  for (; item.number < all.count; item.next()) {
-    const Seen s = seen_of(all, item.number);
-    const int head = s.first_head + item.head;
-    const float* sums = all.args.log_sum_exp + index_of(all.args, s, head) + 16 * me.warp;
-    if (!warp_any(load(sums + (me.lane & 15)) == UNSAFE)) continue;
-    for (int i = 0; i < 16; i++) attend_exactly(all, s, head, 16 * me.warp + i, weights, me);
-  }
+  finish(reinterpret_cast<float(&)[E / 2]>(o), sum, target_of(item, all, me), all, me, make_float2(shift[0], shift[1]));
 }

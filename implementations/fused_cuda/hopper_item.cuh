@@ -4,21 +4,28 @@
 #include "hopper_stage.cuh"
 #include "hopper_ring.cuh"
 
-// An item's queries as operands, times the scale, and their products with the tables.
-DEVICE void operands(Operands& w, const Item& item, const Seen& s, const Role& me) {
+// The column that shifts, in one-hot operands that are there; those of narrower windows stand behind.
+DEVICE void lay_out_shift(u32 base, int thread) {
+  for (int key = thread; 64 * key < AT_POSITIONS - AT_HOT; key += THREADS)
+    at<u16>(base + AT_HOT + swizzled<64>(key, 3) + 14) = ONE;
+}
+// An item's queries as operands, times the scale if SCALED, and their products with the tables.
+template <bool SCALED> DEVICE void operands(Operands& w, const Item& item, const Seen& s, const Role& me) {
   const int octet = me.lane >> 4, t = me.t;
 #pragma unroll
   for (int k = 0; k < KEY_STEPS; k++) {
     const u32 from = me.base + item.stage * STAGE_SIZE + STAGE_QUERIES;
     ldmatrix(w.q[k], from + swizzled<KEY_LINE>(16 * me.warp + (me.lane & 15), item.head * (D / 8) + 2 * k + octet));
 #pragma unroll
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; SCALED && i < 4; i++)
       w.q[k][i] = multiply_add_pair(w.q[k][i], QUERY_SCALE, multiply_pair(w.q[k][i], QUERY_SCALE_REST));
   }
   const uint2 kept_rows = at<uint2>(me.base - shared_base() + AT_KEPT + s.rows * 32 + t * 8);
   const uint2 kept_columns = at<uint2>(me.base - shared_base() + AT_KEPT + s.columns * 32 + t * 8);
   if (RELATIVE) positions(w.rows, w.columns, w.q, me.base + AT_POSITIONS, s.top, s.left, me);
   hide(w.rows, w.columns, kept_rows, kept_columns);
+  if (SHIFTED && t == 3)
+    for (int i = 2; i < 4; i++) w.columns[i] = permute(w.columns[i], SCALED ? pack(SHIFT, 0.f) : 0u, 0x5410);
 }
 
 DEVICE Target target_of(const Item& item, const HopperArgs& all, const Role& me) {
@@ -31,19 +38,25 @@ DEVICE Target target_of(const Item& item, const HopperArgs& all, const Role& me)
   const u32 index = index_of(args, s, head) + 16 * me.warp + me.g;
   return {valid ? output : nullptr, 4 * index + (inside && rows > 0) + 2 * (inside && rows > 1)};
 }
-// The end of an item: divide, store, check. Tells whether it must be computed again.
-DEVICE bool finish(const float (&o)[E / 2], const float (&sum)[4], const Target& to, const HopperArgs& all,
-                   const Role& me) {
+// Whether what a warp summed for its queries can be trusted: no sum outside the safe range, nothing that is not finite.
+DEVICE bool fit(const float (&o)[E / 2], const float (&sum)[4]) {
+  float checked[2] = {sum[0], sum[2]};
+#pragma unroll
+  for (int i = 0; i < E / 2; i++) checked[i >> 1 & 1] = fmaf(o[i], 0.f, checked[i >> 1 & 1]);
+  const bool low = checked[0] > LEAST && checked[1] > LEAST, high = checked[0] < GREATEST && checked[1] < GREATEST;
+  return !warp_any(!(low && high));
+}
+// The end of an item: divide and store. ``shift`` is what was added to the exponents of a lane's two queries.
+DEVICE void finish(const float (&o)[E / 2], const float (&sum)[4], const Target& to, const HopperArgs& all,
+                   const Role& me, float2 shift = make_float2(SHIFT, SHIFT)) {
   const float factor[2] = {reciprocal(sum[0]), reciprocal(sum[2])};
   const u32 stage = me.base + AT_OUTPUT + me.group * 2048 + me.warp * 512;
-  u32 finite = 0;
 #pragma unroll
   for (int c = 0; c < E / 16; c++) {
     u32 words[4];
 #pragma unroll
     for (int i = 0; i < 4; i++)
-      words[i] = pack(o[8 * c + 2 * i] * factor[i & 1], o[8 * c + 2 * i + 1] * factor[i & 1]),
-      finite = multiply_add_pair(words[i], 0u, finite);
+      words[i] = pack(o[8 * c + 2 * i] * factor[i & 1], o[8 * c + 2 * i + 1] * factor[i & 1]);
     if (STAGED) {
       if (c) warp_sync();
       stmatrix(stage + swizzled<32>(me.lane & 15, me.lane >> 4), words[0], words[1], words[2], words[3]);
@@ -60,16 +73,9 @@ DEVICE bool finish(const float (&o)[E / 2], const float (&sum)[4], const Target&
       }
     }
   }
-  const float low = fminf(sum[0], sum[2]), high = fmaxf(sum[0], sum[2]);
-  const bool unsafe = warp_any(to.sum != NOTHING && (!(low > LEAST && high < GREATEST) || finite));
   if (me.t == 0 && to.sum != NOTHING) {
     float* target = all.args.log_sum_exp + (to.sum >> 2);
-    target[0] = log2_normal(sum[0]), target[8] = log2_normal(sum[2]);
-    if (unsafe || ~to.sum & 3) {
-      const float missing = -HIDDEN, again = as_float(UNSAFE);
-      if (unsafe || !(to.sum & 1)) target[0] = to.sum & 1 ? again : missing;
-      if (unsafe || !(to.sum & 2)) target[8] = to.sum & 2 ? again : missing;
-    }
+    target[0] = to.sum & 1 ? log2_normal(sum[0]) - shift.x : -HIDDEN;
+    target[8] = to.sum & 2 ? log2_normal(sum[2]) - shift.y : -HIDDEN;
   }
-  return unsafe;
 }

@@ -14,13 +14,16 @@ constexpr u32 AT_POSITIONS = AT_HOT_NARROW + (BORDERED && NARROW ? hot_lines(SEE
 constexpr u32 AT_ONES = AT_POSITIONS + (RELATIVE ? 2 * POSITIONS : 0);
 constexpr u32 AT_KEPT = AT_ONES + 4 * ONES, AT_OUTPUT = AT_KEPT + 17 * 32;
 constexpr u32 AT_BARRIERS = AT_OUTPUT + STAGED * WARPGROUPS * 2048;
-constexpr u32 AT_REDO = AT_BARRIERS + 16 * STAGES, AT_ASKED = AT_REDO + 4, SHARED = AT_REDO + 16 + 1024;
+constexpr u32 AT_ASKED = AT_BARRIERS + 16 * STAGES, SHARED = AT_ASKED + 16 + 1024;
 extern "C" __constant__ const int launch[2] = {THREADS, (int)SHARED};
 
 // Sums between these are safe: no weight overflows, all that count are precise, and logits are small enough for a scale
 // that is multiplied into rounded queries.
-constexpr float LEAST = FP16 ? 0.125f : 5.9604645e-8f, GREATEST = FP16 ? 6e4f : 16777216.f;
-constexpr u32 UNSAFE = 0x7fabcdefu;  // a NaN that no arithmetic makes: a log-sum-exp to be computed again
+constexpr float LEAST = FP16 ? 0.015625f : 5.9604645e-8f, GREATEST = 16777216.f;
+// Half precision has no weight above 2^16, so there all are 2^-6 of what they are: the last column, of which a window
+// has no keys if it is narrower, is one for all keys, and this for all queries.
+constexpr bool SHIFTED = FP16 && WINDOW < 16;
+constexpr float SHIFT = SHIFTED ? -6.f : 0.f;
 constexpr u32 NOTHING = 0xffffffffu;
 constexpr int COVER = 2, LATEST = 5;  // octets under the sums of the piece before; octets under the next item's biases
 

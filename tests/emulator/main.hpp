@@ -10,6 +10,8 @@ void enter() {
 }
 }  // namespace machine
 
+// How many times a warp's matrices were loaded transposed, so far.
+extern "C" int loads_transposed() { return machine::transposed_loads; }
 extern "C" void emulate(const void* args, int count) {
   using namespace machine;
   memcpy(&argument, args, sizeof argument);  // may lie anywhere

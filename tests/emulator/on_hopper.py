@@ -22,8 +22,11 @@ def encode(
     return struct.pack("4q8i", *numbers, box.channels, box.columns, box.rows, 1).ljust(hopper.MAP_BYTES, b"\0")
 
 
-def launches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Program]:
-    """From now on, the kernels that were launched; the forward one is Hopper's."""
+def launches(folder: Path, monkeypatch: pytest.MonkeyPatch, again: list[int] | None = None) -> list[Program]:
+    """From now on, the kernels that were launched; the forward one is Hopper's.
+
+    ``again`` gets, for each launch of that one, how many tiles of values it loaded to compute something again.
+    """
     launched: list[Program] = []
 
     def run(kernel: Program, shape: Shape, args: Argument, ctas: int, device: torch.device) -> None:
@@ -35,7 +38,10 @@ def launches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Program]:
             needed = hopper_query.constant_bytes(shape, layout)
             needed += layout.stages * (hopper_query.stage_bytes(shape, layout) + 16)
             assert list((ctypes.c_int * 2).in_dll(library, "launch"))[1] == needed
+        before = library.loads_transposed()  # products of a warpgroup read shared memory as it is
         library.emulate(ctypes.byref(args), ctas)
+        if kernel == "hopper" and again is not None:
+            again.append(library.loads_transposed() - before)
 
     monkeypatch.setattr(launch, "demand_gpu", lambda _: None)
     monkeypatch.setattr(launch, "is_hopper", lambda _: True)

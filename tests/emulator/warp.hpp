@@ -66,7 +66,7 @@ std::vector<std::vector<char>> stacks;  // of the fibers, kept from CTA to CTA
 std::vector<Warp> warps;
 jmp_buf scheduler;
 int current, cta_index, cta_count, waiting_in_block;
-long block_generation;
+long block_generation, transposed_loads;
 u32 limit;  // of a CTA's shared memory, in bytes
 bool progress;
 
@@ -168,7 +168,7 @@ inline void complete(Warp& warp) {
         warp.replies[lane].words[0] = warp.requests[lane ^ warp.requests[lane].words[1]].words[0];
       break;
     case LDMATRIX: load_matrices(warp, false); break;
-    case LDMATRIX_TRANSPOSED: load_matrices(warp, true); break;
+    case LDMATRIX_TRANSPOSED: load_matrices(warp, true), transposed_loads++; break;
     case TRANSPOSE:
       for (int lane = 0; lane < LANES; lane++) {
         u32 word = 0;
