@@ -49,6 +49,7 @@ EMULATED = {
     "halo_4": Problem(Geometry(8, 4), 17, 16, heads=2, value_dim=48, dtype="bfloat16"),
     "wide_values": Problem(Geometry(8, 4), 9, 9, heads=1, key_dim=32, value_dim=96, dtype="bfloat16"),
     "wide_heads": Problem(Geometry(8, 3), 9, 20, heads=1, key_dim=64, value_dim=64, dtype="bfloat16"),
+    "three_warpgroups": Problem(Geometry(8, 3), 17, 13, heads=2, key_dim=32, value_dim=32, dtype="bfloat16"),
     "three_steps": Problem(Geometry(8, 2), 9, 9, heads=2, key_dim=48, value_dim=32, dtype="bfloat16"),
     "slices": Problem(Geometry(8, 2), 9, 9, heads=1, key_dim=32, value_dim=192, dtype="float16"),
 }
@@ -73,7 +74,7 @@ def around(problem: Problem, logit: float) -> dict[str, Tensor]:
 
 
 def off(problem: Problem, tensors: dict[str, Tensor], logit: float) -> float:
-    """The output's error, of the least budget that any problem with such logits has, whatever the formula makes of it."""
+    """The output's error, in least budgets: what any problem with such logits has, whatever the formula makes of it."""
     relative = RelativeTables(tensors["rows"], tensors["columns"])
     maps = (tensors["query"], tensors["key"], tensors["value"])
     with poisoned():

@@ -72,8 +72,7 @@ def layout_of(shape: Shape) -> Layout | None:
         return None
     if shape.value_dim % 16:
         return None
-    accumulators = shape.value_dim // 2 + shape.key_dim // 4
-    teams = ((4, 48),) if accumulators <= 12 else ((4, 32),) if accumulators <= 28 else ((3, 32), (2, 48))
+    teams = teams_of(shape)
     narrow = geometry.border == "masked" and geometry.halo > 0
     for (groups, piece), heads, narrowed, staged in product(teams, (4, 2, 1), (narrow, False), (True, False)):
         if shape.heads % heads or heads * shape.key_dim > LINE_CHANNELS or groups % heads:
@@ -84,6 +83,18 @@ def layout_of(shape: Shape) -> Layout | None:
         if groups // heads < stages:
             return replace(layout, stages=stages)
     return None
+
+
+def teams_of(shape: Shape) -> tuple[tuple[int, int], ...]:
+    """Warpgroups of a CTA and keys of a piece, the best first: what registers allow, and what was seen to be faster."""
+    accumulators = shape.value_dim // 2 + shape.key_dim // 4
+    if accumulators <= 12:
+        return ((4, 48),)
+    if shape.key_dim == shape.value_dim == 32:
+        return ((3, 48), (4, 32))
+    if accumulators <= 28:
+        return ((4, 32),)
+    return (3, 32), (2, 32 if shape.key_dim == 64 else 48)
 
 
 def chosen(shape: Shape) -> Layout | None:
