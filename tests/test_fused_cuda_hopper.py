@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from halobench.implementations import fused_cuda
-from halobench.implementations.fused_cuda import hopper, launch, layouts, operator, shapes
+from halobench.implementations.fused_cuda import launch, layouts, operator, shapes
+from halobench.implementations.fused_cuda.hopper import forward
 from halobench.implementations.fused_cuda.launch import Program
 from halobench.implementations.fused_cuda.shapes import Shape
 from torch import Tensor
@@ -195,16 +196,16 @@ def test_others_take_the_other_kernel(layout: str, ran: list[Program]) -> None:
 @pytest.fixture
 def proven(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls get this kernel where it was faster."""
-    monkeypatch.setattr(hopper, "PROVEN", ("hopper",))
+    monkeypatch.setattr(forward, "PROVEN", ("hopper",))
 
 
 def test_is_not_asked_for_before_it_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor counted."""
     monkeypatch.setattr(launch, "here", lambda: True)
-    here = hopper.chosen(shape_of(WHOLE)), fused_cuda.execution(WHOLE)
-    assert (here[0] is not None) == ("hopper" in hopper.PROVEN)
-    monkeypatch.setattr(hopper, "PROVEN", ("hopper",))
-    assert hopper.chosen(shape_of(WHOLE)) is not None
+    here = forward.chosen(shape_of(WHOLE)), fused_cuda.execution(WHOLE)
+    assert (here[0] is not None) == ("hopper" in forward.PROVEN)
+    monkeypatch.setattr(forward, "PROVEN", ("hopper",))
+    assert forward.chosen(shape_of(WHOLE)) is not None
     assert (fused_cuda.execution(WHOLE) == here[1]) == (here[0] is not None)
 
 
@@ -246,7 +247,7 @@ def test_serves_stages_of_halonet(number: int, served: int) -> None:
     """All that are not strided and have several blocks of H0 to H2, and of H6 those whose windows find room."""
     name = f"halonet_h{number}"
     slots = distinct_layers(Network(name, models.entry(name).image_size, 1, "bfloat16", "strided_gather"))
-    found = [slot.problem for slot in slots if hopper.chosen(shape_of(slot.problem)) is not None]
+    found = [slot.problem for slot in slots if forward.chosen(shape_of(slot.problem)) is not None]
     assert len(found) == served
     assert all(problem.geometry.stride == 1 for problem in found)
 
@@ -273,7 +274,7 @@ def test_serves_stages_of_halonet(number: int, served: int) -> None:
 )
 def test_is_chosen_where_it_was_faster(change: dict[str, Any], served: bool) -> None:
     """And nowhere else, though it could serve more."""
-    assert (hopper.chosen(shape_of(replace(WHOLE, **change))) is not None) == served
+    assert (forward.chosen(shape_of(replace(WHOLE, **change))) is not None) == served
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4, 6, 8])
@@ -284,12 +285,12 @@ def test_is_chosen_where_it_was_faster(change: dict[str, Any], served: bool) -> 
 def test_layouts_fit(halo: int, key_dim: int, value_dim: int, heads: int) -> None:
     """A CTA finds room in an SM, and its warpgroups in the ring."""
     shape = shape_of(Problem(Geometry(8, halo), 24, 24, 1, heads, key_dim, value_dim, dtype="bfloat16"))
-    layout = hopper.layout_of(shape)
+    layout = forward.layout_of(shape)
     if halo == 4 and key_dim > 32:  # three such windows are more than there is room for
         assert layout is None
         return
     assert layout is not None
-    needed = hopper.constant_bytes(shape, layout) + layout.stages * (hopper.stage_bytes(shape, layout) + 16)
+    needed = forward.constant_bytes(shape, layout) + layout.stages * (forward.stage_bytes(shape, layout) + 16)
     assert needed <= layouts.MOST_SHARED_BYTES
     assert heads % layout.heads == layout.warpgroups % layout.heads == 0
     assert layout.warpgroups // layout.heads < layout.stages
@@ -297,7 +298,7 @@ def test_layouts_fit(halo: int, key_dim: int, value_dim: int, heads: int) -> Non
 
 def drawn(draw: random.Random) -> Problem:
     """A problem that the kernel is chosen for."""
-    (key_dim, value_dim), halos = draw.choice(list(hopper.FASTER.items()))
+    (key_dim, value_dim), halos = draw.choice(list(forward.FASTER.items()))
     geometry = Geometry(8, draw.choice(halos), border=draw.choice(["masked", "zero"]))
     height, width, batch = draw.randint(9, 40), draw.randint(1, 40), draw.randint(1, 3)
     heads, relative = draw.choice([2, 4, 6, 8]), draw.random() < 0.8

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from halobench.implementations import fused_cuda
-from halobench.implementations.fused_cuda import hopper, hopper_key, launch, layouts
+from halobench.implementations.fused_cuda import launch, layouts
+from halobench.implementations.fused_cuda.hopper import forward, key_gradient
 from halobench.implementations.fused_cuda.launch import Program
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from tests.test_fused_cuda_hopper import shape_of
 @pytest.fixture
 def ran(kernels_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Program]:
     """Launches run on the CPU as on Hopper, as if this kernel were proven; the kernels that were launched."""
-    monkeypatch.setattr(hopper, "PROVEN", ("hopper_key",))
+    monkeypatch.setattr(forward, "PROVEN", ("hopper_key",))
     return launches(kernels_folder, monkeypatch)
 
 
@@ -88,7 +89,7 @@ def test_others_take_the_other_kernel(ran: list[Program], monkeypatch: pytest.Mo
     assert ran[-1] == "key_gradient"
     call(query.detach())
     assert ran[-1] == "hopper_key"
-    monkeypatch.setattr(hopper, "PROVEN", ())
+    monkeypatch.setattr(forward, "PROVEN", ())
     call(query.detach())
     assert ran[-1] == "key_gradient"
 
@@ -101,10 +102,10 @@ def test_others_take_the_other_kernel(ran: list[Program], monkeypatch: pytest.Mo
 def test_layouts_fit(key_dim: int, value_dim: int, heads: int, *, relative: bool) -> None:
     """A CTA finds room in an SM."""
     shape = shape_of(Problem(Geometry(8, 3), 24, 24, 1, heads, key_dim, value_dim, relative, dtype="bfloat16"))
-    layout = hopper_key.layout_of(shape)
+    layout = key_gradient.layout_of(shape)
     assert layout is not None
     stages = layout.warpgroups // layout.heads * layout.stages
-    assert stages * (hopper_key.stage_bytes(shape, layout.heads) + 16) + 1024 <= layouts.MOST_SHARED_BYTES
+    assert stages * (key_gradient.stage_bytes(shape, layout.heads) + 16) + 1024 <= layouts.MOST_SHARED_BYTES
     assert heads % layout.heads == layout.warpgroups % layout.heads == 0
 
 
@@ -132,7 +133,7 @@ def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
         run(kernel, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(launch, "run", watched)
-    monkeypatch.setattr(hopper, "PROVEN", ("hopper", "hopper_key"))
+    monkeypatch.setattr(forward, "PROVEN", ("hopper", "hopper_key"))
     problem = drawn(random.Random(f"{torch.seed()}/{number}"))
     with poisoned():
         assert accuracy.check(backends.load("fused_cuda"), problem, "cuda", "training").fault is None, problem

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from halobench.implementations import fused_cuda
-from halobench.implementations.fused_cuda import hopper, hopper_query, launch, layouts, operator, shapes
+from halobench.implementations.fused_cuda import launch, layouts, operator, shapes
+from halobench.implementations.fused_cuda.hopper import forward, query_gradient
 from halobench.implementations.fused_cuda.launch import Program
 from halobench.implementations.fused_cuda.shapes import Shape
 from torch import Tensor
@@ -23,7 +24,7 @@ from tests.emulator.on_hopper import launches
 @pytest.fixture
 def proven(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls get this kernel."""
-    monkeypatch.setattr(hopper, "PROVEN", ("hopper_query",))
+    monkeypatch.setattr(forward, "PROVEN", ("hopper_query",))
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_leaves_what_the_other_kernel_leaves(ran: list[Program], monkeypatch: py
     gradients = differentiable(Inputs(60 * query, key, value, relative), WHOLE.geometry)
     gradient = torch.randn_like(value)
     found = gradients(gradient)
-    monkeypatch.setattr(hopper, "PROVEN", ())
+    monkeypatch.setattr(forward, "PROVEN", ())
     expected = gradients(gradient)
     assert ran == ["hopper", "hopper_query", "key_gradient", "query_gradient", "key_gradient"]
     assert torch.equal(found[1], expected[1])
@@ -92,7 +93,7 @@ def test_not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs.key[0, 2, 16, 7], inputs.value[0, 1, 16, 7] = torch.inf, torch.nan
     gradients, gradient = differentiable(inputs, WHOLE.geometry), torch.randn_like(inputs.value)
     found = gradients(gradient)[0]
-    monkeypatch.setattr(hopper, "PROVEN", ())
+    monkeypatch.setattr(forward, "PROVEN", ())
     expected = gradients(gradient)[0]
     assert torch.equal(found.isnan(), expected.isnan())
     assert 0 < found.isnan().sum() < found.numel() / 8
@@ -117,10 +118,10 @@ def shape_of(problem: Problem) -> Shape:
 
 def test_is_not_asked_for_before_it_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     """One switch turns it on."""
-    assert (hopper_query.chosen(shape_of(WHOLE)) is not None) == ("hopper_query" in hopper.PROVEN)
-    monkeypatch.setattr(hopper, "PROVEN", ("hopper_query",))
-    assert hopper_query.chosen(shape_of(WHOLE)) is not None
-    assert hopper_query.chosen(shape_of(replace(WHOLE, geometry=Geometry(8, 3, stride=2)))) is None
+    assert (query_gradient.chosen(shape_of(WHOLE)) is not None) == ("hopper_query" in forward.PROVEN)
+    monkeypatch.setattr(forward, "PROVEN", ("hopper_query",))
+    assert query_gradient.chosen(shape_of(WHOLE)) is not None
+    assert query_gradient.chosen(shape_of(replace(WHOLE, geometry=Geometry(8, 3, stride=2)))) is None
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4, 6, 8])
@@ -131,11 +132,13 @@ def test_is_not_asked_for_before_it_is_proven(monkeypatch: pytest.MonkeyPatch) -
 def test_layouts_fit(halo: int, key_dim: int, value_dim: int, widest: int, heads: int) -> None:
     """A CTA finds room in an SM up to the widest halo, and its warpgroups in the ring."""
     shape = shape_of(Problem(Geometry(8, halo), 24, 24, 1, heads, key_dim, value_dim, dtype="bfloat16"))
-    layout = hopper_query.layout_of(shape)
+    layout = query_gradient.layout_of(shape)
     assert (layout is not None) == (halo <= widest)
     if layout is None:
         return
-    needed = hopper_query.constant_bytes(shape, layout) + layout.stages * (hopper_query.stage_bytes(shape, layout) + 16)
+    needed = query_gradient.constant_bytes(shape, layout) + layout.stages * (
+        query_gradient.stage_bytes(shape, layout) + 16
+    )
     assert needed <= layouts.MOST_SHARED_BYTES
     assert heads % layout.heads == layout.warpgroups % layout.heads == 0
     assert layout.warpgroups // layout.heads < layout.stages

@@ -3,12 +3,13 @@
 Nothing of the size queries x keys reaches memory: the forward pass stores the output and one log-sum-exp per query and
 head. Three kernels (``forward.cu``, ``query_gradient.cu``, ``key_gradient.cu``) share what ``halo.cuh`` explains; NVRTC
 compiles them at the first call with a geometry, in seconds, and the machine code is remembered on disk. On Hopper,
-``hopper.cu`` takes the place of the first for the shapes that ``hopper.py`` names, once it is proven. All are
+those of ``hopper/`` take their places for the shapes that they name, once they are proven. All are
 deterministic, always. ``docs/kernels.md`` tells why they look as they do.
 """
 
 import torch
-from halobench.implementations.fused_cuda import hopper, launch
+from halobench.implementations.fused_cuda import launch
+from halobench.implementations.fused_cuda.hopper.forward import work as work_on_hopper
 from halobench.implementations.fused_cuda.operator import TABLE_ROWS, forward
 from halobench.implementations.fused_cuda.packed import attend_packed
 from halobench.implementations.fused_cuda.shapes import scored_pairs, summed_channels, value_slices
@@ -49,7 +50,7 @@ def execution(problem: Problem) -> Execution:
     scores, sums = 2 * slices * problem.key_dim * pairs, 2 * summed_channels(problem.value_dim) * pairs
     bias_flops = 2 * slices * problem.queries * 2 * TABLE_ROWS * problem.key_dim if problem.relative else 0
     forward_flops, forward_exponentials = scores + sums + bias_flops, slices * pairs
-    if launch.here() and (work := hopper.work(problem)):
+    if launch.here() and (work := work_on_hopper(problem)):
         forward_flops, forward_exponentials = work
     return Execution(
         forward_flops=forward_flops,

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 import torch
-from halobench.implementations.fused_cuda import hopper, hopper_key, hopper_query
+from halobench.implementations.fused_cuda.hopper import forward, key_gradient, query_gradient
 from halobench.implementations.fused_cuda.layouts import definitions
 from halobench.implementations.fused_cuda.shapes import Kernel, Shape
 from torch import Tensor
@@ -60,10 +60,10 @@ class Args(ctypes.Structure):
 
 
 class HopperArgs(ctypes.Structure):
-    """The one argument of ``hopper.cu``: tensor maps, what all kernels take, and how its items are counted."""
+    """The one argument of ``hopper/forward.cu``: tensor maps, what all kernels take, and how its items are counted."""
 
     _fields_ = (
-        ("maps", ctypes.c_ubyte * (hopper.MAP_BYTES * hopper.MAPS)),
+        ("maps", ctypes.c_ubyte * (forward.MAP_BYTES * forward.MAPS)),
         ("args", Args),
         ("count", ctypes.c_int),
         ("per_image", ctypes.c_uint),
@@ -72,20 +72,20 @@ class HopperArgs(ctypes.Structure):
 
 
 class HopperQueryArgs(ctypes.Structure):
-    """The one argument of ``hopper_query.cu``: that of ``hopper.cu``, up to its alignment, and two tensor maps more."""
+    """The one argument of ``hopper/query_gradient.cu``: that of the forward kernel, aligned, and two maps more."""
 
     _fields_ = (
         ("all", HopperArgs),
         ("padding", ctypes.c_ubyte * (-ctypes.sizeof(HopperArgs) % MAP_ALIGNMENT)),
-        ("maps", ctypes.c_ubyte * (hopper.MAP_BYTES * hopper_query.MAPS)),
+        ("maps", ctypes.c_ubyte * (forward.MAP_BYTES * query_gradient.MAPS)),
     )
 
 
 class HopperKeyArgs(ctypes.Structure):
-    """The one argument of ``hopper_key.cu``: tensor maps, what all kernels take, and how its tiles are counted."""
+    """The one argument of ``hopper/key_gradient.cu``: tensor maps, what all kernels take, how its tiles are counted."""
 
     _fields_ = (
-        ("maps", ctypes.c_ubyte * (hopper.MAP_BYTES * hopper_key.MAPS)),
+        ("maps", ctypes.c_ubyte * (forward.MAP_BYTES * key_gradient.MAPS)),
         ("args", Args),
         ("count", ctypes.c_int),
         ("per_image", ctypes.c_uint),
@@ -95,26 +95,32 @@ class HopperKeyArgs(ctypes.Structure):
 
 Argument = Args | HopperArgs | HopperQueryArgs | HopperKeyArgs
 Program = Kernel | Literal["hopper", "hopper_query", "hopper_key"]
-HOPPER: dict[Program, ModuleType] = {"hopper": hopper, "hopper_query": hopper_query, "hopper_key": hopper_key}
+HOPPER: dict[Program, ModuleType] = {"hopper": forward, "hopper_query": query_gradient, "hopper_key": key_gradient}
 # What a kernel is made of, behind what all kernels share.
 PARTS: dict[Program, tuple[str, ...]] = {
     "key_gradient": ("table_sums",),
-    "hopper": tuple(f"hopper_{part}" for part in ("lines", "window", "stage", "ring", "positions", "item", "exact")),
+    "hopper": tuple(f"hopper/{part}" for part in ("lines", "window", "stage", "ring", "positions", "item", "exact")),
     "hopper_query": tuple(
-        f"hopper_{part}" for part in ("lines", "window", "query_stage", "ring", "positions", "query_item")
+        f"hopper/{part}" for part in ("lines", "window", "query_stage", "ring", "positions", "query_item")
     ),
-    "hopper_key": ("hopper_lines", "hopper_key_ring", "hopper_key_exact", "table_sums"),
+    "hopper_key": ("hopper/lines", "hopper/key_ring", "hopper/key_exact", "table_sums"),
 }
+
+
+def file_of(kernel: Program) -> str:
+    """The file of a kernel, in this folder: one for Hopper is named as the module that lays it out."""
+    on_hopper = HOPPER.get(kernel)
+    return f"hopper/{on_hopper.__name__.rpartition('.')[2]}.cu" if on_hopper else f"{kernel}.cu"
 
 
 def source(kernel: Program, shape: Shape, vocabulary: str | None = None) -> str:
     """A kernel's source as one text; ``vocabulary`` replaces that of a GPU, for machines that have none."""
     on_hopper = HOPPER.get(kernel)
-    names = ["warp.cuh", "hopper.cuh"] if on_hopper else ["warp.cuh"]
+    names = ["warp.cuh", "hopper/instructions.cuh"] if on_hopper else ["warp.cuh"]
     parts = [vocabulary] if vocabulary else [(FOLDER / name).read_text() for name in names]
     if on_hopper and not vocabulary:
         parts.append(on_hopper.products(shape))
-    names = ["halo.cuh", *(f"{part}.cuh" for part in PARTS.get(kernel, ())), f"{kernel}.cu"]
+    names = ["halo.cuh", *(f"{part}.cuh" for part in PARTS.get(kernel, ())), file_of(kernel)]
     parts += [(FOLDER / name).read_text() for name in names]
     lines = (line for part in parts for line in part.splitlines())
     return "\n".join(line for line in lines if not line.startswith(('#include "', "#pragma once"))) + "\n"
@@ -200,7 +206,7 @@ def here() -> bool:
 
 @cache
 def is_hopper(device: torch.device) -> bool:
-    """Whether the device has what ``hopper.cu`` needs, which no other capability has."""
+    """Whether the device has what ``hopper/`` needs, which no other capability has."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
 
 

@@ -4,7 +4,8 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from halobench.implementations.fused_cuda import hopper_key_call, hopper_query, launch, tensor_maps
+from halobench.implementations.fused_cuda import launch
+from halobench.implementations.fused_cuda.hopper import key_call, query_gradient, tensor_maps
 from halobench.implementations.fused_cuda.launch import Args, Program, View
 from halobench.implementations.fused_cuda.layouts import layout_of, served
 from halobench.implementations.fused_cuda.shapes import (
@@ -213,7 +214,7 @@ class Call:
 
     def query_ctas(self) -> int:
         """CTAs of the kernel by queries: as many as the device holds, or fewer, one for each block."""
-        on_hopper = launch.is_hopper(self.query.device) and hopper_query.chosen(self.shape)
+        on_hopper = launch.is_hopper(self.query.device) and query_gradient.chosen(self.shape)
         program: Program = "hopper_query" if on_hopper else "query_gradient"
         return min(self.args.count, launch.resident(program, self.shape, self.query.device))
 
@@ -236,7 +237,7 @@ class Call:
         device, pixels = self.query.device, (self.query, gradient, self.key, value)
         args = None
         if launch.is_hopper(device):
-            args = hopper_key_call.argument(self.shape, self.args, pixels, statistics, biases)
+            args = key_call.argument(self.shape, self.args, pixels, statistics, biases)
         if args is None:
             return self.run("key_gradient", self.args.entry_rows + self.key_tiles())
         ctas = min(args.count, launch.resident("hopper_key", self.shape, device))

@@ -1,6 +1,6 @@
-// The vocabulary of fused_cuda's hopper.cuh on a CPU, behind warp.hpp: copies of boxes, barriers that count bytes, and
-// products of a warpgroup, whose warps compute their 16 rows apart. What a copy brings is NaN until somebody has waited
-// for its barrier in vain.
+// The vocabulary of fused_cuda/hopper/instructions.cuh on a CPU, behind warp.hpp: copies of boxes, barriers that count
+// bytes, and products of a warpgroup, whose warps compute their 16 rows apart. What a copy brings is NaN until somebody
+// has waited for its barrier in vain.
 #include <map>
 
 typedef uint64_t u64;
@@ -253,7 +253,7 @@ inline void gradients(float (&dv)[channels], float (&dk)[dims], const u32 (&p)[w
 }
 template <class... Arrays> inline void products_wait(Arrays&...) {}
 
-// Those that hopper_query.py writes.
+// Those that query_gradient.py writes.
 template <int columns, int steps, int value_steps, int chunks>
 inline void both_scores(float (&s)[columns], float (&d)[columns], const u32 (&q)[steps][4], const u32 (&rows)[4],
                         const u32 (&cols)[4], const u32 (&g)[value_steps][4], u64 keys, u64 hot,

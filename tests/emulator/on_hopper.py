@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from halobench.implementations.fused_cuda import hopper, hopper_key_call, hopper_query, launch, tensor_maps
+from halobench.implementations.fused_cuda import launch
+from halobench.implementations.fused_cuda.hopper import forward, key_call, query_gradient, tensor_maps
 from halobench.implementations.fused_cuda.launch import Argument, Program
 from halobench.implementations.fused_cuda.shapes import Shape
 
@@ -14,12 +15,12 @@ from tests import emulator
 
 
 def encode(
-    dtype: torch.dtype, pointer: int, sizes: tuple[int, int, int], strides: tuple[int, int, int], box: hopper.Box
+    dtype: torch.dtype, pointer: int, sizes: tuple[int, int, int], strides: tuple[int, int, int], box: forward.Box
 ) -> bytes:
     """A tensor map as the emulator reads it."""
     del dtype
     numbers = (pointer, *(2 * stride for stride in strides), box.all_channels, *sizes)
-    return struct.pack("4q8i", *numbers, box.channels, box.columns, box.rows, 1).ljust(hopper.MAP_BYTES, b"\0")
+    return struct.pack("4q8i", *numbers, box.channels, box.columns, box.rows, 1).ljust(forward.MAP_BYTES, b"\0")
 
 
 def launches(folder: Path, monkeypatch: pytest.MonkeyPatch, again: list[int] | None = None) -> list[Program]:
@@ -34,9 +35,9 @@ def launches(folder: Path, monkeypatch: pytest.MonkeyPatch, again: list[int] | N
         launched.append(kernel)
         library = emulator.library(kernel, shape, folder)
         if kernel == "hopper_query":
-            layout = hopper_query.known(shape)
-            needed = hopper_query.constant_bytes(shape, layout)
-            needed += layout.stages * (hopper_query.stage_bytes(shape, layout) + 16)
+            layout = query_gradient.known(shape)
+            needed = query_gradient.constant_bytes(shape, layout)
+            needed += layout.stages * (query_gradient.stage_bytes(shape, layout) + 16)
             assert list((ctypes.c_int * 2).in_dll(library, "launch"))[1] == needed
         before = library.loads_transposed()  # products of a warpgroup read shared memory as it is
         library.emulate(ctypes.byref(args), ctas)
@@ -46,9 +47,9 @@ def launches(folder: Path, monkeypatch: pytest.MonkeyPatch, again: list[int] | N
     monkeypatch.setattr(launch, "demand_gpu", lambda _: None)
     monkeypatch.setattr(launch, "is_hopper", lambda _: True)
     monkeypatch.setattr(tensor_maps, "encode", encode)
-    monkeypatch.setattr(hopper, "chosen", hopper.layout_of)
+    monkeypatch.setattr(forward, "chosen", forward.layout_of)
     monkeypatch.setattr(launch, "resident", lambda *_: 2)  # so that a CTA walks over several blocks
     monkeypatch.setattr(launch, "run", run)
     tensor_maps.encoded.cache_clear()
-    hopper_key_call.encoded.cache_clear()
+    key_call.encoded.cache_clear()
     return launched

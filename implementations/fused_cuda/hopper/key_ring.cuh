@@ -4,7 +4,7 @@
 // PIECE (queries that are scored at a time), KEY_CHANNELS and VALUE_CHANNELS (of a line), CHUNK (channels of a product
 // with gradients of the output).
 #pragma once
-#include "hopper_lines.cuh"
+#include "lines.cuh"
 
 // A team is one warpgroup for each of a CTA's heads. It has a ring and tiles of its own.
 constexpr int THREADS = 128 * WARPGROUPS, TEAMS = WARPGROUPS / HEADS;

@@ -1,8 +1,8 @@
 // How an item of the backward kernel by queries begins and ends: operands and what the pass by keys needs; gradients.
 #pragma once
-#include "hopper_positions.cuh"
-#include "hopper_query_stage.cuh"
-#include "hopper_ring.cuh"
+#include "positions.cuh"
+#include "query_stage.cuh"
+#include "ring.cuh"
 
 struct Operands {
   u32 q[KEY_STEPS][4], g[E / 16][4], rows[4], columns[4];  // queries, gradients of outputs, positions

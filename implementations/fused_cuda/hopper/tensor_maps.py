@@ -4,7 +4,7 @@ import ctypes
 from functools import lru_cache
 
 import torch
-from halobench.implementations.fused_cuda import hopper, hopper_query
+from halobench.implementations.fused_cuda.hopper import forward, query_gradient
 from halobench.implementations.fused_cuda.launch import Args, HopperArgs, HopperQueryArgs, Program
 from halobench.implementations.fused_cuda.shapes import HALF, Shape
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 
 def argument(shape: Shape, args: Args, query: Tensor, key: Tensor, value: Tensor) -> HopperArgs | None:
     """The forward kernel's argument, or none where it does not serve the call."""
-    layout = hopper.chosen(shape)
+    layout = forward.chosen(shape)
     found = None if layout is None else shared_argument("hopper", shape, layout.heads, args, (query, key, value))
     return None if found is None else found[0]
 
@@ -21,7 +21,7 @@ def query_argument(
     shape: Shape, args: Args, query: Tensor, key: Tensor, value: Tensor, output: Tensor, gradient: Tensor
 ) -> HopperQueryArgs | None:
     """The argument of the backward kernel by queries, or none where it does not serve the call."""
-    layout, tensors = hopper_query.chosen(shape), (query, key, value, gradient, output)
+    layout, tensors = query_gradient.chosen(shape), (query, key, value, gradient, output)
     found = None if layout is None else shared_argument("hopper_query", shape, layout.heads, args, tensors)
     if found is None:
         return None
@@ -42,7 +42,7 @@ def shared_argument(
     key = tensors[1]
     batch, _, height, width = key.shape[:4]
     blocks = args.blocks_y * args.blocks_x
-    if batch * blocks**2 >= 2**31 or batch * shape.heads * blocks * hopper.BLOCK**2 >= 2**30:
+    if batch * blocks**2 >= 2**31 or batch * shape.heads * blocks * forward.BLOCK**2 >= 2**30:
         return None  # the kernels divide, and count log-sum-exps, in 32 bits
     maps = encoded(
         kernel,
@@ -77,13 +77,13 @@ def encoded(
 
     ``sizes`` are width, height and batch, ``strides`` those of column, row and image of each, in elements.
     """
-    boxes = (hopper if kernel == "hopper" else hopper_query).boxes(shape)
+    boxes = (forward if kernel == "hopper" else query_gradient).boxes(shape)
     maps = [encode(shape.dtype, pointers[box.tensor], sizes, strides[box.tensor], box) for box in boxes]
     return None if None in maps else b"".join(one for one in maps if one)
 
 
 def encode(
-    dtype: torch.dtype, pointer: int, sizes: tuple[int, int, int], strides: tuple[int, int, int], box: hopper.Box
+    dtype: torch.dtype, pointer: int, sizes: tuple[int, int, int], strides: tuple[int, int, int], box: forward.Box
 ) -> bytes | None:
     """A tensor map of boxes of channels, columns and rows, or none if the driver refuses it."""
     from cuda.bindings import driver  # noqa: PLC0415
@@ -102,4 +102,4 @@ def encode(
         driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
         driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
     )
-    return None if int(status) else ctypes.string_at(int(made.getPtr()), hopper.MAP_BYTES)
+    return None if int(status) else ctypes.string_at(int(made.getPtr()), forward.MAP_BYTES)

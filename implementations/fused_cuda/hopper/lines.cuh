@@ -1,7 +1,7 @@
 // Lines of pixels in shared memory, as copies leave them.
 #pragma once
-#include "halo.cuh"
-#include "hopper.cuh"
+#include "../halo.cuh"
+#include "instructions.cuh"
 
 // What begins at whole turns is swizzled alike.
 constexpr u32 turns(u32 bytes) { return (bytes + 1023) / 1024 * 1024; }

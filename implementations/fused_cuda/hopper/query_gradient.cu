@@ -5,7 +5,7 @@
 // column]^T and dP = dO V^T. Then dS = P (dP - delta), in registers, is the operand of two more products: with the
 // keys, and with the one-hot operand, which sums it by row and by column. Queries are not scaled here: exponents are
 // exact, whatever the logits, and those of the pass by keys. So nothing leaves a safe range, or is computed again.
-#include "hopper_query_item.cuh"
+#include "query_item.cuh"
 
 // A piece of the window's keys.
 template <int N>

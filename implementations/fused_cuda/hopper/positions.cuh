@@ -1,6 +1,6 @@
 // Positions as channels of a query: its products with the tables, as operands beside its channels.
 #pragma once
-#include "hopper_window.cuh"
+#include "window.cuh"
 
 // Queries times the tables (at ``tables`` in shared memory), from the window's row ``top`` and column ``left`` on: by
 // rows (the same for half a warp) and by columns (skewed).

@@ -4,7 +4,7 @@
 // of a window are a compact run of lines in shared memory, as the copies leave them; heads lie side by side in a line.
 // Windows are scored in pieces: the tensor cores score the next piece, or the next item's first one, while a warp takes
 // exponentials of this one. Exponentials have no reference: what leaves the safe range is computed again.
-#include "hopper_exact.cuh"
+#include "exact.cuh"
 
 // Octets of keys from A to B: exponentials, packed as operands.
 template <int A, int B, int N, int P> DEVICE void exponentials(u32 (&p)[P], const float (&s)[N]) {

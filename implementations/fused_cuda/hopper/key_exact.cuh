@@ -1,7 +1,7 @@
 // Keys whose gradients are not finite, again: slow, exact, and seldom. A product meets all keys of a tile with all
 // queries of a block, also those that do not see them, and zero times infinity is NaN.
 #pragma once
-#include "hopper_key_ring.cuh"
+#include "key_ring.cuh"
 
 struct Key {  // of a head, on the map; its row and column of the tile
   int y, x, row, column;

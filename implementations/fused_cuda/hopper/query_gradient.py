@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 
-from halobench.implementations.fused_cuda import hopper, layouts, wgmma
-from halobench.implementations.fused_cuda.hopper import BLOCK, LINE_CHANNELS, MOST_STAGES, WIDEST_WINDOW, Box
+from halobench.implementations.fused_cuda import layouts
+from halobench.implementations.fused_cuda.hopper import forward, wgmma
+from halobench.implementations.fused_cuda.hopper.forward import BLOCK, LINE_CHANNELS, MOST_STAGES, WIDEST_WINDOW, Box
 from halobench.implementations.fused_cuda.layouts import MOST_SHARED_BYTES
 from halobench.implementations.fused_cuda.shapes import HALF, Shape, whole
 
@@ -53,13 +54,13 @@ def layout_of(shape: Shape) -> Layout | None:
 
 def chosen(shape: Shape) -> Layout | None:
     """The layout for a shape, or none where ``query_gradient.cu`` serves it."""
-    return layout_of(shape) if "hopper_query" in hopper.PROVEN else None
+    return layout_of(shape) if "hopper_query" in forward.PROVEN else None
 
 
 def stage_bytes(shape: Shape, layout: Layout) -> int:
     """Queries, outputs and their gradients, keys and values of a block."""
     heads, keys = layout.heads, whole(shape.geometry.window**2, 16)
-    line, channels = 2 * hopper.key_channels(shape, heads), hopper.value_channels(shape, heads)
+    line, channels = 2 * forward.key_channels(shape, heads), forward.value_channels(shape, heads)
     values = whole(keys * 2 * channels, 1024) + 2 * whole(QUERIES * 2 * channels, 1024)
     return whole(keys * line, 1024) + whole(QUERIES * line, 1024) + heads * shape.value_dim // channels * values
 
@@ -68,7 +69,7 @@ def constant_bytes(shape: Shape, layout: Layout) -> int:
     """Everything but the stages and their barriers."""
     window, seen = shape.geometry.window, shape.geometry.window - shape.geometry.halo
     hot = 2 * SLOTS * (whole(window**2, 16) + layout.narrow * whole(window * seen, 16))
-    tables, kept, asked, alignment = shape.relative * 128 * hopper.key_channels(shape, 1), 17 * 32, 16, 1024
+    tables, kept, asked, alignment = shape.relative * 128 * forward.key_channels(shape, 1), 17 * 32, 16, 1024
     skews = QUERIES * 112 if shape.relative else 2048
     return hot + tables + kept + layout.warpgroups * (skews + 16) + asked + alignment
 
@@ -76,8 +77,8 @@ def constant_bytes(shape: Shape, layout: Layout) -> int:
 def boxes(shape: Shape) -> list[Box]:
     """What the tensor maps of a call copy: those of the forward kernel, then a block's gradients and outputs (3, 4)."""
     heads = known(shape).heads
-    channels = hopper.value_channels(shape, heads)
-    found = hopper.boxes_of(shape, heads)
+    channels = forward.value_channels(shape, heads)
+    found = forward.boxes_of(shape, heads)
     return found + [Box(tensor, shape.heads * shape.value_dim, channels, BLOCK, BLOCK) for tensor in (3, 4)]
 
 
@@ -98,9 +99,9 @@ def definitions(shape: Shape) -> dict[str, int]:
         "STAGES": layout.stages,
         "PIECE": layout.piece,
         "NARROW": int(layout.narrow),
-        "KEY_CHANNELS": hopper.key_channels(shape, layout.heads),
-        "VALUE_CHANNELS": hopper.value_channels(shape, layout.heads),
-        "CHUNK": hopper.chunk(shape, layout.heads),
+        "KEY_CHANNELS": forward.key_channels(shape, layout.heads),
+        "VALUE_CHANNELS": forward.value_channels(shape, layout.heads),
+        "CHUNK": forward.chunk(shape, layout.heads),
     }
 
 
@@ -116,8 +117,8 @@ def products(shape: Shape) -> str:
     window, seen = shape.geometry.window, shape.geometry.window - shape.geometry.halo
     counts = {whole(keys, 8) for keys in (window**2, window * seen, seen**2)}
     sizes = set().union(*(pieces(keys, layout.piece) for keys in counts))
-    half, width = ("bf16", "f16")[HALF[shape.dtype]], hopper.chunk(shape, layout.heads)
-    line = 2 * hopper.key_channels(shape, layout.heads)
+    half, width = ("bf16", "f16")[HALF[shape.dtype]], forward.chunk(shape, layout.heads)
+    line = 2 * forward.key_channels(shape, layout.heads)
     steps = sorted({-(-keys // 16) for keys in sizes})
     sums = shape.key_dim // 2, SLOTS // 2
     return "".join(

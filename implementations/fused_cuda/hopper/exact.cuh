@@ -1,6 +1,6 @@
 // What left the safe range, again: by warps of their own, with the maximum as reference and the scale in float32.
 #pragma once
-#include "hopper_item.cuh"
+#include "item.cuh"
 
 constexpr float ROOM = FP16 ? 0.f : 8.f;  // 2^-8 is most that a weight is, so that no sum of values overflows
 DEVICE float nothing() { return as_float(0xff800000u); }  // minus infinity

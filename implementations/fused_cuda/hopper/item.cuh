@@ -1,8 +1,8 @@
 // How an item of the Hopper kernel begins and ends: queries and positions as operands; outputs and log-sum-exps.
 #pragma once
-#include "hopper_positions.cuh"
-#include "hopper_stage.cuh"
-#include "hopper_ring.cuh"
+#include "positions.cuh"
+#include "stage.cuh"
+#include "ring.cuh"
 
 // The column that shifts, in one-hot operands that are there; those of narrower windows stand behind.
 DEVICE void lay_out_shift(u32 base, int thread) {

@@ -4,7 +4,7 @@
 // (keys that are scored at a time), KEY_CHANNELS and VALUE_CHANNELS (of a line), CHUNK (channels of a product with
 // values), NARROW (windows at the map's sides lose the columns outside).
 #pragma once
-#include "hopper_lines.cuh"
+#include "lines.cuh"
 
 constexpr int THREADS = 128 * WARPGROUPS, BLOCKS_AT_A_TIME = WARPGROUPS / HEADS;
 constexpr int KEY_LINE = 2 * KEY_CHANNELS, VALUE_LINE = 2 * VALUE_CHANNELS, VALUE_BOXES = HEADS * E / VALUE_CHANNELS;

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from halobench.implementations.fused_cuda import hopper, layouts, wgmma
-from halobench.implementations.fused_cuda.hopper import BLOCK, LINE_CHANNELS, WIDEST_WINDOW, Box
+from halobench.implementations.fused_cuda import layouts
+from halobench.implementations.fused_cuda.hopper import forward, wgmma
+from halobench.implementations.fused_cuda.hopper.forward import BLOCK, LINE_CHANNELS, WIDEST_WINDOW, Box
 from halobench.implementations.fused_cuda.layouts import MOST_SHARED_BYTES
 from halobench.implementations.fused_cuda.shapes import HALF, Shape, whole
 
@@ -27,7 +28,7 @@ class Layout:
 
 def chosen(shape: Shape) -> Layout | None:
     """The layout for a shape, or none where ``key_gradient.cu`` serves it: everywhere, until this kernel is proven."""
-    return layout_of(shape) if "hopper_key" in hopper.PROVEN else None
+    return layout_of(shape) if "hopper_key" in forward.PROVEN else None
 
 
 @lru_cache
@@ -50,15 +51,15 @@ def layout_of(shape: Shape) -> Layout | None:
 
 def stage_bytes(shape: Shape, heads: int) -> int:
     """Queries, gradients of the output, biases and statistics of a block."""
-    pixel = 2 * (hopper.key_channels(shape, heads) + heads * shape.value_dim)
+    pixel = 2 * (forward.key_channels(shape, heads) + heads * shape.value_dim)
     return whole(QUERIES * (pixel + heads * (shape.relative * 2 * BIAS_CHANNELS + 8)), 1024)
 
 
 def boxes(shape: Shape) -> list[Box]:
     """What the tensor maps of a call copy: of queries, gradients, keys, values, statistics and biases, if any."""
     heads = known(shape).heads
-    queries = Box(0, shape.heads * shape.key_dim, hopper.key_channels(shape, heads), BLOCK, BLOCK)
-    gradients = Box(1, shape.heads * shape.value_dim, hopper.value_channels(shape, heads), BLOCK, BLOCK)
+    queries = Box(0, shape.heads * shape.key_dim, forward.key_channels(shape, heads), BLOCK, BLOCK)
+    gradients = Box(1, shape.heads * shape.value_dim, forward.value_channels(shape, heads), BLOCK, BLOCK)
     statistics = Box(4, STATISTICS_CHANNELS, STATISTICS_CHANNELS, STATISTICS_LINES, 1)
     biases = Box(5, BIAS_CHANNELS, BIAS_CHANNELS, QUERIES, 1)
     maps = [queries, gradients, replace(queries, tensor=2), replace(gradients, tensor=3)]
@@ -82,17 +83,17 @@ def definitions(shape: Shape) -> dict[str, int]:
         "WARPGROUPS": layout.warpgroups,
         "STAGES": layout.stages,
         "PIECE": PIECE,
-        "KEY_CHANNELS": hopper.key_channels(shape, layout.heads),
-        "VALUE_CHANNELS": hopper.value_channels(shape, layout.heads),
-        "CHUNK": hopper.chunk(shape, layout.heads),
+        "KEY_CHANNELS": forward.key_channels(shape, layout.heads),
+        "VALUE_CHANNELS": forward.value_channels(shape, layout.heads),
+        "CHUNK": forward.chunk(shape, layout.heads),
     }
 
 
 def products(shape: Shape) -> str:
     """The products that the source calls."""
     layout = known(shape)
-    chunk = hopper.chunk(shape, layout.heads)
-    lines = 2 * hopper.key_channels(shape, layout.heads), 2 * hopper.value_channels(shape, layout.heads)
+    chunk = forward.chunk(shape, layout.heads)
+    lines = 2 * forward.key_channels(shape, layout.heads), 2 * forward.value_channels(shape, layout.heads)
     half = ("bf16", "f16")[HALF[shape.dtype]]
     return wgmma.key_vocabulary(
         half, shape.key_dim, PIECE, chunk, shape.value_dim // chunk, lines, relative=shape.relative

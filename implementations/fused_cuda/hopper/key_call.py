@@ -3,7 +3,7 @@
 import ctypes
 from functools import lru_cache
 
-from halobench.implementations.fused_cuda import hopper_key, tensor_maps
+from halobench.implementations.fused_cuda.hopper import key_gradient, tensor_maps
 from halobench.implementations.fused_cuda.launch import Args, HopperKeyArgs
 from halobench.implementations.fused_cuda.shapes import Shape
 from torch import Tensor
@@ -19,14 +19,14 @@ def argument(
     ``pixels`` are queries, gradients of the output, keys and values; statistics and biases, if any, are what the pass
     by queries left.
     """
-    layout = hopper_key.chosen(shape)
+    layout = key_gradient.chosen(shape)
     batch, tiles = len(pixels[0]), args.tiles_y * args.tiles_x
     if layout is None or not all(map(tensor_maps.heads_side_by_side, pixels)) or batch * tiles**2 >= 2**31:
         return None  # the kernel divides in 32 bits
     sizes = args.blocks_y * args.blocks_x, batch * shape.heads
-    left = [mapped_lines(statistics, sizes, hopper_key.STATISTICS_LINES, hopper_key.STATISTICS_CHANNELS)]
+    left = [mapped_lines(statistics, sizes, key_gradient.STATISTICS_LINES, key_gradient.STATISTICS_CHANNELS)]
     if biases is not None:
-        left.append(mapped_lines(biases, sizes, hopper_key.QUERIES, hopper_key.BIAS_CHANNELS))
+        left.append(mapped_lines(biases, sizes, key_gradient.QUERIES, key_gradient.BIAS_CHANNELS))
     maps = encoded(shape, (*map(mapped, pixels), *left))
     if maps is None:
         return None
@@ -51,5 +51,5 @@ def mapped_lines(tensor: Tensor, sizes: tuple[int, int], lines: int, channels: i
 @lru_cache(maxsize=1024)
 def encoded(shape: Shape, tensors: tuple[Mapped, ...]) -> bytes | None:
     """The tensor maps of all tensors, encoded; none if the driver takes one of them for impossible."""
-    maps = [tensor_maps.encode(shape.dtype, *tensors[box.tensor], box) for box in hopper_key.boxes(shape)]
+    maps = [tensor_maps.encode(shape.dtype, *tensors[box.tensor], box) for box in key_gradient.boxes(shape)]
     return None if None in maps else b"".join(one for one in maps if one)

@@ -7,7 +7,8 @@ from functools import lru_cache
 from itertools import product
 
 import torch
-from halobench.implementations.fused_cuda import layouts, wgmma
+from halobench.implementations.fused_cuda import layouts
+from halobench.implementations.fused_cuda.hopper import wgmma
 from halobench.implementations.fused_cuda.layouts import MOST_SHARED_BYTES
 from halobench.implementations.fused_cuda.shapes import HALF, Shape, seen_geometry, shape_for, value_slices, whole
 

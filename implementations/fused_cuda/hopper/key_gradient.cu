@@ -6,8 +6,8 @@
 //
 // Biases are what the pass by queries left, as they lie in memory: 32 channels of a query. Which of them a key picks
 // depends on its tile's place in the block's window.
-#include "hopper_key_exact.cuh"
-#include "table_sums.cuh"
+#include "key_exact.cuh"
+#include "../table_sums.cuh"
 
 struct State {
   u32 k[KEY_STEPS][4], v[VALUE_STEPS][4], hot[2][4];

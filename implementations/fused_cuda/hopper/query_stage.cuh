@@ -1,6 +1,6 @@
 // What a CTA of the backward kernel by queries holds in shared memory on Hopper.
 #pragma once
-#include "hopper_window.cuh"
+#include "window.cuh"
 
 constexpr int sixteens_of(int keys) { return (keys + 15) / 16 * 16; }  // keys are the K of products, too
 constexpr int LINES = sixteens_of(WINDOW * WINDOW);

@@ -1,9 +1,9 @@
 // What a CTA of the forward kernel holds in shared memory.
 //
-// Compile-time constants beyond those of hopper_window.cuh: STAGED (outputs go through shared memory), QUERY_SCALE and
+// Compile-time constants beyond those of window.cuh: STAGED (outputs go through shared memory), QUERY_SCALE and
 // QUERY_SCALE_REST (what the first lacks; pairs in half precision).
 #pragma once
-#include "hopper_window.cuh"
+#include "window.cuh"
 
 constexpr u32 KEYS = turns(MOST * KEY_LINE), VALUES = turns((MOST + 15) / 16 * 16 * VALUE_LINE);
 constexpr u32 STAGE_QUERIES = KEYS + VALUE_BOXES * VALUES, STAGE_SIZE = STAGE_QUERIES + turns(64 * KEY_LINE);
