@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
+from halobench.attention.geometry import BEYOND
 from halobench.attention.problem import Direction, Problem
 from halobench.cases.workload import Slot, Task
 
@@ -44,8 +45,8 @@ class Case:
     def row(self) -> dict[str, object]:
         """The columns of a results row that are known before measuring."""
         problem = asdict(self.problem)
-        for beyond in ("above", "below"):  # a case's map is whole
-            del problem["geometry"][beyond]
+        for side in BEYOND:  # a case's map is whole
+            del problem["geometry"][side]
         layer = None
         if isinstance(self.task, Slot):
             spec = self.task.layer
