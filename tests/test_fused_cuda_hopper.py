@@ -23,7 +23,7 @@ from halobench.cases.operator_call import Call
 from halobench.fuzz.draw import Magnitude, Trial
 from halobench.fuzz.judge import compared, judge, poisoned
 from halobench.measure.conformance import distinct_layers
-from tests.emulator.on_hopper import launches
+from tests.emulator.on_hopper import launches, skip_elsewhere, watched
 
 
 @pytest.fixture
@@ -310,15 +310,7 @@ def drawn(draw: random.Random) -> Problem:
 @pytest.mark.parametrize("number", range(6))
 def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh shapes of the class: output and all gradients, by this kernel, also of what it computes again."""
-    if not torch.cuda.is_available() or not launch.is_hopper(torch.device("cuda")):
-        pytest.skip("no Hopper")
-    launched, run = [], launch.run
-
-    def watched(kernel: Program, *rest: object) -> None:
-        launched.append(kernel)
-        run(kernel, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(launch, "run", watched)
+    launched = watched(monkeypatch)
     draw = random.Random(f"{torch.seed()}/{number}")
     magnitudes: list[Magnitude] = ["standard", "large_query", "huge_key", "large_tables"]
     trial = Trial(drawn(draw), magnitude=draw.choice(magnitudes), seed=draw.getrandbits(32))
@@ -331,8 +323,7 @@ def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.gpu
 def test_captured_maps_are_their_own() -> None:
     """A replay reads what was captured, whatever was called since."""
-    if not torch.cuda.is_available() or not launch.is_hopper(torch.device("cuda")):
-        pytest.skip("no Hopper")
+    skip_elsewhere()
     inputs, others = (WHOLE.inputs("cuda", seed=seed) for seed in (0, 1))
 
     def call(tensors: tuple[Tensor, ...]) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from halobench.implementations import fused_cuda
-from halobench.implementations.fused_cuda import launch, layouts
+from halobench.implementations.fused_cuda import layouts
 from halobench.implementations.fused_cuda.hopper import forward, key_gradient
 from halobench.implementations.fused_cuda.launch import Program
 from torch import Tensor
@@ -17,7 +17,7 @@ from halobench.attention import formula
 from halobench.attention.problem import Attend, RelativeTables
 from halobench.cases import accuracy
 from halobench.fuzz.judge import poisoned
-from tests.emulator.on_hopper import launches
+from tests.emulator.on_hopper import launches, watched
 from tests.test_fused_cuda_hopper import shape_of
 
 
@@ -124,15 +124,7 @@ def drawn(draw: random.Random) -> Problem:
 @pytest.mark.parametrize("number", range(16))
 def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh shapes of the class: all gradients within their budgets, by this kernel."""
-    if not torch.cuda.is_available() or not launch.is_hopper(torch.device("cuda")):
-        pytest.skip("no Hopper")
-    launched, run = [], launch.run
-
-    def watched(kernel: Program, *rest: object) -> None:
-        launched.append(kernel)
-        run(kernel, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(launch, "run", watched)
+    launched = watched(monkeypatch)
     monkeypatch.setattr(forward, "PROVEN", ("hopper", "hopper_key"))
     problem = drawn(random.Random(f"{torch.seed()}/{number}"))
     with poisoned():

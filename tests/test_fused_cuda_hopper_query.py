@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from halobench.implementations import fused_cuda
-from halobench.implementations.fused_cuda import launch, layouts, operator, shapes
+from halobench.implementations.fused_cuda import layouts, operator, shapes
 from halobench.implementations.fused_cuda.hopper import forward, query_gradient
 from halobench.implementations.fused_cuda.launch import Program
 from halobench.implementations.fused_cuda.shapes import Shape
@@ -18,7 +18,7 @@ from halobench import Geometry, Problem, backends
 from halobench.attention.problem import Inputs
 from halobench.cases import accuracy
 from halobench.fuzz.judge import poisoned
-from tests.emulator.on_hopper import launches
+from tests.emulator.on_hopper import launches, skip_elsewhere, watched
 
 
 @pytest.fixture
@@ -158,15 +158,7 @@ def drawn(draw: random.Random) -> Problem:
 @pytest.mark.parametrize("number", range(8))
 def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh shapes of the class: all gradients, by this kernel."""
-    if not torch.cuda.is_available() or not launch.is_hopper(torch.device("cuda")):
-        pytest.skip("no Hopper")
-    launched, run = [], launch.run
-
-    def watched(kernel: Program, *rest: object) -> None:
-        launched.append(kernel)
-        run(kernel, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(launch, "run", watched)
+    launched = watched(monkeypatch)
     problem = drawn(random.Random(f"{torch.seed()}/{number}"))
     backend = backends.load("fused_cuda")
     with poisoned():
@@ -178,8 +170,7 @@ def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.gpu
 def test_deterministic() -> None:
     """Two calls agree bit for bit."""
-    if not torch.cuda.is_available() or not launch.is_hopper(torch.device("cuda")):
-        pytest.skip("no Hopper")
+    skip_elsewhere()
     problem = replace(WHOLE, height=40, width=33, batch=3)
     inputs = problem.inputs("cuda")
     gradients, gradient = differentiable(inputs, problem.geometry), torch.randn_like(inputs.value)

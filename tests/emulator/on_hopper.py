@@ -1,4 +1,4 @@
-"""Calls on a CPU as on Hopper: by its kernels, wherever those can."""
+"""Calls on a CPU as on Hopper: by its kernels, wherever those can; and what is launched on a real one."""
 
 import ctypes
 import struct
@@ -52,4 +52,24 @@ def launches(folder: Path, monkeypatch: pytest.MonkeyPatch, again: list[int] | N
     monkeypatch.setattr(launch, "run", run)
     tensor_maps.encoded.cache_clear()
     key_call.encoded.cache_clear()
+    return launched
+
+
+def skip_elsewhere() -> None:
+    """Skip the test where there is no Hopper."""
+    if not torch.cuda.is_available() or not launch.is_hopper(torch.device("cuda")):
+        pytest.skip("no Hopper")
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[Program]:
+    """From now on, the kernels that were launched on the GPU, which is a Hopper."""
+    skip_elsewhere()
+    launched: list[Program] = []
+    run = launch.run
+
+    def noted(kernel: Program, *rest: object) -> None:
+        launched.append(kernel)
+        run(kernel, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(launch, "run", noted)
     return launched

@@ -65,15 +65,18 @@ class Box:
     rows: int
 
 
+def of_the_class(shape: Shape) -> bool:
+    """Whether a block of queries is an M of ``wgmma``, and its window's rows and columns are the channels there are."""
+    geometry = shape.geometry
+    return (geometry.block, geometry.stride, shape.value_dim % 16) == (BLOCK, 1, 0) and geometry.window <= WIDEST_WINDOW
+
+
 @lru_cache
 def layout_of(shape: Shape) -> Layout | None:
     """The layout for a shape, or none where this kernel cannot serve it."""
-    geometry = shape.geometry
-    if (geometry.block, geometry.stride) != (BLOCK, 1) or geometry.window > WIDEST_WINDOW:
+    if not of_the_class(shape):
         return None
-    if shape.value_dim % 16:
-        return None
-    teams = teams_of(shape)
+    geometry, teams = shape.geometry, teams_of(shape)
     narrow = geometry.border == "masked" and geometry.halo > 0
     for (groups, piece), heads, narrowed, staged in product(teams, (4, 2, 1), (narrow, False), (True, False)):
         if shape.heads % heads or heads * shape.key_dim > LINE_CHANNELS or groups % heads:
@@ -148,7 +151,7 @@ def constant_bytes(shape: Shape, layout: Layout) -> int:
 
 
 def pieces(keys: int, piece: int) -> list[int]:
-    """The keys of a window in the pieces that it is scored in, as ``hopper.cu`` cuts it."""
+    """The keys of a window in the pieces that it is scored in, as ``forward.cu`` here cuts it."""
     found = []
     while keys:
         found.append(keys if keys <= piece + 16 else piece)
@@ -220,6 +223,19 @@ def known(shape: Shape) -> Layout:
     return layout
 
 
+def shared_definitions(shape: Shape, heads: int, warpgroups: int, stages: int) -> dict[str, int]:
+    """The constants of a layout that the sources of all kernels for Hopper are compiled with."""
+    return {
+        "HEADS": heads,
+        "HEAD_COUNT": shape.heads,
+        "WARPGROUPS": warpgroups,
+        "STAGES": stages,
+        "KEY_CHANNELS": key_channels(shape, heads),
+        "VALUE_CHANNELS": value_channels(shape, heads),
+        "CHUNK": chunk(shape, heads),
+    }
+
+
 def definitions(shape: Shape) -> dict[str, int]:
     """The constants that the source is compiled with."""
     layout = known(shape)
@@ -227,16 +243,10 @@ def definitions(shape: Shape) -> dict[str, int]:
     rounded = scale.to(shape.dtype)
     first, rest = (int(x.to(shape.dtype).view(torch.int16)) & 0xFFFF for x in (rounded, scale - rounded.double()))
     return layouts.definitions(shape, "forward") | {
-        "HEADS": layout.heads,
-        "HEAD_COUNT": shape.heads,
-        "WARPGROUPS": layout.warpgroups,
-        "STAGES": layout.stages,
+        **shared_definitions(shape, layout.heads, layout.warpgroups, layout.stages),
         "PIECE": layout.piece,
         "NARROW": int(layout.narrow),
         "STAGED": int(layout.staged),
-        "KEY_CHANNELS": key_channels(shape, layout.heads),
-        "VALUE_CHANNELS": value_channels(shape, layout.heads),
-        "CHUNK": chunk(shape, layout.heads),
         "QUERY_SCALE": first * 0x10001,
         "QUERY_SCALE_REST": rest * 0x10001,
     }

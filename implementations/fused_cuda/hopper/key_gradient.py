@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from halobench.implementations.fused_cuda import layouts
 from halobench.implementations.fused_cuda.hopper import forward, wgmma
-from halobench.implementations.fused_cuda.hopper.forward import BLOCK, LINE_CHANNELS, WIDEST_WINDOW, Box
+from halobench.implementations.fused_cuda.hopper.forward import BLOCK, LINE_CHANNELS, Box, of_the_class
 from halobench.implementations.fused_cuda.layouts import MOST_SHARED_BYTES
 from halobench.implementations.fused_cuda.shapes import HALF, Shape, whole
 
@@ -34,8 +34,7 @@ def chosen(shape: Shape) -> Layout | None:
 @lru_cache
 def layout_of(shape: Shape) -> Layout | None:
     """The layout for a shape, or none where this kernel cannot serve it."""
-    geometry = shape.geometry
-    if (geometry.block, geometry.stride) != (BLOCK, 1) or geometry.window > WIDEST_WINDOW or shape.value_dim % 16:
+    if not of_the_class(shape):
         return None
     operands = 3 * (shape.key_dim + shape.value_dim) // 4  # registers of keys, values and their gradients
     groups = 4 if operands <= 24 else 3 if operands <= 72 else 2
@@ -77,15 +76,9 @@ def definitions(shape: Shape) -> dict[str, int]:
     """The constants that the source is compiled with."""
     layout = known(shape)
     return layouts.definitions(shape, "key_gradient") | {
-        "HEADS": layout.heads,
+        **forward.shared_definitions(shape, layout.heads, layout.warpgroups, layout.stages),
         "PARTS": 1,
-        "HEAD_COUNT": shape.heads,
-        "WARPGROUPS": layout.warpgroups,
-        "STAGES": layout.stages,
         "PIECE": PIECE,
-        "KEY_CHANNELS": forward.key_channels(shape, layout.heads),
-        "VALUE_CHANNELS": forward.value_channels(shape, layout.heads),
-        "CHUNK": forward.chunk(shape, layout.heads),
     }
 
 

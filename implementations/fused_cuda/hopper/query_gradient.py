@@ -6,7 +6,7 @@ from itertools import product
 
 from halobench.implementations.fused_cuda import layouts
 from halobench.implementations.fused_cuda.hopper import forward, wgmma
-from halobench.implementations.fused_cuda.hopper.forward import BLOCK, LINE_CHANNELS, MOST_STAGES, WIDEST_WINDOW, Box
+from halobench.implementations.fused_cuda.hopper.forward import BLOCK, LINE_CHANNELS, MOST_STAGES, Box, of_the_class
 from halobench.implementations.fused_cuda.layouts import MOST_SHARED_BYTES
 from halobench.implementations.fused_cuda.shapes import HALF, Shape, whole
 
@@ -33,9 +33,7 @@ class Layout:
 def layout_of(shape: Shape) -> Layout | None:
     """The layout for a shape, or none where this kernel cannot serve it."""
     geometry = shape.geometry
-    if (geometry.block, geometry.stride) != (BLOCK, 1) or geometry.window > WIDEST_WINDOW:
-        return None
-    if shape.value_dim % 16:
+    if not of_the_class(shape):
         return None
     # Registers that a thread keeps through a piece: operands, gradients of queries and tables, sums by position.
     kept = shape.key_dim * (5 / 4 + shape.relative / 2) + shape.value_dim / 4 + SLOTS / 2
@@ -93,20 +91,14 @@ def definitions(shape: Shape) -> dict[str, int]:
     """The constants that the source is compiled with."""
     layout = known(shape)
     return layouts.definitions(shape, "query_gradient") | {
-        "HEADS": layout.heads,
-        "HEAD_COUNT": shape.heads,
-        "WARPGROUPS": layout.warpgroups,
-        "STAGES": layout.stages,
+        **forward.shared_definitions(shape, layout.heads, layout.warpgroups, layout.stages),
         "PIECE": layout.piece,
         "NARROW": int(layout.narrow),
-        "KEY_CHANNELS": forward.key_channels(shape, layout.heads),
-        "VALUE_CHANNELS": forward.value_channels(shape, layout.heads),
-        "CHUNK": forward.chunk(shape, layout.heads),
     }
 
 
 def pieces(keys: int, piece: int) -> set[int]:
-    """The sizes of the pieces that a window's keys come in, as ``hopper_query.cu`` cuts it."""
+    """The sizes of the pieces that a window's keys come in, as ``query_gradient.cu`` here cuts it."""
     many = (keys - 17) // piece
     return {keys - many * piece, *[piece] * (many > 0)}
 
