@@ -150,6 +150,8 @@ inline u32 permute(u32 low, u32 high, u32 bytes) {
   return result;
 }
 inline u32 high_product(u32 a, u32 b) { return (u64)a * b >> 32; }
+inline u32 first_bit(u32 x) { return __builtin_ctz(x); }
+inline u32 zero_here() { return 0; }
 inline void barrier_init(u32 barrier, u32 count) { machine::barriers[barrier] = {(int)count, (int)count, 0, 0}; }
 inline void barriers_ready() {}
 inline void barrier_arrive(u32 barrier) {
@@ -186,6 +188,12 @@ inline uint4 load_shared(u32 address) {
   machine::demand(address, 16, "shared memory address");
   uint4 v;
   memcpy(&v, machine::memory + address, 16);
+  return v;
+}
+inline float2 load_shared_pair(u32 address) {
+  machine::demand(address, 8, "shared memory address");
+  float2 v;
+  memcpy(&v, machine::memory + address, 8);
   return v;
 }
 inline u32 load_shared_word(u32 address) {

@@ -10,6 +10,13 @@ struct alignas(64) TensorMap {
 DEVICE u32 shuffle(u32 x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
 DEVICE u32 permute(u32 low, u32 high, u32 bytes) { return __byte_perm(low, high, bytes); }
 DEVICE u32 high_product(u32 a, u32 b) { return __umulhi(a, b); }
+DEVICE u32 first_bit(u32 x) { return __ffs(x) - 1; }
+// Where the compiler takes a constant for cheap enough to have it everywhere.
+DEVICE u32 zero_here() {
+  u32 x;
+  asm volatile("mov.b32 %0, 0;" : "=r"(x));
+  return x;
+}
 // Barriers in shared memory: a phase ends when ``count`` have arrived and all bytes that were expected are there.
 DEVICE void barrier_init(u32 barrier, u32 count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
@@ -44,10 +51,11 @@ DEVICE void copy_box(u32 target, const TensorMap& map, int channel, int x, int y
       "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(target),
       "l"(&map), "r"(channel), "r"(x), "r"(y), "r"(image), "r"(barrier) : "memory");
 }
-// A matrix of lines of 32, 64 or 128 bytes, swizzled as copies leave them (or of 16, which are not).
+// A matrix of lines of 32, 64 or 128 bytes, swizzled as copies leave them (or of 16, which are not). It has 14 bits of
+// an address in units of 16 bytes: shared memory has no more. Further lines are as many of these units further on.
 template <int line> DEVICE u64 descriptor(u32 address) {
   constexpr u64 swizzle = line == 128 ? 1 : line == 64 ? 2 : line == 32 ? 3 : 0;
-  return (u64)((address & 0x3ffff) >> 4) | (swizzle ? 1ull : 8ull) << 16 | (u64)(line * 8 >> 4) << 32 | swizzle << 62;
+  return (address >> 4) + ((swizzle ? 1ull : 8ull) << 16 | (u64)(line * 8 >> 4) << 32 | swizzle << 62);
 }
 DEVICE void stmatrix(u32 address, u32 r0, u32 r1, u32 r2, u32 r3) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
@@ -57,6 +65,11 @@ DEVICE uint4 load_shared(u32 address) {
   uint4 v;
   asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address) : "memory");
+  return v;
+}
+DEVICE float2 load_shared_pair(u32 address) {
+  float2 v;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(address) : "memory");
   return v;
 }
 // A word that others change, for a whole warp at once.

@@ -43,9 +43,9 @@ def mapped(tensor: Tensor) -> Mapped:
 
 
 def mapped_lines(tensor: Tensor, sizes: tuple[int, int], lines: int, channels: int) -> Mapped:
-    """What a pass left for each block of each head, as lines of channels of 16 bits."""
+    """What a pass left for each block of each head, as lines of channels of 16 bits: a box is a block's, of heads."""
     blocks, heads = sizes
-    return tensor.data_ptr(), (lines, blocks, heads), (channels, lines * channels, blocks * lines * channels)
+    return tensor.data_ptr(), (lines, heads, blocks), (channels, blocks * lines * channels, lines * channels)
 
 
 @lru_cache(maxsize=1024)

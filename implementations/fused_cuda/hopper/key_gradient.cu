@@ -44,20 +44,20 @@ struct Matrices {
 };
 DEVICE Matrices matrices_of(u32 stage, int from, const Role& me) {
   Matrices m;
-  m.queries = descriptor<KEY_LINE>(stage + from * KEY_LINE + 2 * D * me.head);
-  m.biases = !RELATIVE ? 0 : descriptor<64>(stage + AT_BIASES + me.head * BIASES + from * 64);
+  m.queries = descriptor<KEY_LINE>(stage + 2 * D * me.head) + from * KEY_LINE / 16;
+  m.biases = !RELATIVE ? 0 : descriptor<64>(stage + AT_BIASES + me.head * BIASES) + from * 64 / 16;
 #pragma unroll
   for (int i = 0; i < CHUNKS; i++) {
     const int channel = me.head * E + i * CHUNK;
     const u32 box = channel / VALUE_CHANNELS * GRADIENT_BOX + channel % VALUE_CHANNELS * 2;
-    m.gradients[i] = descriptor<VALUE_LINE>(stage + AT_GRADIENTS + box + from * VALUE_LINE);
+    m.gradients[i] = descriptor<VALUE_LINE>(stage + AT_GRADIENTS + box) + from * VALUE_LINE / 16;
   }
   return m;
 }
 // Of a lane's two queries of 8: log-sum-exps and, behind those of all octets, minus deltas.
 DEVICE float2 statistics_of(u32 stage, int octet, const Role& me) {
-  const u32 from = stage - shared_base() + AT_STATISTICS + me.head * STATISTICS;
-  return at<float2>(from + 32 * octet + (8 * me.t ^ (octet & 4 ? 16 : 0)));
+  const u32 from = stage + AT_STATISTICS + me.head * STATISTICS + (8 * me.t ^ (octet & 4 ? 16 : 0));
+  return load_shared_pair(from + 32 * octet);
 }
 // Weights and gradients of the logits as operands: [16 keys of a warp, PIECE queries].
 struct Weights {
@@ -86,13 +86,15 @@ struct Visit {
   u32 seen;           // a mask: whether the block sees a lane's column
 };
 // A tile meets a block. The last products are under way at the end; ``next`` is where the walk goes on.
-DEVICE void visit_block(State& w, const Visit& visit, const Walk& next, float scale, const Role& me) {
+DEVICE void visit_block(State& w, const HopperKeyArgs& all, const Visit& visit, const Walk& next, Refills& refills,
+                        float scale, const Role& me) {
 #pragma unroll
   for (int from = 0; from < QUERIES; from += PIECE) {
     float s[PIECE / 2], dp[PIECE / 2];
     Weights x;
     const Matrices m = matrices_of(visit.stage, from, me);
     scores(s, dp, w.k, w.hot, w.v, m.queries, m.biases, m.gradients);
+    if (from) refills.poll(all, me);
     products_wait(s, dp, w.dv, w.dk);
     if (from == 0 && me.lane == 0) barrier_arrive(visit.behind);
     if (from + PIECE == QUERIES) pick(w.hot, next, me);  // while nothing is under way
@@ -102,7 +104,7 @@ DEVICE void visit_block(State& w, const Visit& visit, const Walk& next, float sc
       for (int i = 0; HIDES && i < PIECE / 4; i++) x.p[i] &= visit.seen, x.ds[i] &= visit.seen;
     } else {
 #pragma unroll
-      for (int i = 0; i < PIECE / 4; i++) x.p[i] = x.ds[i] = 0;
+      for (int i = 0; i < PIECE / 4; i++) x.p[i] = zero_here(), x.ds[i] = zero_here();
     }
     gradients(w.dv, w.dk, x.p, x.ds, m.gradients, m.queries);
   }
@@ -156,7 +158,7 @@ DEVICE bool walk_over(const HopperKeyArgs& all, Walk now, Refills& refills, cons
       const Visit visit = {stage_of(now, me), behind, works, seen};
       await(all, now, refills, me);
       now.next(all);
-      visit_block(w, visit, now, scale, me);
+      visit_block(w, all, visit, now, refills, scale, me);
       behind = own;
     }
     products_wait(w.dv, w.dk);

@@ -59,8 +59,8 @@ def boxes(shape: Shape) -> list[Box]:
     heads = known(shape).heads
     queries = Box(0, shape.heads * shape.key_dim, forward.key_channels(shape, heads), BLOCK, BLOCK)
     gradients = Box(1, shape.heads * shape.value_dim, forward.value_channels(shape, heads), BLOCK, BLOCK)
-    statistics = Box(4, STATISTICS_CHANNELS, STATISTICS_CHANNELS, STATISTICS_LINES, 1)
-    biases = Box(5, BIAS_CHANNELS, BIAS_CHANNELS, QUERIES, 1)
+    statistics = Box(4, STATISTICS_CHANNELS, STATISTICS_CHANNELS, STATISTICS_LINES, heads)
+    biases = Box(5, BIAS_CHANNELS, BIAS_CHANNELS, QUERIES, heads)
     maps = [queries, gradients, replace(queries, tensor=2), replace(gradients, tensor=3)]
     return [*maps, statistics, *[biases] * shape.relative]
 

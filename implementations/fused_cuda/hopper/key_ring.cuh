@@ -48,9 +48,9 @@ struct Role {  // where a warp is
 // A team's way: over tiles and, of each, over its keys and the blocks that see it; and around the ring.
 struct Walk {
   int number;
-  u32 step : 4, stage : 4, parity : 1, steps : 5;  // one register; a tile's steps are a bit each
-  DEVICE int down() const { return ((int)step - 1) / REACH; }  // of the tile in a block's window, in tiles
-  DEVICE int right() const { return ((int)step - 1) % REACH; }
+  u32 step, steps, stage, parity;  // a tile's steps are a bit each: this one and those to come
+  DEVICE int down() const { return (step - 1) / REACH; }  // of the tile in a block's window, in tiles
+  DEVICE int right() const { return (step - 1) % REACH; }
   DEVICE void enter(const HopperKeyArgs& all, int tile_number) {
     number = tile_number, step = 0, steps = 1;
     const Place p = tile_of(all, number);
@@ -62,9 +62,9 @@ struct Walk {
   }
   DEVICE void next(const HopperKeyArgs& all) {
     if (++stage == STAGES) stage = 0, parity ^= 1;
-    do step++;
-    while (step < STEPS && !(steps >> step & 1));
-    if (step == STEPS) enter(all, number + TEAMS * ctas());
+    steps &= steps - 1;
+    if (steps) step = first_bit(steps);
+    else enter(all, number + TEAMS * ctas());
   }
 };
 DEVICE Walk begin(const HopperKeyArgs& all, const Role& me) {
@@ -90,12 +90,9 @@ DEVICE void refill(const HopperKeyArgs& all, const Walk& walk, const Role& me) {
   for (int box = 0; box < VALUE_BOXES; box++)
     copy_box(to + AT_GRADIENTS + box * GRADIENT_BOX, second, p.head * E + box * VALUE_CHANNELS, x, y, p.image, barrier);
   if (keys) return;
-#pragma unroll
-  for (int head = 0; head < HEADS; head++) {
-    const int block = by * all.args.blocks_x + bx, image = p.image * HEAD_COUNT + p.head + head;
-    if (RELATIVE) copy_box(to + AT_BIASES + head * BIASES, all.biases, 0, 0, block, image, barrier);
-    copy_box(to + AT_STATISTICS + head * STATISTICS, all.statistics, 0, 0, block, image, barrier);
-  }
+  const int block = by * all.args.blocks_x + bx, head = p.image * HEAD_COUNT + p.head;
+  if (RELATIVE) copy_box(to + AT_BIASES, all.biases, 0, 0, head, block, barrier);
+  copy_box(to + AT_STATISTICS, all.statistics, 0, 0, head, block, barrier);
 }
 // One warp of a team refills the stages that all have left.
 struct Refills {
