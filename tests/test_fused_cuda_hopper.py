@@ -120,10 +120,10 @@ def test_computes_again(kind: str, dtype: str, again: list[int]) -> None:
 @pytest.mark.parametrize(
     ("dtype", "logit", "safe"),
     [
-        ("bfloat16", -21, True),
-        ("bfloat16", -23, False),
-        ("bfloat16", 11, True),
-        ("bfloat16", 13, False),
+        ("bfloat16", -46, True),
+        ("bfloat16", -48, False),
+        ("bfloat16", 36, True),
+        ("bfloat16", 38, False),
         ("float16", -4, True),
         ("float16", -6, False),
         ("float16", 12, True),
@@ -143,10 +143,8 @@ def test_safe_sums(dtype: str, logit: float, safe: bool, again: list[int]) -> No
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize(("factor", "exact"), [(1, False), (60, True), (-60, True)])
-def test_log_sum_exps(
-    factor: float, exact: bool, dtype: str, ran: list[Program], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("factor", [1, 60, -60])
+def test_log_sum_exps(factor: float, dtype: str, ran: list[Program], monkeypatch: pytest.MonkeyPatch) -> None:
     """As the other kernel leaves them for the backward pass, also where sums leave the safe range."""
     query, key, value, relative = replace(EMULATED["partial_blocks"], batch=1, dtype=dtype).inputs(seed=1)
     assert relative is not None
@@ -156,9 +154,8 @@ def test_log_sum_exps(
         found.append(operator.forward(factor * query, key, value, *relative, 8, 3, 1, "masked"))
     (output, sums), (expected, expected_sums) = found
     off = (sums - expected_sums)[expected_sums < 1e4].abs()
-    assert off.max() < 0.03
-    same = (off < 2e-4).float().mean()  # few, with the scale in rounded queries
-    assert same > 0.9 if exact else same < (0.2 if dtype == "bfloat16" else 0.8)
+    assert off.max() < 1e-3
+    assert (off < 2e-4).float().mean() > 0.9
     assert (output.double() - expected.double()).norm() < 5e-3 * expected.double().norm()
     assert ran == ["hopper", "forward"]
 

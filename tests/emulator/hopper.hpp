@@ -204,15 +204,6 @@ inline void store_shared(u32 address, u32 x) {
   *(u32*)(machine::memory + address) = x;
 }
 inline void store_16(void* target, uint4 v) { memcpy(target, &v, 16); }
-inline u32 multiply_add_pair(u32 a, u32 b, u32 c) {
-  u32 result = 0;
-  for (int half = 0; half < 2; half++) {
-    const float sum = fmaf(machine::element(a, half), machine::element(b, half), machine::element(c, half));
-    result |= (u32)machine::narrow(sum) << 16 * half;
-  }
-  return result;
-}
-inline u32 multiply_pair(u32 a, u32 b) { return multiply_add_pair(a, b, 0x80008000u); }
 inline float log2_normal(float x) { return log2f(x); }
 inline float reciprocal(float x) { return 1.f / x; }
 

@@ -52,7 +52,7 @@ DEVICE void attend_exactly(Operands& a, const Item& item, const HopperArgs& all,
   const Seen seen = seen_of(all, item.number);
   const Rows rows = {item, seen, me};
   const float scale = all.args.scale * LOG2_E;
-  operands<false>(a, item, seen, me);
+  operands(a, item, seen, me);
   float s[8], shift[2], greatest[2] = {nothing(), nothing()}, o[E / 8][4] = {}, sum[4] = {};
 #pragma unroll 1
   for (int row = 0; row < seen.rows; row++) {

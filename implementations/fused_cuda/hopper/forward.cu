@@ -7,12 +7,12 @@
 #include "exact.cuh"
 
 // Octets of keys from A to B: exponentials, packed as operands.
-template <int A, int B, int N, int P> DEVICE void exponentials(u32 (&p)[P], const float (&s)[N]) {
+template <int A, int B, int N, int P> DEVICE void exponentials(u32 (&p)[P], const float (&s)[N], float scale) {
 #pragma unroll
   for (int o = A; o < B; o++) {
     float e[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) e[i] = exp2_fast(s[4 * o + i]);
+    for (int i = 0; i < 4; i++) e[i] = exp2_fast(fmaf(s[4 * o + i], scale, SHIFT));
     p[2 * o] = pack(e[0], e[1]), p[2 * o + 1] = pack(e[2], e[3]);
   }
   if (B == N / 4 && B % 2) p[2 * B] = p[2 * B + 1] = 0;
@@ -39,14 +39,14 @@ DEVICE void pieces(State& w, float (&s)[piece_of(LEFT) / 2], u64 keys, const Val
 #pragma unroll
   for (int i = 0; i < CHUNKS; i++) from[i] = values.chunks[i] + AT * VALUE_LINE / 16;
   const u64 ones = descriptor<16>(x.me.base + AT_ONES);
-  exponentials<0, COVER>(p, s);
+  exponentials<0, COVER>(p, s, x.me.scale);
   products_wait(w.o, w.sum);
   if constexpr (N < LEFT) {
     float t[piece_of(LEFT - N) / 2];
     if (AT == 0 && x.polls) x.refills.poll(x.all, x.me);
     scores(t, w.a.q, w.a.rows, w.a.columns, keys + (AT + N) * KEY_LINE / 16, hot + (AT + N) * 4);
     if constexpr (AT == 0) finish(w.o, w.sum, x.to, x.all, x.me), x.to = target_of(x.now, x.all, x.me);
-    exponentials<COVER, OCTETS_HERE>(p, s);
+    exponentials<COVER, OCTETS_HERE>(p, s, x.me.scale);
     products_wait(t);
     if constexpr (AT == 0) weigh(w.o, w.sum, p, from, ones);
     else weigh_more(w.o, w.sum, p, from, ones);
@@ -61,10 +61,10 @@ DEVICE void pieces(State& w, float (&s)[piece_of(LEFT) / 2], u64 keys, const Val
     else barrier_wait(x.me.barriers + 16 * x.next.stage, x.next.parity);
     const Seen seen = seen_of(x.all, x.next.number);
     x.few_rows = seen.few_rows(), x.few_columns = seen.few_columns();
-    operands<true>(w.a, x.next, seen, x.me);
-    exponentials<COVER, LATE>(p, s);
+    operands(w.a, x.next, seen, x.me);
+    exponentials<COVER, LATE>(p, s, x.me.scale);
     scores(w.first, w.a.q, w.a.rows, w.a.columns, keys_of(x.next, x.me), hot_of(x.few_columns, x.me));
-    exponentials<LATE, OCTETS_HERE>(p, s);
+    exponentials<LATE, OCTETS_HERE>(p, s, x.me.scale);
     products_wait(w.first);
     weigh_more(w.o, w.sum, p, from, ones);
     products_wait(w.o, w.sum);
@@ -83,6 +83,7 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
   const Lane lane = who();
   me.lane = lane.lane, me.g = lane.g, me.t = lane.t;
   me.warp = shuffle(lane.warp & 3, 0), me.group = shuffle(lane.warp >> 2, 0);
+  me.scale = all.args.scale * LOG2_E;
   const View& output = all.args.output;
   if (STAGED) me.output = offset_of(output, 0, 2 * me.warp + (me.lane >> 4), me.lane >> 1 & 7) + (me.lane & 1) * 8;
   else me.output = offset_of(output, 0, 2 * me.warp, me.g) + (me.t & 1 ? 6 : 0) + 2 * me.t;
@@ -110,7 +111,6 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
   if (lane.thread == 0)
     for (int s = 0; s < STAGES; s++) refill(all, me, s, cta() + s * ctas());
   lay_out_constants(all, base, lane.thread);
-  if (SHIFTED) block_sync(), lay_out_shift(base, lane.thread);
   fence_async();
   block_sync();
 
@@ -126,7 +126,7 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
     barrier_wait(me.barriers + 16 * now.stage, 0);
     const Seen seen = seen_of(all, now.number);
     bool few_rows = seen.few_rows(), few_columns = seen.few_columns();
-    operands<true>(w.a, now, seen, me);
+    operands(w.a, now, seen, me);
     scores(w.first, w.a.q, w.a.rows, w.a.columns, keys_of(now, me), hot_of(few_columns, me));
     products_wait(w.first, w.o, w.sum);
     Refills refills = {(int)(cta() + STAGES * ctas()), 0, 0};
@@ -140,7 +140,7 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
       else step<MOST>(w, false, x);
       if (!fit(w.o, w.sum)) {
         attend_exactly(w.a, now, all, me), to = nowhere;
-        operands<true>(w.a, next, seen_of(all, next.number), me);
+        operands(w.a, next, seen_of(all, next.number), me);
       }
       if (me.lane == 0) barrier_arrive(me.barriers + 16 * now.stage + 8);
       now.next();

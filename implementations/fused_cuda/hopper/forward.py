@@ -1,12 +1,10 @@
 """The forward kernel for Hopper: what it serves, how its work is laid out, and what it is compiled with."""
 
-import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 
-import torch
 from halobench.implementations.fused_cuda import layouts
 from halobench.implementations.fused_cuda.hopper import wgmma
 from halobench.implementations.fused_cuda.layouts import MOST_SHARED_BYTES
@@ -21,7 +19,6 @@ MOST_STAGES = 12
 MAP_BYTES = 128
 SHAPES = 4  # of windows: 2 * few rows + few columns
 MAPS = 1 + 2 * SHAPES
-LOG2_E = math.log2(math.e)
 POSITIONS, ONES = 32, 8  # of channels, beside those of keys and of values
 ENTRIES_MET = 56  # of the tables, by each query: 24 by columns, and 32 by rows
 
@@ -239,16 +236,11 @@ def shared_definitions(shape: Shape, heads: int, warpgroups: int, stages: int) -
 def definitions(shape: Shape) -> dict[str, int]:
     """The constants that the source is compiled with."""
     layout = known(shape)
-    scale = torch.tensor(LOG2_E * shape.key_dim**-0.5, dtype=torch.float64)
-    rounded = scale.to(shape.dtype)
-    first, rest = (int(x.to(shape.dtype).view(torch.int16)) & 0xFFFF for x in (rounded, scale - rounded.double()))
     return layouts.definitions(shape, "forward") | {
         **shared_definitions(shape, layout.heads, layout.warpgroups, layout.stages),
         "PIECE": layout.piece,
         "NARROW": int(layout.narrow),
         "STAGED": int(layout.staged),
-        "QUERY_SCALE": first * 0x10001,
-        "QUERY_SCALE_REST": rest * 0x10001,
     }
 
 

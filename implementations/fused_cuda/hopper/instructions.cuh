@@ -86,16 +86,6 @@ DEVICE void store_16(void* target, uint4 v) {
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(target),
                "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
-DEVICE u32 multiply_pair(u32 a, u32 b) {
-  u32 r;
-  asm("mul.rn." HALF_TYPE "x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
-  return r;
-}
-DEVICE u32 multiply_add_pair(u32 a, u32 b, u32 c) {
-  u32 r;
-  asm("fma.rn." HALF_TYPE "x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
-  return r;
-}
 DEVICE float log2_normal(float x) {  // of no subnormal number
   float y;
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

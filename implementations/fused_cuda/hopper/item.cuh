@@ -4,28 +4,18 @@
 #include "stage.cuh"
 #include "ring.cuh"
 
-// The column that shifts, in one-hot operands that are there; those of narrower windows stand behind.
-DEVICE void lay_out_shift(u32 base, int thread) {
-  for (int key = thread; 64 * key < AT_POSITIONS - AT_HOT; key += THREADS)
-    at<u16>(base + AT_HOT + swizzled<64>(key, 3) + 14) = ONE;
-}
-// An item's queries as operands, times the scale if SCALED, and their products with the tables.
-template <bool SCALED> DEVICE void operands(Operands& w, const Item& item, const Seen& s, const Role& me) {
+// An item's queries as operands, and their products with the tables.
+DEVICE void operands(Operands& w, const Item& item, const Seen& s, const Role& me) {
   const int octet = me.lane >> 4, t = me.t;
 #pragma unroll
   for (int k = 0; k < KEY_STEPS; k++) {
     const u32 from = me.base + item.stage * STAGE_SIZE + STAGE_QUERIES;
     ldmatrix(w.q[k], from + swizzled<KEY_LINE>(16 * me.warp + (me.lane & 15), item.head * (D / 8) + 2 * k + octet));
-#pragma unroll
-    for (int i = 0; SCALED && i < 4; i++)
-      w.q[k][i] = multiply_add_pair(w.q[k][i], QUERY_SCALE, multiply_pair(w.q[k][i], QUERY_SCALE_REST));
   }
   const uint2 kept_rows = at<uint2>(me.base - shared_base() + AT_KEPT + s.rows * 32 + t * 8);
   const uint2 kept_columns = at<uint2>(me.base - shared_base() + AT_KEPT + s.columns * 32 + t * 8);
   if (RELATIVE) positions(w.rows, w.columns, w.q, me.base + AT_POSITIONS, s.top, s.left, me);
   hide(w.rows, w.columns, kept_rows, kept_columns);
-  if (SHIFTED && t == 3)
-    for (int i = 2; i < 4; i++) w.columns[i] = permute(w.columns[i], SCALED ? pack(SHIFT, 0.f) : 0u, 0x5410);
 }
 
 DEVICE Target target_of(const Item& item, const HopperArgs& all, const Role& me) {

@@ -1,7 +1,6 @@
 // What a CTA of the forward kernel holds in shared memory.
 //
-// Compile-time constants beyond those of window.cuh: STAGED (outputs go through shared memory), QUERY_SCALE and
-// QUERY_SCALE_REST (what the first lacks; pairs in half precision).
+// A compile-time constant beyond those of window.cuh: STAGED (outputs go through shared memory).
 #pragma once
 #include "window.cuh"
 
@@ -17,13 +16,10 @@ constexpr u32 AT_BARRIERS = AT_OUTPUT + STAGED * WARPGROUPS * 2048;
 constexpr u32 AT_ASKED = AT_BARRIERS + 16 * STAGES, SHARED = AT_ASKED + 16 + 1024;
 extern "C" __constant__ const int launch[2] = {THREADS, (int)SHARED};
 
-// Sums between these are safe: no weight overflows, all that count are precise, and logits are small enough for a scale
-// that is multiplied into rounded queries.
-constexpr float LEAST = FP16 ? 0.015625f : 5.9604645e-8f, GREATEST = 16777216.f;
-// Half precision has no weight above 2^16, so there all are 2^-6 of what they are: the last column, of which a window
-// has no keys if it is narrower, is one for all keys, and this for all queries.
-constexpr bool SHIFTED = FP16 && WINDOW < 16;
-constexpr float SHIFT = SHIFTED ? -6.f : 0.f;
+// Sums between these are safe: no weight overflows, and all that count are precise. Half precision has no weight above
+// 2^16, so there all are 2^-6 of what they are.
+constexpr float LEAST = FP16 ? 0.015625f : 8.6736174e-19f, GREATEST = 1.1529215e18f;
+constexpr float SHIFT = FP16 ? -6.f : 0.f;
 constexpr u32 NOTHING = 0xffffffffu;
 constexpr int COVER = 2, LATEST = 5;  // octets under the sums of the piece before; octets under the next item's biases
 

@@ -60,6 +60,7 @@ struct Item {
 struct Role {  // where a warp is
   u32 base, barriers;
   int lane, g, t, warp, group;
-  int output;  // where a lane's part of a block's output begins
+  int output;   // where a lane's part of a block's output begins
+  float scale;  // of logits, in powers of two
 };
 DEVICE u32 select(u32 x, u32 y, u32 mask) { return (x & mask) | (y & ~mask); }
