@@ -65,6 +65,23 @@ def test_on_a_cpu(case: str, ran: list[Program]) -> None:
     assert set(ran) == {"hopper"}
 
 
+@pytest.mark.parametrize(("near", "images"), [(1, 1), (2**18, 2), (2**24, 4)])
+def test_order(near: int, images: int, ran: list[Program], monkeypatch: pytest.MonkeyPatch) -> None:
+    """All kernels meet each place of each image once, some images at a time."""
+    problem = Problem(Geometry(8, 3), 13, 19, batch=4, heads=4, dtype="bfloat16")
+    monkeypatch.setattr(launch, "NEAR_BYTES", near)
+    monkeypatch.setattr(forward, "PROVEN", ("hopper", "hopper_query", "hopper_key"))
+    launch.order_of.cache_clear()
+    order = launch.order_of(4, 2, 3, forward.row_bytes(shape_of(problem), 19))
+    assert order is not None
+    assert order.images == images
+    backend = replace(backends.load("strided_gather"), name="emulated", attend=fused_cuda.attend)
+    with poisoned():
+        assert accuracy.check(backend, problem, "cpu", "training").fault is None
+    assert set(ran) == {"hopper", "hopper_query", "hopper_key"}
+    launch.order_of.cache_clear()
+
+
 def around(problem: Problem, logit: float) -> dict[str, Tensor]:
     """Inputs whose logits all lie around one: the last channel of queries is 4, of keys this, of tables 0."""
     tensors = {name: tensor.detach().clone() for name, tensor in problem.inputs(seed=3).tensors.items()}

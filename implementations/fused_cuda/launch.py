@@ -4,7 +4,7 @@ import ctypes
 import hashlib
 import os
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from halobench.attention.problem import Unsupported
 
 FOLDER = Path(__file__).parent
 MAP_ALIGNMENT = 64  # of a tensor map, and of what holds one
+NEAR_BYTES = 2**24  # a third of an H100's L2
 
 
 class View(ctypes.Structure):
@@ -59,15 +60,32 @@ class Args(ctypes.Structure):
     )
 
 
+class Order(ctypes.Structure):
+    """The order in which CTAs walk over blocks of queries or tiles of keys, as ``hopper/lines.cuh`` declares it."""
+
+    _fields_ = tuple((name, ctypes.c_uint) for name in ("images", "per_images", "per_image", "per_row"))
+
+
+@lru_cache
+def order_of(batch: int, rows: int, columns: int, row_bytes: int) -> Order | None:
+    """The order over so many places of each image; none if there are more than the kernels can tell apart.
+
+    The images of a step are those whose rows of blocks, with the windows around them, are read while they are in L2.
+    """
+    images = max(n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * row_bytes <= NEAR_BYTES))
+    if batch * rows * columns * max(images, rows * columns) >= 2**31:
+        return None  # they divide in 32 bits
+    return Order(images, *(-(-(2**31) // number) for number in (images, rows * columns, columns)))
+
+
 class HopperArgs(ctypes.Structure):
-    """The one argument of ``hopper/forward.cu``: tensor maps, what all kernels take, and how its items are counted."""
+    """The one argument of ``hopper/forward.cu``: tensor maps, what all kernels take, its items and their order."""
 
     _fields_ = (
         ("maps", ctypes.c_ubyte * (forward.MAP_BYTES * forward.MAPS)),
         ("args", Args),
         ("count", ctypes.c_int),
-        ("per_image", ctypes.c_uint),
-        ("per_row", ctypes.c_uint),
+        ("order", Order),
     )
 
 
@@ -82,14 +100,13 @@ class HopperQueryArgs(ctypes.Structure):
 
 
 class HopperKeyArgs(ctypes.Structure):
-    """The one argument of ``hopper/key_gradient.cu``: tensor maps, what all kernels take, how its tiles are counted."""
+    """The one argument of ``hopper/key_gradient.cu``: tensor maps, what all kernels take, its tiles and their order."""
 
     _fields_ = (
         ("maps", ctypes.c_ubyte * (forward.MAP_BYTES * key_gradient.MAPS)),
         ("args", Args),
         ("count", ctypes.c_int),
-        ("per_image", ctypes.c_uint),
-        ("per_row", ctypes.c_uint),
+        ("order", Order),
     )
 
 

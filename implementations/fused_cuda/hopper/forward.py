@@ -156,6 +156,11 @@ def pieces(keys: int, piece: int) -> list[int]:
     return found
 
 
+def row_bytes(shape: Shape, width: int) -> int:
+    """What is read for a row of blocks: keys and values of their windows' rows."""
+    return 2 * shape.geometry.window * width * shape.heads * (shape.key_dim + shape.value_dim)
+
+
 def boxes(shape: Shape) -> list[Box]:
     """What the tensor maps of a call copy."""
     return boxes_of(shape, known(shape).heads)

@@ -4,7 +4,7 @@ import ctypes
 from functools import lru_cache
 
 from halobench.implementations.fused_cuda.hopper import key_gradient, tensor_maps
-from halobench.implementations.fused_cuda.launch import Args, HopperKeyArgs
+from halobench.implementations.fused_cuda.launch import Args, HopperKeyArgs, order_of
 from halobench.implementations.fused_cuda.shapes import Shape
 from torch import Tensor
 
@@ -20,9 +20,12 @@ def argument(
     by queries left.
     """
     layout = key_gradient.chosen(shape)
+    if layout is None or not all(map(tensor_maps.heads_side_by_side, pixels)):
+        return None
     batch, tiles = len(pixels[0]), args.tiles_y * args.tiles_x
-    if layout is None or not all(map(tensor_maps.heads_side_by_side, pixels)) or batch * tiles**2 >= 2**31:
-        return None  # the kernel divides in 32 bits
+    order = order_of(batch, args.tiles_y, args.tiles_x, key_gradient.row_bytes(shape, args.width))
+    if order is None:
+        return None
     sizes = args.blocks_y * args.blocks_x, batch * shape.heads
     left = [mapped_lines(statistics, sizes, key_gradient.STATISTICS_LINES, key_gradient.STATISTICS_CHANNELS)]
     if biases is not None:
@@ -30,9 +33,8 @@ def argument(
     maps = encoded(shape, (*map(mapped, pixels), *left))
     if maps is None:
         return None
-    made = HopperKeyArgs(args=args, count=batch * tiles * shape.heads // layout.heads)
+    made = HopperKeyArgs(args=args, count=batch * tiles * shape.heads // layout.heads, order=order)
     ctypes.memmove(made.maps, maps, len(maps))
-    made.per_image, made.per_row = (-(-(2**31) // number) for number in (tiles, args.tiles_x))
     return made
 
 

@@ -54,6 +54,11 @@ def stage_bytes(shape: Shape, heads: int) -> int:
     return whole(QUERIES * (pixel + heads * (shape.relative * 2 * BIAS_CHANNELS + 8)), 1024)
 
 
+def row_bytes(shape: Shape, width: int) -> int:
+    """What is read for a row of tiles: of two rows of blocks all that a stage has."""
+    return 2 * BLOCK * width * shape.heads * (2 * (shape.key_dim + shape.value_dim) + 2 * BIAS_CHANNELS)
+
+
 def boxes(shape: Shape) -> list[Box]:
     """What the tensor maps of a call copy: of queries, gradients, keys, values, statistics and biases, if any."""
     heads = known(shape).heads

@@ -29,15 +29,13 @@ static_assert(BLOCK == 8 && STRIDE == 1 && WINDOW <= 16 && WARPGROUPS % HEADS ==
 struct HopperKeyArgs {
   TensorMap query, output_gradient, key, value, statistics, biases;
   Args args;
-  int count;               // tiles, with a group of heads each
-  u32 per_image, per_row;  // 2^31 by tiles of an image, of a row; rounded up
+  int count;  // tiles, with a group of heads each
+  Order order;
 };
 DEVICE Place tile_of(const HopperKeyArgs& all, int number) {
-  const int tiles_y = all.args.tiles_y, tiles_x = all.args.tiles_x;
+  const Spot spot = spot_of(all.order, number / HEAD_GROUPS, all.args.tiles_y, all.args.tiles_x);
   Place p = {};
-  p.head = number % HEAD_GROUPS * HEADS, number /= HEAD_GROUPS;
-  p.image = high_product(2 * number, all.per_image), number -= p.image * (tiles_y * tiles_x);
-  p.y = high_product(2 * number, all.per_row), p.x = number - p.y * tiles_x;
+  p.head = number % HEAD_GROUPS * HEADS, p.image = spot.image, p.y = spot.y, p.x = spot.x;
   return p;
 }
 struct Role {  // where a warp is

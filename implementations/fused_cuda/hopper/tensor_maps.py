@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import torch
 from halobench.implementations.fused_cuda.hopper import forward, query_gradient
-from halobench.implementations.fused_cuda.launch import Args, HopperArgs, HopperQueryArgs, Program
+from halobench.implementations.fused_cuda.launch import Args, HopperArgs, HopperQueryArgs, Program, order_of
 from halobench.implementations.fused_cuda.shapes import HALF, Shape
 from torch import Tensor
 
@@ -42,8 +42,9 @@ def shared_argument(
     key = tensors[1]
     batch, _, height, width = key.shape[:4]
     blocks = args.blocks_y * args.blocks_x
-    if batch * blocks**2 >= 2**31 or batch * shape.heads * blocks * forward.BLOCK**2 >= 2**30:
-        return None  # the kernels divide, and count log-sum-exps, in 32 bits
+    order = order_of(batch, args.blocks_y, args.blocks_x, forward.row_bytes(shape, width))
+    if order is None or batch * shape.heads * blocks * forward.BLOCK**2 >= 2**30:
+        return None  # the kernels count log-sum-exps in 32 bits
     maps = encoded(
         kernel,
         shape,
@@ -53,9 +54,8 @@ def shared_argument(
     )
     if maps is None:
         return None
-    made = HopperArgs(args=args, count=batch * blocks * shape.heads // heads)
+    made = HopperArgs(args=args, count=batch * blocks * shape.heads // heads, order=order)
     ctypes.memmove(made.maps, maps, len(made.maps))
-    made.per_image, made.per_row = (-(-(2**31) // number) for number in (blocks, args.blocks_x))
     return made, maps[len(made.maps) :]
 
 

@@ -28,7 +28,7 @@ struct HopperArgs {
   TensorMap query, key[SHAPES], value[SHAPES];
   Args args;
   int count;  // items of all CTAs: blocks, with a group of heads each
-  u32 per_image, per_row;  // 2^31 by blocks of an image, of a row; rounded up
+  Order order;
 };
 // A block and what is seen of its window: its first row and column, and how many.
 struct Seen {
@@ -38,10 +38,8 @@ struct Seen {
 };
 DEVICE Seen seen_of(const HopperArgs& all, int number) {
   const Args& args = all.args;
-  Seen s;
-  s.first_head = number % HEAD_GROUPS * HEADS, number /= HEAD_GROUPS;
-  s.image = high_product(2 * number, all.per_image), number -= s.image * (args.blocks_y * args.blocks_x);
-  s.y = high_product(2 * number, all.per_row), s.x = number - s.y * args.blocks_x;
+  const Spot spot = spot_of(all.order, number / HEAD_GROUPS, args.blocks_y, args.blocks_x);
+  Seen s = {spot.image, spot.y, spot.x, number % HEAD_GROUPS * HEADS};
   const int y0 = s.y * BLOCK - HALO, x0 = s.x * BLOCK - HALO;
   s.top = ZERO_BORDER ? 0 : max(0, -y0), s.left = ZERO_BORDER ? 0 : max(0, -x0);
   s.rows = ZERO_BORDER ? WINDOW : min(WINDOW, args.height - y0) - s.top;
