@@ -129,12 +129,12 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
     operands(w.a, now, seen, me);
     scores(w.first, w.a.q, w.a.rows, w.a.columns, keys_of(now, me), hot_of(few_columns, me));
     products_wait(w.first, w.o, w.sum);
-    Refills refills = {(int)(cta() + STAGES * ctas()), 0, 0};
+    Refills refills = {(int)(cta() + (STAGES + me.group) * ctas()), me.group, 0};
     while (now.number < all.count) {
       Item next = now;
       next.next();
       if (next.number >= all.count) next = now;
-      const Scene x = {all, me, now, next, refills, to, few_rows, few_columns, me.warp == 0 && me.group == 0};
+      const Scene x = {all, me, now, next, refills, to, few_rows, few_columns, refills_stages(me)};
       if (few_rows && few_columns) step<octets_of(SEEN * SEEN)>(w, true, x);
       else if (few_rows || few_columns) step<octets_of(SEEN * WINDOW)>(w, few_columns, x);
       else step<MOST>(w, false, x);
@@ -147,6 +147,6 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
     }
     products_wait(w.first, w.o, w.sum);
     finish(w.o, w.sum, to, all, me);
-    while (me.warp == 0 && me.group == 0 && refills.number < all.count) refills.poll(all, me);  // for slower warpgroups
+    while (refills_stages(me) && refills.number < all.count) refills.poll(all, me);  // for slower warpgroups
   }
 }

@@ -183,8 +183,9 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper_key(const __grid_constant_
   }
   block_sync();
   const Walk first = begin(all, me);
-  Refills refills = {first, me.warp == 0 && me.head == 0};
-  for (int i = 0; i < STAGES && refills.more(all); i++) refills.fill(all, me);
+  Refills refills = {first, me.warp == 0};
+  refills.skip(all, me.head);
+  for (int i = me.head; i < STAGES && refills.more(all); i += HEADS) refills.fill(all, me);
   const bool redo = walk_over(all, first, refills, lane, me);
   block_sync();
   if (redo) differentiate_again(all, (lane.thread >> 5) * 8 * QUERIES, me);

@@ -43,7 +43,7 @@ def layout_of(shape: Shape) -> Layout | None:
             continue
         teams = groups // heads
         stages = min(MOST_STAGES, (MOST_SHARED_BYTES - 1024) // teams // (stage_bytes(shape, heads) + 16))
-        if stages >= LEAST_STAGES:
+        if stages >= max(heads, LEAST_STAGES):
             return Layout(heads, groups, stages)
     return None
 

@@ -23,7 +23,7 @@ constexpr u32 AT_GRADIENTS = QUERIES * KEY_LINE, AT_BIASES = AT_GRADIENTS + VALU
 constexpr u32 PIXELS = QUERIES * (KEY_LINE + VALUE_BOXES * VALUE_LINE);  // bytes of two maps
 constexpr u32 AT_BARRIERS = TEAMS * STAGES * STAGE_SIZE, SHARED = AT_BARRIERS + TEAMS * STAGES * 16 + 1024;
 extern "C" __constant__ const int launch[2] = {THREADS, (int)SHARED};
-static_assert(BLOCK == 8 && STRIDE == 1 && WINDOW <= 16 && WARPGROUPS % HEADS == 0 && STAGES > 1,
+static_assert(BLOCK == 8 && STRIDE == 1 && WINDOW <= 16 && WARPGROUPS % HEADS == 0 && HEADS <= STAGES,
               "outside this kernel's class");
 
 struct HopperKeyArgs {
@@ -92,14 +92,18 @@ DEVICE void refill(const HopperKeyArgs& all, const Walk& walk, const Role& me) {
   if (RELATIVE) copy_box(to + AT_BIASES, all.biases, 0, 0, head, block, barrier);
   copy_box(to + AT_STATISTICS, all.statistics, 0, 0, head, block, barrier);
 }
-// One warp of a team refills the stages that all have left.
+// A warp of each head refills stages that all have left, in turn: all would wait for one that did more than others. No
+// turn takes longer than the ring, as barriers tell odd phases from even ones.
 struct Refills {
   Walk walk;
   bool mine;
+  DEVICE void skip(const HopperKeyArgs& all, int count) {
+    for (int i = 0; i < count; i++) walk.next(all);
+  }
   DEVICE void fill(const HopperKeyArgs& all, const Role& me) {
     if (me.lane == 0) refill(all, walk, me);
     warp_sync();
-    walk.next(all);
+    skip(all, HEADS);
   }
   DEVICE bool more(const HopperKeyArgs& all) const { return mine && walk.number < all.count; }
   DEVICE void poll(const HopperKeyArgs& all, const Role& me) {

@@ -7,12 +7,14 @@
 // exact, whatever the logits, and those of the pass by keys. So nothing leaves a safe range, or is computed again.
 #include "query_item.cuh"
 
+// Whether a piece's gradients are computed under the next one's scores: four warpgroups lack the registers (C7512).
+constexpr bool UNDER_WAY = WARPGROUPS < 4;
 // A piece of the window's keys.
 template <int N>
 DEVICE void visit(Sums& sums, const Operands& w, u64 keys, const u64 (&values)[CHUNKS], u64 hot, float scale) {
   float s[N / 2], d[N / 2];
   both_scores(s, d, w.q, w.rows, w.columns, w.g, keys, hot, values);
-  products_wait(s, d);
+  products_wait(s, d, sums.query, sums.positions);
   u32 ds[(N + 15) / 16 * 4];
 #pragma unroll
   for (int i = 0; i < N / 2; i += 2) {
@@ -24,7 +26,7 @@ DEVICE void visit(Sums& sums, const Operands& w, u64 keys, const u64 (&values)[C
   }
   if (N / 8 % 2) ds[N / 4] = ds[N / 4 + 1] = 0;
   add_gradients(sums.query, sums.positions, ds, keys, hot);
-  products_wait(sums.query, sums.positions);
+  if (!UNDER_WAY) products_wait(sums.query, sums.positions);
 }
 // The keys of a window: whole pieces, then what is left, up to 16 keys more.
 constexpr int whole_pieces(int keys) { return (keys - 17) / PIECE; }
@@ -49,6 +51,7 @@ DEVICE void walk(Sums& sums, const Operands& w, const Seen& s, const Item& item,
   if (fewest) visit<rest_of(FEWEST)>(sums, w, keys, values.chunks, hot, scale);
   else if (few) visit<rest_of(FEW)>(sums, w, keys, values.chunks, hot, scale);
   else visit<rest_of(MOST)>(sums, w, keys, values.chunks, hot, scale);
+  products_wait(sums.query, sums.positions);
 }
 
 // The CTA's share of the tables' gradients, summed over its warpgroups, where its windows were.
@@ -100,9 +103,9 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper_query(const __grid_constan
   block_sync();
 
   const Args& args = all.args;
-  const bool polls = me.warp == 0 && me.group == 0;
+  const bool polls = refills_stages(me);
   Item now = {cta() + me.group / HEADS * ctas(), me.group % HEADS, me.group / HEADS % STAGES, 0};
-  Refills refills = {(int)(cta() + STAGES * ctas()), 0, 0};
+  Refills refills = {(int)(cta() + (STAGES + me.group) * ctas()), me.group, 0};
   float tables[D / 8][4] = {};
   for (u32 turn = 0; now.number < all.count; now.next(), turn ^= 1) {
     const Seen seen = seen_of(all, now.number);

@@ -117,7 +117,7 @@ def products(shape: Shape) -> str:
         [
             *(both_scores(half, keys, shape.key_dim // 16, width, shape.value_dim // width) for keys in sorted(sizes)),
             *(add_gradients(half, count, shape.key_dim, line, relative=shape.relative) for count in steps),
-            *map(wgmma.wait, sorted({sums, *((keys // 2, keys // 2) for keys in sizes)})),
+            *map(wgmma.wait, sorted({sums, *((keys // 2, keys // 2, *sums) for keys in sizes)})),
         ]
     )
 

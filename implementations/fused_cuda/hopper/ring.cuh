@@ -2,16 +2,21 @@
 // a stage holds (STAGE_SIZE, ``refill``), and where in shared memory the rest begins (AT_...).
 #pragma once
 
-struct Refills {  // one warp refills the stages that all have left
+// Who refills the stages that all have left: warps of several warpgroups in turn, since all wait for one that does more.
+// Barriers tell odd phases from even ones, so no turn may take longer than the ring, and all meet blocks in one order.
+constexpr int REFILLERS = BLOCKS_AT_A_TIME > 1 ? 1 : WARPGROUPS < STAGES ? WARPGROUPS : STAGES;
+DEVICE bool refills_stages(const Role& me) { return me.warp == 0 && me.group < REFILLERS; }
+struct Refills {
   int number, stage;
   u32 parity;
   template <class Arguments> DEVICE void poll(const Arguments& all, const Role& me) {
     if (number >= all.count || !barrier_test(me.barriers + 16 * stage + 8, parity)) return;
     if (me.lane == 0) refill(all, me, stage, number);
-    number += ctas();
+    number += REFILLERS * ctas();
     if (SKIPS && me.lane == 0) store_shared(me.base + AT_ASKED, number);
     warp_sync();
-    if (++stage == STAGES) stage = 0, parity ^= 1;
+    stage += REFILLERS;
+    if (stage >= STAGES) stage -= STAGES, parity ^= 1;
   }
 };
 // Whether the window of a block is there.
