@@ -9,7 +9,8 @@ import pytest
 import torch
 from halobench.implementations import fused_cuda
 from halobench.implementations.fused_cuda import launch, layouts, operator, shapes
-from halobench.implementations.fused_cuda.hopper import forward
+from halobench.implementations.fused_cuda.hopper import forward, key_gradient
+from halobench.implementations.fused_cuda.hopper.work import head_blocks
 from halobench.implementations.fused_cuda.launch import Program
 from halobench.implementations.fused_cuda.shapes import Shape
 from torch import Tensor
@@ -23,7 +24,7 @@ from halobench.cases.operator_call import Call
 from halobench.fuzz.draw import Magnitude, Trial
 from halobench.fuzz.judge import compared, judge, poisoned
 from halobench.measure.conformance import distinct_layers
-from tests.emulator.on_hopper import launches, skip_elsewhere, watched
+from tests.emulator.on_hopper import launches, only, skip_elsewhere, watched
 
 
 @pytest.fixture
@@ -65,21 +66,19 @@ def test_on_a_cpu(case: str, ran: list[Program]) -> None:
     assert set(ran) == {"hopper"}
 
 
-@pytest.mark.parametrize(("near", "images"), [(1, 1), (2**18, 2), (2**24, 4)])
+@pytest.mark.parametrize(("near", "images"), [(1, 1), (2**19, 2), (2**24, 4)])
 def test_order(near: int, images: int, ran: list[Program], monkeypatch: pytest.MonkeyPatch) -> None:
     """All kernels meet each place of each image once, some images at a time."""
     problem = Problem(Geometry(8, 3), 13, 19, batch=4, heads=4, dtype="bfloat16")
     monkeypatch.setattr(launch, "NEAR_BYTES", near)
-    monkeypatch.setattr(forward, "PROVEN", ("hopper", "hopper_query", "hopper_key"))
-    launch.order_of.cache_clear()
-    order = launch.order_of(4, 2, 3, forward.row_bytes(shape_of(problem), 19))
-    assert order is not None
-    assert order.images == images
+    only(monkeypatch, "hopper", "hopper_query", "hopper_key")
+    launch.images_near.cache_clear()
+    assert launch.images_near(4, key_gradient.row_bytes(shape_of(problem), 19)) == images
     backend = replace(backends.load("strided_gather"), name="emulated", attend=fused_cuda.attend)
     with poisoned():
         assert accuracy.check(backend, problem, "cpu", "training").fault is None
     assert set(ran) == {"hopper", "hopper_query", "hopper_key"}
-    launch.order_of.cache_clear()
+    launch.images_near.cache_clear()
 
 
 def around(problem: Problem, logit: float) -> dict[str, Tensor]:
@@ -207,39 +206,31 @@ def test_others_take_the_other_kernel(layout: str, ran: list[Program]) -> None:
     assert (output.double() - expected.double()).norm() < 1e-2 * expected.double().norm()
 
 
-@pytest.fixture
-def proven(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls get this kernel where it was faster."""
-    monkeypatch.setattr(forward, "PROVEN", ("hopper",))
-
-
-def test_is_not_asked_for_before_it_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor counted."""
-    monkeypatch.setattr(launch, "here", lambda: True)
-    here = forward.chosen(shape_of(WHOLE)), fused_cuda.execution(WHOLE)
-    assert (here[0] is not None) == ("hopper" in forward.PROVEN)
-    monkeypatch.setattr(forward, "PROVEN", ("hopper",))
-    assert forward.chosen(shape_of(WHOLE)) is not None
-    assert (fused_cuda.execution(WHOLE) == here[1]) == (here[0] is not None)
-
-
-@pytest.mark.usefixtures("proven")
 def test_counts_its_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Hopper, for what the kernel serves: of a map of three blocks a side, windows of 11, 14 and 11 pixels."""
-    problem = replace(WHOLE, height=21, width=21, heads=2)
+    """On Hopper: of a map of three blocks a side, windows of 11, 14 and 11 pixels, that of all three kernels."""
+    problem = Problem(Geometry(8, 3), 21, 21, batch=64, heads=2, dtype="bfloat16")
     other = fused_cuda.execution(problem)
     monkeypatch.setattr(launch, "here", lambda: True)
-    found = fused_cuda.execution(problem)
-    scored = 2 * 64 * (4 * 128 + 4 * 160 + 200)
+    found, heads = fused_cuda.execution(problem), 64 * 2
+    scored = heads * 64 * (4 * 128 + 4 * 160 + 200)
+    summed = heads * 64 * (4 * 128 + 4 * 160 + 208)
+    tables = heads * 9 * 64 * 56  # entries that a query meets: 24 by columns, and 32 by rows
     assert found.forward_exponentials == scored
-    assert replace(found, forward_flops=other.forward_flops, forward_exponentials=other.forward_exponentials) == other
-    summed = 2 * 64 * (4 * 128 + 4 * 160 + 208)
-    tables = 2 * 9 * 64 * 56  # entries that a query meets: 24 by columns, 32 by rows
     assert found.forward_flops == 2 * (scored * (16 + 32) + summed * (16 + 8) + tables * 16)
-    strided = replace(problem, geometry=Geometry(8, 3, stride=2))
-    found = fused_cuda.execution(strided)
-    monkeypatch.setattr(launch, "here", lambda: False)
-    assert found == fused_cuda.execution(strided)
+    # Tiles of keys begin 3 pixels before each block, each seen by it and by the one before: 3 + 2 visits an axis. Of
+    # their 5 * 8 pixels one row of two is above the map, at -3 and -2, and the second block sees 6 of 8 (twice).
+    tiles, rows = heads * 64 * 5 * 5 * 64, heads * 64 * 5 * 8 * (5 * 8 - 2 - 2 * 2)
+    by_queries = scored * (16 + 32 + 16) + summed * (16 + 32) + (tables + heads * 5 * 64 * 56) * 16
+    by_queries += heads * 9 * 64 * (48 + 64) * 16
+    assert found.backward_exponentials == scored + rows
+    assert found.backward_flops == 2 * (by_queries + tiles * (4 * 16 + 32))
+    assert found.stored == other.stored
+    for change in ({"geometry": Geometry(8, 3, stride=2)}, {"geometry": Geometry(12, 2)}):
+        different = replace(problem, **change)
+        monkeypatch.setattr(launch, "here", lambda: True)
+        found = fused_cuda.execution(different)
+        monkeypatch.setattr(launch, "here", lambda: False)
+        assert found == fused_cuda.execution(different)
 
 
 def test_only_hopper() -> None:
@@ -255,40 +246,40 @@ def shape_of(problem: Problem) -> Shape:
     return shapes.shape_for(geometry, problem.key_dim, width, problem.heads, dtype, relative=problem.relative)
 
 
-@pytest.mark.usefixtures("proven")
-@pytest.mark.parametrize(("number", "served"), [(0, 3), (1, 3), (2, 3), (3, 0), (6, 3)])
+@pytest.mark.parametrize(("number", "served"), [(0, 4), (1, 4), (2, 4), (3, 0), (6, 3)])
 def test_serves_stages_of_halonet(number: int, served: int) -> None:
-    """All that are not strided and have several blocks of H0 to H2, and of H6 those whose windows find room."""
+    """All of H0 to H2 that are not strided, and of H6 those whose windows find room."""
     name = f"halonet_h{number}"
-    slots = distinct_layers(Network(name, models.entry(name).image_size, 1, "bfloat16", "strided_gather"))
-    found = [slot.problem for slot in slots if forward.chosen(shape_of(slot.problem)) is not None]
+    slots = distinct_layers(Network(name, models.entry(name).image_size, 128, "bfloat16", "strided_gather"))
+    found = [slot.problem for slot in slots if forward.chosen(shape_of(slot.problem), head_blocks(slot.problem))]
     assert len(found) == served
     assert all(problem.geometry.stride == 1 for problem in found)
 
 
-@pytest.mark.usefixtures("proven")
 @pytest.mark.parametrize(
     ("change", "served"),
     [
         ({}, True),
+        ({"batch": 42}, False),
         ({"relative": False, "geometry": Geometry(8, 1, border="zero")}, True),
         ({"heads": 6}, True),
         ({"heads": 3}, False),
         ({"heads": 3, "key_dim": 32, "value_dim": 32}, True),
-        ({"value_dim": 48}, False),
+        ({"value_dim": 48}, True),
         ({"value_dim": 48, "geometry": Geometry(8, 4)}, True),
-        ({"key_dim": 48, "value_dim": 48}, False),
         ({"dtype": "float16"}, True),
-        ({"geometry": Geometry(8, 0)}, False),
+        ({"geometry": Geometry(8, 0)}, True),
         ({"height": 8, "width": 7}, False),
+        ({"height": 8, "width": 7, "batch": 256}, True),
         ({"geometry": Geometry(8, 3, stride=2)}, False),
         ({"geometry": Geometry(10, 3)}, False),
         ({"geometry": Geometry(8, 5)}, False),
     ],
 )
 def test_is_chosen_where_it_was_faster(change: dict[str, Any], served: bool) -> None:
-    """And nowhere else, though it could serve more."""
-    assert (forward.chosen(shape_of(replace(WHOLE, **change))) is not None) == served
+    """And nowhere else, though it could serve more: of 6 blocks a head, 1024 blocks and more."""
+    problem = replace(WHOLE, **({"batch": 64} | change))
+    assert (forward.chosen(shape_of(problem), head_blocks(problem)) is not None) == served
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4, 6, 8])
@@ -311,20 +302,19 @@ def test_layouts_fit(halo: int, key_dim: int, value_dim: int, heads: int) -> Non
 
 
 def drawn(draw: random.Random) -> Problem:
-    """A problem that the kernel is chosen for."""
-    (key_dim, value_dim), halos = draw.choice(list(forward.FASTER.items()))
-    geometry = Geometry(8, draw.choice(halos), border=draw.choice(["masked", "zero"]))
-    height, width, batch = draw.randint(9, 40), draw.randint(1, 40), draw.randint(1, 3)
-    heads, relative = draw.choice([2, 4, 6, 8]), draw.random() < 0.8
+    """A problem of the kernel's class."""
+    key_dim, value_dim = draw.choice([(16, 16), (16, 48), (32, 32), (32, 96), (48, 16), (64, 64)])
+    geometry = Geometry(8, draw.randint(0, 4 if key_dim <= 32 else 3), border=draw.choice(["masked", "zero"]))
+    height, width, batch = draw.randint(1, 40), draw.randint(1, 40), draw.randint(1, 3)
+    heads, relative = draw.choice([1, 2, 3, 4, 8]), draw.random() < 0.8
     return Problem(geometry, height, width, batch, heads, key_dim, value_dim, relative, draw.choice(HALVES))
 
 
-@pytest.mark.usefixtures("proven")
 @pytest.mark.gpu
 @pytest.mark.parametrize("number", range(6))
 def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh shapes of the class: output and all gradients, by this kernel, also of what it computes again."""
-    launched = watched(monkeypatch)
+    launched = watched(monkeypatch, "hopper")
     draw = random.Random(f"{torch.seed()}/{number}")
     magnitudes: list[Magnitude] = ["standard", "large_query", "huge_key", "large_tables"]
     trial = Trial(drawn(draw), magnitude=draw.choice(magnitudes), seed=draw.getrandbits(32))
@@ -333,7 +323,6 @@ def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert launched[0] == "hopper", trial
 
 
-@pytest.mark.usefixtures("proven")
 @pytest.mark.gpu
 def test_captured_maps_are_their_own() -> None:
     """A replay reads what was captured, whatever was called since."""

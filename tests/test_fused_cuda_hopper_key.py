@@ -8,7 +8,7 @@ import pytest
 import torch
 from halobench.implementations import fused_cuda
 from halobench.implementations.fused_cuda import layouts
-from halobench.implementations.fused_cuda.hopper import forward, key_gradient
+from halobench.implementations.fused_cuda.hopper import key_gradient
 from halobench.implementations.fused_cuda.launch import Program
 from torch import Tensor
 
@@ -17,15 +17,14 @@ from halobench.attention import formula
 from halobench.attention.problem import Attend, RelativeTables
 from halobench.cases import accuracy
 from halobench.fuzz.judge import poisoned
-from tests.emulator.on_hopper import launches, watched
+from tests.emulator.on_hopper import launches, only, watched
 from tests.test_fused_cuda_hopper import shape_of
 
 
 @pytest.fixture
 def ran(kernels_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Program]:
-    """Launches run on the CPU as on Hopper, as if this kernel were proven; the kernels that were launched."""
-    monkeypatch.setattr(forward, "PROVEN", ("hopper_key",))
-    return launches(kernels_folder, monkeypatch)
+    """Launches run on the CPU as on Hopper; the kernels that were launched."""
+    return launches(kernels_folder, monkeypatch, kernels=("hopper_key",))
 
 
 WHOLE = Problem(Geometry(8, 3), 16, 8, heads=4, dtype="bfloat16")
@@ -78,7 +77,7 @@ def test_not_a_number(spoilt: str, ran: list[Program]) -> None:
 
 
 def test_others_take_the_other_kernel(ran: list[Program], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heads that do not lie side by side are no boxes of a tensor map; and nothing is asked for that is not proven."""
+    """Heads that do not lie side by side are no boxes of a tensor map."""
     query, key, value, relative = Problem(Geometry(8, 3), 9, 8, heads=2, dtype="bfloat16").inputs()
 
     def call(query: Tensor) -> Tensor:
@@ -89,7 +88,7 @@ def test_others_take_the_other_kernel(ran: list[Program], monkeypatch: pytest.Mo
     assert ran[-1] == "key_gradient"
     call(query.detach())
     assert ran[-1] == "hopper_key"
-    monkeypatch.setattr(forward, "PROVEN", ())
+    only(monkeypatch, "hopper")
     call(query.detach())
     assert ran[-1] == "key_gradient"
 
@@ -124,8 +123,7 @@ def drawn(draw: random.Random) -> Problem:
 @pytest.mark.parametrize("number", range(16))
 def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh shapes of the class: all gradients within their budgets, by this kernel."""
-    launched = watched(monkeypatch)
-    monkeypatch.setattr(forward, "PROVEN", ("hopper", "hopper_key"))
+    launched = watched(monkeypatch, "hopper", "hopper_key")
     problem = drawn(random.Random(f"{torch.seed()}/{number}"))
     with poisoned():
         assert accuracy.check(backends.load("fused_cuda"), problem, "cuda", "training").fault is None, problem

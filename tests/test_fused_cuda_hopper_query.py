@@ -9,7 +9,7 @@ import pytest
 import torch
 from halobench.implementations import fused_cuda
 from halobench.implementations.fused_cuda import layouts, operator, shapes
-from halobench.implementations.fused_cuda.hopper import forward, query_gradient
+from halobench.implementations.fused_cuda.hopper import query_gradient
 from halobench.implementations.fused_cuda.launch import Program
 from halobench.implementations.fused_cuda.shapes import Shape
 from torch import Tensor
@@ -18,20 +18,13 @@ from halobench import Geometry, Problem, backends
 from halobench.attention.problem import Inputs
 from halobench.cases import accuracy
 from halobench.fuzz.judge import poisoned
-from tests.emulator.on_hopper import launches, skip_elsewhere, watched
+from tests.emulator.on_hopper import launches, only, skip_elsewhere, watched
 
 
 @pytest.fixture
-def proven(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls get this kernel."""
-    monkeypatch.setattr(forward, "PROVEN", ("hopper_query",))
-
-
-@pytest.fixture
-def ran(kernels_folder: Path, monkeypatch: pytest.MonkeyPatch, proven: None) -> list[Program]:
+def ran(kernels_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Program]:
     """Launches run on the CPU as on Hopper; the kernels that were launched."""
-    del proven
-    return launches(kernels_folder, monkeypatch)
+    return launches(kernels_folder, monkeypatch, kernels=("hopper_query",))
 
 
 WHOLE = Problem(Geometry(8, 3), 24, 16, heads=4, dtype="bfloat16")
@@ -76,7 +69,7 @@ def test_leaves_what_the_other_kernel_leaves(ran: list[Program], monkeypatch: py
     gradients = differentiable(Inputs(60 * query, key, value, relative), WHOLE.geometry)
     gradient = torch.randn_like(value)
     found = gradients(gradient)
-    monkeypatch.setattr(forward, "PROVEN", ())
+    only(monkeypatch, "hopper")
     expected = gradients(gradient)
     assert ran == ["hopper", "hopper_query", "key_gradient", "query_gradient", "key_gradient"]
     assert torch.equal(found[1], expected[1])
@@ -93,7 +86,7 @@ def test_not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs.key[0, 2, 16, 7], inputs.value[0, 1, 16, 7] = torch.inf, torch.nan
     gradients, gradient = differentiable(inputs, WHOLE.geometry), torch.randn_like(inputs.value)
     found = gradients(gradient)[0]
-    monkeypatch.setattr(forward, "PROVEN", ())
+    only(monkeypatch, "hopper")
     expected = gradients(gradient)[0]
     assert torch.equal(found.isnan(), expected.isnan())
     assert 0 < found.isnan().sum() < found.numel() / 8
@@ -114,14 +107,6 @@ def shape_of(problem: Problem) -> Shape:
     width = problem.value_dim // shapes.value_slices(problem.value_dim)
     dtype = problem.torch_dtype
     return shapes.shape_for(geometry, problem.key_dim, width, problem.heads, dtype, relative=problem.relative)
-
-
-def test_is_not_asked_for_before_it_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One switch turns it on."""
-    assert (query_gradient.chosen(shape_of(WHOLE)) is not None) == ("hopper_query" in forward.PROVEN)
-    monkeypatch.setattr(forward, "PROVEN", ("hopper_query",))
-    assert query_gradient.chosen(shape_of(WHOLE)) is not None
-    assert query_gradient.chosen(shape_of(replace(WHOLE, geometry=Geometry(8, 3, stride=2)))) is None
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4, 6, 8])
@@ -153,12 +138,11 @@ def drawn(draw: random.Random) -> Problem:
     return Problem(geometry, height, width, batch, heads, key_dim, value_dim, relative, dtype)
 
 
-@pytest.mark.usefixtures("proven")
 @pytest.mark.gpu
 @pytest.mark.parametrize("number", range(8))
 def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh shapes of the class: all gradients, by this kernel."""
-    launched = watched(monkeypatch)
+    launched = watched(monkeypatch, "hopper_query")
     problem = drawn(random.Random(f"{torch.seed()}/{number}"))
     backend = backends.load("fused_cuda")
     with poisoned():
@@ -166,7 +150,6 @@ def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hopper_query" in launched, problem
 
 
-@pytest.mark.usefixtures("proven")
 @pytest.mark.gpu
 def test_deterministic() -> None:
     """Two calls agree bit for bit."""

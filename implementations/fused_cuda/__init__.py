@@ -3,13 +3,13 @@
 Nothing of the size queries x keys reaches memory: the forward pass stores the output and one log-sum-exp per query and
 head. Three kernels (``forward.cu``, ``query_gradient.cu``, ``key_gradient.cu``) share what ``halo.cuh`` explains; NVRTC
 compiles them at the first call with a geometry, in seconds, and the machine code is remembered on disk. On Hopper,
-those of ``hopper/`` take their places for the shapes that they name, once they are proven. All are
-deterministic, always. ``docs/kernels.md`` tells why they look as they do.
+those of ``hopper/`` take their places for blocks of 8 x 8. All are deterministic, always. ``docs/kernels.md`` tells why
+they look as they do.
 """
 
 import torch
 from halobench.implementations.fused_cuda import launch
-from halobench.implementations.fused_cuda.hopper.forward import work as work_on_hopper
+from halobench.implementations.fused_cuda.hopper.work import Work, forward_work, key_work, query_work
 from halobench.implementations.fused_cuda.operator import TABLE_ROWS, forward
 from halobench.implementations.fused_cuda.packed import attend_packed
 from halobench.implementations.fused_cuda.shapes import scored_pairs, summed_channels, value_slices
@@ -43,19 +43,22 @@ def attend(query: Tensor, key: Tensor, value: Tensor, relative: RelativeTables |
 def execution(problem: Problem) -> Execution:
     """Rows of the window that lie in the image are scored, each in whole octets of keys, for each part of the values.
 
-    Backward scores twice. Forward is that of the kernel which the current device runs.
+    Backward scores twice: by queries, and by keys. On Hopper, its kernels' work where they serve the problem.
     """
     geometry, slices = problem.geometry, value_slices(problem.value_dim)
     pairs = problem.batch * problem.heads * scored_pairs(geometry, problem.height, problem.width)
     scores, sums = 2 * slices * problem.key_dim * pairs, 2 * summed_channels(problem.value_dim) * pairs
     bias_flops = 2 * slices * problem.queries * 2 * TABLE_ROWS * problem.key_dim if problem.relative else 0
-    forward_flops, forward_exponentials = scores + sums + bias_flops, slices * pairs
-    if launch.here() and (work := work_on_hopper(problem)):
-        forward_flops, forward_exponentials = work
+    once = Work(scores + sums + bias_flops, slices * pairs)
+    by_queries = Work(2 * scores + sums + 3 * bias_flops, slices * pairs)
+    by_keys = Work(2 * scores + 2 * sums, slices * pairs)
+    if launch.here():
+        once = forward_work(problem) or once
+        by_queries, by_keys = query_work(problem) or by_queries, key_work(problem) or by_keys
     return Execution(
-        forward_flops=forward_flops,
-        backward_flops=4 * scores + 3 * sums + 3 * bias_flops,
-        forward_exponentials=forward_exponentials,
-        backward_exponentials=2 * slices * pairs,
+        forward_flops=once.flops,
+        backward_flops=by_queries.flops + by_keys.flops,
+        forward_exponentials=once.exponentials,
+        backward_exponentials=by_queries.exponentials + by_keys.exponentials,
         stored=2 * problem.queries,  # a log-sum-exp in float32 is two elements
     )

@@ -67,12 +67,13 @@ class Order(ctypes.Structure):
 
 
 @lru_cache
-def order_of(batch: int, rows: int, columns: int, row_bytes: int) -> Order | None:
-    """The order over so many places of each image; none if there are more than the kernels can tell apart.
+def images_near(batch: int, row_bytes: int) -> int:
+    """Images that are walked over together: as many as have their rows in L2 until their neighbours are read."""
+    return max(n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * row_bytes <= NEAR_BYTES))
 
-    The images of a step are those whose rows of blocks, with the windows around them, are read while they are in L2.
-    """
-    images = max(n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * row_bytes <= NEAR_BYTES))
+
+def order_of(batch: int, rows: int, columns: int, images: int = 1) -> Order | None:
+    """The order over so many places of each image, so many ``images`` at a time; none if they are too many to tell."""
     if batch * rows * columns * max(images, rows * columns) >= 2**31:
         return None  # they divide in 32 bits
     return Order(images, *(-(-(2**31) // number) for number in (images, rows * columns, columns)))

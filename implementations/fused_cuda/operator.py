@@ -214,7 +214,7 @@ class Call:
 
     def query_ctas(self) -> int:
         """CTAs of the kernel by queries: as many as the device holds, or fewer, one for each block."""
-        on_hopper = launch.is_hopper(self.query.device) and query_gradient.chosen(self.shape)
+        on_hopper = launch.is_hopper(self.query.device) and query_gradient.layout_of(self.shape)
         program: Program = "hopper_query" if on_hopper else "query_gradient"
         return min(self.args.count, launch.resident(program, self.shape, self.query.device))
 

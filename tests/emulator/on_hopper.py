@@ -7,11 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 from halobench.implementations.fused_cuda import launch
-from halobench.implementations.fused_cuda.hopper import forward, key_call, query_gradient, tensor_maps
+from halobench.implementations.fused_cuda.hopper import forward, key_call, key_gradient, query_gradient, tensor_maps
 from halobench.implementations.fused_cuda.launch import Argument, Program
 from halobench.implementations.fused_cuda.shapes import Shape
 
 from tests import emulator
+
+LAYOUTS = {module: module.layout_of for module in (query_gradient, key_gradient)}
+
+
+def only(monkeypatch: pytest.MonkeyPatch, *kernels: Program) -> None:
+    """From now on, of the kernels for Hopper these serve calls, wherever they can, and no others."""
+    monkeypatch.setattr(forward, "chosen", lambda shape, _: forward.layout_of(shape) if "hopper" in kernels else None)
+    for kernel, module in launch.HOPPER.items():
+        if module in LAYOUTS:
+            monkeypatch.setattr(module, "layout_of", LAYOUTS[module] if kernel in kernels else lambda _: None)
 
 
 def encode(
@@ -23,8 +33,10 @@ def encode(
     return struct.pack("4q8i", *numbers, box.channels, box.columns, box.rows, 1).ljust(forward.MAP_BYTES, b"\0")
 
 
-def launches(folder: Path, monkeypatch: pytest.MonkeyPatch, again: list[int] | None = None) -> list[Program]:
-    """From now on, the kernels that were launched; the forward one is Hopper's.
+def launches(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, again: list[int] | None = None, kernels: tuple[Program, ...] = ()
+) -> list[Program]:
+    """From now on, the kernels that were launched: Hopper's forward kernel, and of its others these.
 
     ``again`` gets, for each launch of that one, how many tiles of values it loaded to compute something again.
     """
@@ -47,7 +59,7 @@ def launches(folder: Path, monkeypatch: pytest.MonkeyPatch, again: list[int] | N
     monkeypatch.setattr(launch, "demand_gpu", lambda _: None)
     monkeypatch.setattr(launch, "is_hopper", lambda _: True)
     monkeypatch.setattr(tensor_maps, "encode", encode)
-    monkeypatch.setattr(forward, "chosen", forward.layout_of)
+    only(monkeypatch, "hopper", *kernels)
     monkeypatch.setattr(launch, "resident", lambda *_: 2)  # so that a CTA walks over several blocks
     monkeypatch.setattr(launch, "run", run)
     tensor_maps.encoded.cache_clear()
@@ -61,9 +73,10 @@ def skip_elsewhere() -> None:
         pytest.skip("no Hopper")
 
 
-def watched(monkeypatch: pytest.MonkeyPatch) -> list[Program]:
-    """From now on, the kernels that were launched on the GPU, which is a Hopper."""
+def watched(monkeypatch: pytest.MonkeyPatch, *kernels: Program) -> list[Program]:
+    """From now on, what was launched on the GPU, which is a Hopper: of its own kernels these, wherever they can."""
     skip_elsewhere()
+    only(monkeypatch, *kernels)
     launched: list[Program] = []
     run = launch.run
 

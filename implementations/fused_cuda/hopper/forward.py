@@ -1,6 +1,5 @@
 """The forward kernel for Hopper: what it serves, how its work is laid out, and what it is compiled with."""
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -8,9 +7,7 @@ from itertools import product
 from halobench.implementations.fused_cuda import layouts
 from halobench.implementations.fused_cuda.hopper import wgmma
 from halobench.implementations.fused_cuda.layouts import MOST_SHARED_BYTES
-from halobench.implementations.fused_cuda.shapes import HALF, Shape, seen_geometry, shape_for, value_slices, whole
-
-from halobench.attention.problem import Problem, Unsupported
+from halobench.implementations.fused_cuda.shapes import HALF, Shape, whole
 
 BLOCK = 8  # 64 queries are the M of a wgmma
 WIDEST_WINDOW = 16  # 32 positions of rows and columns are two of its K
@@ -19,17 +16,10 @@ MOST_STAGES = 12
 MAP_BYTES = 128
 SHAPES = 4  # of windows: 2 * few rows + few columns
 MAPS = 1 + 2 * SHAPES
-POSITIONS, ONES = 32, 8  # of channels, beside those of keys and of values
-ENTRIES_MET = 56  # of the tables, by each query: 24 by columns, and 32 by rows
 
-# Kernels that calls get: those that passed the GPU tests of tests/test_fused_cuda_hopper*.py, compute-sanitizer and
-# halobench.fuzz on Hopper as they stand, and are slow for no input. None yet: see docs/kernels/hopper.md.
-PROVEN: tuple[str, ...] = ()
-# What was measured to be faster than by forward.cu, in bfloat16: heads of keys and values, and under which halos; with
-# lines of 64 bytes at least. float16 is the same work. What else the kernel can do, it is not asked for. See
-# docs/kernels/hopper.md.
-FASTER = {(16, 16): (1, 2, 3), (16, 48): (4,), (32, 32): (3,), (32, 96): (4,), (64, 64): (3,)}
-LEAST_CHANNELS = 32
+# What calls must have to get this kernel, which was slower without: lines of 64 bytes, and so many blocks, of all heads
+# and images, that what each CTA lays out before is worth it. See docs/kernels/hopper.md.
+LEAST_CHANNELS, LEAST_BLOCKS = 32, 1024
 
 
 @dataclass(frozen=True)
@@ -98,13 +88,11 @@ def teams_of(shape: Shape) -> tuple[tuple[int, int], ...]:
     return (3, 32), (2, 32 if shape.key_dim == 64 else 48)
 
 
-def chosen(shape: Shape) -> Layout | None:
-    """The layout for a shape, or none where ``forward.cu`` takes it: always, or faster, as far as seen."""
-    halos = FASTER.get((shape.key_dim, shape.value_dim), ()) if "hopper" in PROVEN else ()
-    if shape.geometry.halo not in halos:
-        return None
+def chosen(shape: Shape, blocks: int) -> Layout | None:
+    """The layout for so many blocks, one for each head and image, or none where ``forward.cu`` takes them."""
     layout = layout_of(shape)
-    return layout if layout and layout.heads * shape.key_dim >= LEAST_CHANNELS else None
+    wide = layout is not None and layout.heads * shape.key_dim >= LEAST_CHANNELS
+    return layout if wide and blocks >= LEAST_BLOCKS else None
 
 
 def key_channels(shape: Shape, heads: int) -> int:
@@ -156,11 +144,6 @@ def pieces(keys: int, piece: int) -> list[int]:
     return found
 
 
-def row_bytes(shape: Shape, width: int) -> int:
-    """What is read for a row of blocks: keys and values of their windows' rows."""
-    return 2 * shape.geometry.window * width * shape.heads * (shape.key_dim + shape.value_dim)
-
-
 def boxes(shape: Shape) -> list[Box]:
     """What the tensor maps of a call copy."""
     return boxes_of(shape, known(shape).heads)
@@ -178,44 +161,6 @@ def boxes_of(shape: Shape, heads: int) -> list[Box]:
             Box(tensor, all_channels, channels, columns, rows) for rows in (window, seen) for columns in (window, seen)
         ]
     return found
-
-
-def scored_keys(shape: Shape, height: int, width: int, unit: int) -> int:
-    """Keys of all windows of a head of an image, as they are copied and then filled up to whole units."""
-    geometry = shape.geometry
-
-    def copied(size: int, *, fewer: bool) -> list[int]:
-        """Pixels of each window, along an axis of the map."""
-        starts = [number * BLOCK - geometry.halo for number in range(geometry.blocks(size))]
-        seen = [min(geometry.window, size - start) - max(0, -start) for start in starts]
-        least = geometry.window - geometry.halo
-        return [least if fewer and pixels <= least else geometry.window for pixels in seen]
-
-    masked, narrow = geometry.border == "masked", known(shape).narrow
-    along = Counter(copied(height, fewer=masked)), Counter(copied(width, fewer=narrow))
-    return sum(
-        many * each * whole(rows * columns, unit)
-        for rows, many in along[0].items()
-        for columns, each in along[1].items()
-    )
-
-
-def work(problem: Problem) -> tuple[int, int] | None:
-    """FLOPs and exponentials of a forward pass, or none if it takes the other kernel."""
-    geometry, height, width = problem.geometry, problem.height, problem.width
-    slices = value_slices(problem.value_dim)
-    seen, value_dim, dtype = seen_geometry(geometry, height, width), problem.value_dim // slices, problem.torch_dtype
-    try:
-        shape = shape_for(seen, problem.key_dim, value_dim, problem.heads, dtype, relative=problem.relative)
-    except Unsupported:
-        return None  # what a call would cost is asked before it is refused
-    if chosen(shape) is None:
-        return None
-    images = slices * problem.batch * problem.heads
-    scored, summed = (images * BLOCK**2 * scored_keys(shape, height, width, unit) for unit in (8, 16))
-    met = images * BLOCK**2 * geometry.blocks(height) * geometry.blocks(width) * ENTRIES_MET * problem.relative
-    products = scored * (shape.key_dim + POSITIONS) + summed * (shape.value_dim + ONES) + met * shape.key_dim
-    return 2 * products, scored
 
 
 def known(shape: Shape) -> Layout:

@@ -4,7 +4,7 @@ import ctypes
 from functools import lru_cache
 
 from halobench.implementations.fused_cuda.hopper import key_gradient, tensor_maps
-from halobench.implementations.fused_cuda.launch import Args, HopperKeyArgs, order_of
+from halobench.implementations.fused_cuda.launch import Args, HopperKeyArgs, images_near, order_of
 from halobench.implementations.fused_cuda.shapes import Shape
 from torch import Tensor
 
@@ -19,11 +19,11 @@ def argument(
     ``pixels`` are queries, gradients of the output, keys and values; statistics and biases, if any, are what the pass
     by queries left.
     """
-    layout = key_gradient.chosen(shape)
+    layout = key_gradient.layout_of(shape)
     if layout is None or not all(map(tensor_maps.heads_side_by_side, pixels)):
         return None
     batch, tiles = len(pixels[0]), args.tiles_y * args.tiles_x
-    order = order_of(batch, args.tiles_y, args.tiles_x, key_gradient.row_bytes(shape, args.width))
+    order = order_of(batch, args.tiles_y, args.tiles_x, images_near(batch, key_gradient.row_bytes(shape, args.width)))
     if order is None:
         return None
     sizes = args.blocks_y * args.blocks_x, batch * shape.heads

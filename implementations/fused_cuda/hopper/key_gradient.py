@@ -26,11 +26,6 @@ class Layout:
     stages: int
 
 
-def chosen(shape: Shape) -> Layout | None:
-    """The layout for a shape, or none where ``key_gradient.cu`` serves it: everywhere, until this kernel is proven."""
-    return layout_of(shape) if "hopper_key" in forward.PROVEN else None
-
-
 @lru_cache
 def layout_of(shape: Shape) -> Layout | None:
     """The layout for a shape, or none where this kernel cannot serve it."""

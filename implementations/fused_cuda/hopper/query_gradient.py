@@ -50,11 +50,6 @@ def layout_of(shape: Shape) -> Layout | None:
     return None
 
 
-def chosen(shape: Shape) -> Layout | None:
-    """The layout for a shape, or none where ``query_gradient.cu`` serves it."""
-    return layout_of(shape) if "hopper_query" in forward.PROVEN else None
-
-
 def stage_bytes(shape: Shape, layout: Layout) -> int:
     """Queries, outputs and their gradients, keys and values of a block."""
     heads, keys = layout.heads, whole(shape.geometry.window**2, 16)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 def argument(shape: Shape, args: Args, query: Tensor, key: Tensor, value: Tensor) -> HopperArgs | None:
     """The forward kernel's argument, or none where it does not serve the call."""
-    layout = forward.chosen(shape)
+    blocks = len(query) * shape.heads * args.blocks_y * args.blocks_x
+    layout = forward.chosen(shape, blocks)
     found = None if layout is None else shared_argument("hopper", shape, layout.heads, args, (query, key, value))
     return None if found is None else found[0]
 
@@ -21,7 +22,7 @@ def query_argument(
     shape: Shape, args: Args, query: Tensor, key: Tensor, value: Tensor, output: Tensor, gradient: Tensor
 ) -> HopperQueryArgs | None:
     """The argument of the backward kernel by queries, or none where it does not serve the call."""
-    layout, tensors = query_gradient.chosen(shape), (query, key, value, gradient, output)
+    layout, tensors = query_gradient.layout_of(shape), (query, key, value, gradient, output)
     found = None if layout is None else shared_argument("hopper_query", shape, layout.heads, args, tensors)
     if found is None:
         return None
@@ -42,7 +43,7 @@ def shared_argument(
     key = tensors[1]
     batch, _, height, width = key.shape[:4]
     blocks = args.blocks_y * args.blocks_x
-    order = order_of(batch, args.blocks_y, args.blocks_x, forward.row_bytes(shape, width))
+    order = order_of(batch, args.blocks_y, args.blocks_x)
     if order is None or batch * shape.heads * blocks * forward.BLOCK**2 >= 2**30:
         return None  # the kernels count log-sum-exps in 32 bits
     maps = encoded(
