@@ -12,6 +12,7 @@ from halobench.figures import predicted, shared
 from halobench.figures import ranks as figure
 from halobench.figures.selection import Selection, network_selections, selections
 from halobench.figures.style import look
+from halobench.pages import shared as page
 from halobench.records.table import read
 from halobench.scale import __main__ as command
 from halobench.scale import collective, replay, replica, sharded
@@ -319,6 +320,14 @@ def test_more_ranks_are_predicted(predictable: Selection) -> None:
     assert large.predicted_ms((8, 8), overheads) == pytest.approx(0.025 + 0.015 + 0.04 + 0.001)
     exchange = 0.01 + 0.01 * (2 / 16 + 2 / 32)
     assert large.predicted_ms((32, 16), overheads) == pytest.approx(1.6 / 512 + exchange + 0.04 + 0.000125)
+
+
+def test_the_table_of_one_image(predictable: Selection) -> None:
+    """A line a map: one rank's time beside that of two, efficiency, exchange; a dash where nothing was measured."""
+    lines = page.table([predictable]).splitlines()
+    layer = "fused, block 8, halo 3, 4 heads of 16 and 16"
+    assert lines[2] == f"| {layer} | 256 | 2 | 0.100 | 0.0810 | 62% | 20 / 10 | - | - | - | - |"
+    assert len([line for line in lines if line.startswith(f"| {layer}")]) == 3
 
 
 def test_two_maps_predict_without_copies(predictable: Selection) -> None:
