@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import _disable_current_modes as disable_current_modes
+from torch.utils._pytree import tree_leaves
 
 from halobench import Geometry, LayerSpec, Problem, RelativeTables, backends, distributed, models
 from halobench.attention import oracle
@@ -140,6 +144,47 @@ def corner(group: ProcessGroup, geometry: Geometry, shards: Shards) -> np.ndarra
 
 def unexchanged(group: ProcessGroup, one: Drawn, seed: int) -> dict[str, np.ndarray]:
     return call(group, one, seed, exchanged=False)
+
+
+class Written(TorchDispatchMode):
+    """How many numbers PyTorch's own operators write: those that return no view of what they were given."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = operator(*args, **(kwargs or {}))
+        returned = [one.alias_info for one in operator._schema.returns]
+        if operator.namespace == "aten" and not any(alias and not alias.is_write for alias in returned):
+            self.numbers += sum(tensor.numel() for tensor in tree_leaves(found) if isinstance(tensor, Tensor))
+        return found
+
+
+class Unwritten(torch.autograd.Function):
+    """A backend that leaves its output and its gradients to chance, which costs nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        with disable_current_modes():
+            return torch.empty_like(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, _gradient: Tensor) -> tuple[Tensor, ...]:
+        with disable_current_modes():
+            return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors)
+
+
+def copied(group: ProcessGroup, shards: Shards) -> tuple[float, float]:
+    """What a call writes besides the backend, forward and backward, in maps of this rank."""
+    shape = 1, 1, *shards.of_width(128).size(group.rank()), 8
+    leaves = [torch.randn(shape, requires_grad=True) for _ in range(3)]
+    unwritten = patch.object(backends, "operator", lambda _name: lambda *inputs: Unwritten.apply(*inputs[:3]))
+    with unwritten, Written() as forward:
+        output = distributed.attend(*leaves, None, Geometry(8, 3), group, backend="unwritten", shards=shards)
+    cotangent = torch.randn_like(output)
+    with Written() as backward:
+        torch.autograd.grad(output, leaves, cotangent)
+    return forward.numbers / output.numel(), backward.numbers / output.numel()
 
 
 def refused(group: ProcessGroup, geometry: Geometry, shards: Shards, backend: str) -> None:

@@ -104,6 +104,19 @@ def test_what_is_sent(ranks: Ranks) -> None:
     assert answers[3] == [back, back]
 
 
+@pytest.mark.parametrize("shards", [Shards((128, 128)), Shards((128, 128, 128)), Shards((128, 128), (128, 128))])
+def test_a_map_is_copied_once(ranks: Ranks, shards: Shards) -> None:
+    """Forward the output; backward the gradients of queries, keys and values. The rest is as small as the edges.
+
+    A grid's are two copies, of the rows of parts and of the parts in a row.
+    """
+    rows_alone, inner = shards.widths is None, 1
+    forward, backward = ranks.ask(shards.ranks, sharded_calls.copied, shards)[inner]
+    copies = 1 if rows_alone else 2
+    assert copies < forward < copies + 1
+    assert 2 + copies < backward < 2 + copies + 1
+
+
 @pytest.mark.parametrize("grid", [(2, 1), (1, 2), (2, 2)])
 def test_without_exchange_the_edges_are_wrong_and_the_interior_is_not(ranks: Ranks, grid: tuple[int, int]) -> None:
     """For measuring: zeros take the place of others' pixels, and nothing is waited for."""

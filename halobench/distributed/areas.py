@@ -1,10 +1,11 @@
 """Rectangles of pixels, and maps that are put together from them."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class Area(NamedTuple):
@@ -58,3 +59,19 @@ def beside(parts: list[Tensor], axis: int) -> Tensor:
     if len(parts) == 1:
         return parts[0]
     return torch.cat([part.permute(0, 2, 3, 1, 4) for part in parts], axis - 1).permute(0, 3, 1, 2, 4)
+
+
+class Parted(torch.autograd.Function):
+    """The parts of a map (b n H W d) at these areas, which cover it: views, whose gradients are joined by copying."""
+
+    @staticmethod
+    def forward(ctx: Any, pixels: Tensor, areas: Sequence[Area]) -> tuple[Tensor, ...]:
+        """Nothing is copied."""
+        ctx.areas, ctx.whole = areas, Area(*map(range, pixels.shape[2:4]))
+        return tuple(area.of(pixels) for area in areas)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """As parts of outputs are joined."""
+        return joined(ctx.whole, zip(ctx.areas, gradients, strict=True)), None

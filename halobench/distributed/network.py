@@ -19,7 +19,6 @@ from halobench.attention.geometry import Geometry
 from halobench.attention.layer import AttentionLayer, RelativePositions
 from halobench.attention.problem import RelativeTables, Unsupported
 from halobench.distributed import sharded
-from halobench.distributed.areas import joined
 from halobench.distributed.exchange import Arrive, Depart, Exchange
 from halobench.distributed.layout import Layout
 from halobench.distributed.messages import exact
@@ -147,12 +146,11 @@ def windowed(layout: Layout, forward: Callable[[Tensor], Tensor], reach: int, st
     shards.check(geometry)
     exchange = Exchange(shards, geometry, layout.group, layout.travels)
     channels_last = pixels.permute(0, 2, 3, 1).unsqueeze(1)
-    own, nothing, received = Depart.apply(exchange, channels_last, channels_last[..., :0])
-    pieces = exchange.pieces(own, nothing, Arrive.apply(exchange, received))
-    own_area, frame = exchange.routes[:2]
-    extended = joined(frame, [(piece.area, piece.key) for piece in pieces])
+    own, frame = exchange.routes[:2]
+    *_, departed = Depart.apply(exchange, False, channels_last, channels_last[..., :0])  # noqa: FBT003 - as declared
+    extended, _ = Arrive.apply(exchange, [frame], departed)
     output = forward(extended.squeeze(1).permute(0, 3, 1, 2))
-    within = own_area.seen_from(frame.rows.start, frame.columns.start)
+    within = own.seen_from(frame.rows.start, frame.columns.start)
     return sharded.asking(within, stride).of(output)
 
 

@@ -32,9 +32,8 @@ class Replicated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """One message for all gradients."""
-        dtype = exact(gradients[0].dtype)
-        summed = torch.cat([gradient.flatten().to(dtype) for gradient in gradients])
-        sum_over(ctx.group, summed, "the sum of gradients")
-        parts = summed.split([gradient.numel() for gradient in gradients])
+        together = torch.cat([gradient.flatten() for gradient in gradients])
+        summed = sum_over(ctx.group, together.to(exact(together.dtype)), "the sum of gradients")
+        parts = summed.to(together.dtype).split([gradient.numel() for gradient in gradients])
         pairs = zip(parts, gradients, strict=True)
         return None, *(part.view(gradient.shape).to(gradient.dtype) for part, gradient in pairs)

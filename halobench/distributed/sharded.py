@@ -12,7 +12,7 @@ Each of them is a call of the backend, on a strip: its keys and values are the p
 is scored that belongs to another rank.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, distributed
@@ -20,9 +20,9 @@ from torch.distributed import ProcessGroup
 
 from halobench.attention import backends
 from halobench.attention.geometry import Geometry
-from halobench.attention.problem import Attend, RelativeTables, check_inputs
-from halobench.distributed.areas import Area, joined
-from halobench.distributed.exchange import Arrive, Depart, Exchange, Piece
+from halobench.attention.problem import RelativeTables, check_inputs
+from halobench.distributed.areas import Area, Parted, joined
+from halobench.distributed.exchange import Arrive, Depart, Exchange
 from halobench.distributed.messages import sum_over
 from halobench.distributed.replicated import replicated
 from halobench.distributed.shards import Shards, overhang, unit
@@ -65,18 +65,24 @@ def attend(
         relative = RelativeTables(*replicated(group, *relative))
     if 0 in key.shape[2:4]:
         return nothing(query, key, value, relative)
-    exchange = Exchange(shards, geometry, group, travels=exchanged)
-    key, value, received = Depart.apply(exchange, key, value)
+    exchange, stride = Exchange(shards, geometry, group, travels=exchanged), geometry.stride
     own, frame = exchange.routes[:2]
     interior, edges = cut(own, frame, geometry)
-    shard = Shard(query, [Piece(own, key, value)], frame)
+    places = [asking(part, stride) for part in (*interior, *edges)]
+    queries = Parted.apply(query, places)
+    strips = [(part, own) for part in interior] + [(part, visible(part, frame, geometry)) for part in edges]
+
+    def computed(number: int, key: Tensor, value: Tensor) -> Tensor:
+        return compute(queries[number], key, value, relative, strip(geometry, *strips[number]))
+
+    key, value, departed = Depart.apply(exchange, bool(interior), key, value)
     try:
-        outputs = [(part, shard.attend(compute, relative, geometry, part)) for part in interior]
+        outputs = [computed(number, key, value) for number in range(len(interior))]
     finally:  # also where the backend refuses: no message is left for the next call
-        shard = replace(shard, pieces=exchange.pieces(key, value, Arrive.apply(exchange, received)))
-    outputs += [(part, shard.attend(compute, relative, geometry, part)) for part in edges]
-    stride = geometry.stride
-    return joined(asking(own, stride), [(asking(part, stride), output) for part, output in outputs])
+        seen = Arrive.apply(exchange, [around for _, around in strips[len(interior) :]], departed)
+    for pair in zip(seen[::2], seen[1::2], strict=True):
+        outputs.append(computed(len(outputs), *pair))
+    return joined(asking(own, stride), zip(places, outputs, strict=True))
 
 
 def asked(key: Tensor, group: ProcessGroup) -> Shards:
@@ -128,34 +134,27 @@ def inner(own: range, frame: range, geometry: Geometry) -> range:
     return range(first, last)
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Own queries, and the keys and values that are here, within the ``frame`` that queries see."""
-
-    query: Tensor
-    pieces: list[Piece]
-    frame: Area
-
-    def attend(self, compute: Attend, relative: RelativeTables | None, geometry: Geometry, part: Area) -> Tensor:
-        """The output of the queries that stand on some pixels: a strip's, with the keys and values that they see."""
-        seen = Area(*(visible(*axis, geometry) for axis in zip(part, self.frame, strict=True)))
-        key = joined(seen, [(piece.area, piece.key) for piece in self.pieces])
-        value = joined(seen, [(piece.area, piece.value) for piece in self.pieces])
-        strip = replace(
-            geometry,
-            above=part.rows.start - seen.rows.start,
-            below=seen.rows.stop - part.rows.stop,
-            left=part.columns.start - seen.columns.start,
-            right=seen.columns.stop - part.columns.stop,
-        )
-        return compute(asking(part, geometry.stride).of(self.query), key, value, relative, strip)
+def visible(part: Area, frame: Area, geometry: Geometry) -> Area:
+    """What of the frame the queries on a part see, and the part."""
+    return Area(*(along(*axis, geometry) for axis in zip(part, frame, strict=True)))
 
 
-def visible(part: range, frame: range, geometry: Geometry) -> range:
-    """Along an axis, what of the frame the queries on a part see, and the part."""
+def along(part: range, frame: range, geometry: Geometry) -> range:
+    """The same along an axis."""
     last_query = (part.stop - 1) // geometry.stride * geometry.stride
     end = geometry.seen(last_query, frame.stop).stop
     return range(max(part.start - geometry.halo, frame.start), max(end, part.stop))
+
+
+def strip(geometry: Geometry, part: Area, seen: Area) -> Geometry:
+    """That of the queries on a part, whose keys and values are those of what is seen."""
+    return replace(
+        geometry,
+        above=part.rows.start - seen.rows.start,
+        below=seen.rows.stop - part.rows.stop,
+        left=part.columns.start - seen.columns.start,
+        right=seen.columns.stop - part.columns.stop,
+    )
 
 
 def asking(pixels: Area, stride: int) -> Area:

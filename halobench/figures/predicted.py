@@ -1,18 +1,22 @@
 """The sharded operator on more ranks than were measured, predicted from what was: one rank's time and the link.
 
-    t(N) = t(1) / N + calls + max(0, exchange - interior)
+    t(N) = t(1) / N + exchange + calls * edges + copies * pixels
 
-``calls`` is what more and smaller calls cost: measured without communication on the smallest map, where it is not
-measured what is predicted; of a grid that splits columns, too, twice that. ``exchange`` is the messages of a call by
-themselves, from three ranks on with those for a second neighbour at the link's best rate. It hides behind the
-``interior``, all rows of blocks but two of a rank's. Of R x C ranks a message to the next row is one C-th as long, one
-to the next column one R-th, of a square map; corners are left out.
+``exchange`` is the messages of a call by themselves, from three ranks on with those for a second neighbour at the
+link's best rate. Nothing of it is taken as hidden: a backend's call fills the GPU, and NCCL's kernels do not run beside
+it. Of R x C ranks a message to the next row is one C-th as long, one to the next column one R-th, of a square map;
+corners are left out.
+
+What a measured call takes beyond that are ``calls``, more and smaller ones, for each edge of a shard, and ``copies``,
+of parts of maps that are put together, for each pixel of a rank and each axis that is split. The smallest map gives
+``calls``, and where a layer has three maps the second gives ``copies``; at least one is left to hold the prediction
+against.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 from statistics import median
+from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -22,11 +26,18 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentF
 
 from halobench.figures.selection import Drawn, Selection, measured
 from halobench.figures.shared import SUITE, named
-from halobench.figures.style import INK, canvas, entry, legend, styles
+from halobench.figures.style import INK, canvas, distinct, entry, legend
+from halobench.wording import counted
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-EDGES = 2  # rows, or columns, of blocks of a rank that see others'
 GRIDS = {ranks: [(ranks // across, across) for across in RANKS if across <= ranks] for ranks in RANKS}
+
+
+class Overheads(NamedTuple):
+    """What sharing a map costs besides the exchange: in ms for an edge of a shard, and for a pixel of it."""
+
+    calls_ms: float
+    copies_ms: float
 
 
 @dataclass(frozen=True)
@@ -39,26 +50,42 @@ class Shared:
     single_ms: float
     ranks: int
     shared_ms: float
-    silent_ms: float
     exchange_ms: float
     neighbour_ms: float
 
     @property
-    def calls_ms(self) -> float:
-        """What more calls on smaller maps cost, as far as it is seen here."""
-        return max(self.silent_ms - self.single_ms / self.ranks, 0.0)
+    def beyond_ms(self) -> float:
+        """What it took beyond its share of one rank's time and the exchange."""
+        return max(self.shared_ms - self.single_ms / self.ranks - self.exchange_ms, 0.0)
 
-    def predicted_ms(self, grid: tuple[int, int], calls_ms: float) -> float:
+    def predicted_ms(self, grid: tuple[int, int], overheads: Overheads) -> float:
         """The time on rows and columns of ranks; those that get no block idle."""
         down, across = (min(count, self.blocks) for count in grid)
-        split = [count for count in (down, across) if count > 1]
+        split = sum(count > 1 for count in (down, across))
         if not split:
             return self.single_ms
-        kernels = self.single_ms / (down * across)
-        interior = kernels * prod(max(1 - EDGES * count / self.blocks, 0.0) for count in split)
-        neighbours = min(down - 1, 2) / across + min(across - 1, 2) / down
+        ranks, edges = down * across, edges_along(down) + edges_along(across)
+        copies = overheads.copies_ms * self.side**2 / ranks * split
+        neighbours = edges_along(down) / across + edges_along(across) / down
         exchange = self.exchange_ms + (neighbours - 1) * self.neighbour_ms
-        return kernels + calls_ms * len(split) + max(exchange - interior, 0.0)
+        return self.single_ms / ranks + exchange + overheads.calls_ms * edges + copies
+
+
+def edges_along(ranks: int) -> int:
+    """Edges of a shard beyond which others are, along an axis that so many ranks split; of the one that has most."""
+    return min(ranks - 1, 2)
+
+
+def held_back(maps: list[Shared]) -> tuple[Overheads, list[Shared]]:
+    """The overheads that the smallest of a layer's maps show, and the maps that say nothing about them."""
+    smallest, second, *_ = maps
+    per_edge = edges_along(smallest.ranks)
+    if len(maps) == 2:
+        return Overheads(smallest.beyond_ms / per_edge, 0.0), maps[1:]
+    pixels = smallest.side**2 / smallest.ranks
+    more = second.side**2 / second.ranks - pixels
+    copies = max(second.beyond_ms - smallest.beyond_ms, 0.0) / more
+    return Overheads(max(smallest.beyond_ms - copies * pixels, 0.0) / per_edge, copies), maps[2:]
 
 
 def draw(selection: Selection) -> Drawn:
@@ -75,38 +102,41 @@ def draw(selection: Selection) -> Drawn:
 
 def series(rows: pd.DataFrame) -> Iterator[list[Shared]]:
     """Each layer on its maps, from the smallest; those that were measured on two maps at least."""
+    best = best_rates(rows)
     for _, part in rows.groupby("subject", sort=True):
-        found = [*pairs(part)]
+        found = [*pairs(part, best)]
         if len(found) > 1:
             yield found
 
 
-def pairs(rows: pd.DataFrame) -> Iterator[Shared]:
+def best_rates(rows: pd.DataFrame) -> "pd.Series[float]":
+    """The best rate of the link by number of ranks, in bytes/s; of a run that was cut short, the best of its rows."""
+    return (rows["bus_bytes_per_s"] / rows["bus_share"].fillna(1.0)).groupby(rows["ranks"]).max()
+
+
+def pairs(rows: pd.DataFrame, best: "pd.Series[float]") -> Iterator[Shared]:
     """A layer's maps that were measured on one rank and on several in rows, of which the fewest count."""
     for side, part in rows.groupby("side", sort=True):
         single = part[part["ranks"] == 1]
         rows_alone = part["grid"].isna() | part["grid"].astype(str).str.endswith("x1")
-        several = part[
-            (part["ranks"] > 1) & rows_alone & part["exposed_ms"].notna() & (part["bus_share"] > 0)
-        ].sort_values("ranks")
+        several = part[(part["ranks"] > 1) & rows_alone & part["exposed_ms"].notna()].sort_values("ranks")
         if single.empty or several.empty:
             continue
         row = several.iloc[0]
-        rate = row["bus_bytes_per_s"] / row["bus_share"]
+        rate = best[row["ranks"]]
         yield Shared(
             row["subject"], float(str(side)), -(-int(row["height"]) // int(row["block"])),
             float(single["median_ms"].iloc[0]), int(row["ranks"]), float(row["median_ms"]),
-            float(row["median_ms"] - row["exposed_ms"]), float(row["communication_ms"]),
-            float(row["communicated_bytes"] / rate * 1e3),
+            float(row["communication_ms"]), float(row["communicated_bytes"] / rate * 1e3),
         )  # fmt: skip
 
 
 def errors(layers: list[list[Shared]]) -> list[float]:
     """By how much predictions are off, of the maps that they are not made from."""
     return [
-        abs(one.predicted_ms((one.ranks, 1), smallest.calls_ms) / one.shared_ms - 1)
-        for smallest, *larger in layers
-        for one in larger
+        abs(one.predicted_ms((one.ranks, 1), overheads) / one.shared_ms - 1)
+        for overheads, others in map(held_back, layers)
+        for one in others
     ]
 
 
@@ -114,9 +144,9 @@ def over_ranks(selection: Selection, rows: pd.DataFrame, layers: list[list[Share
     """Efficiency over the number of ranks, of each layer on its largest map; what was measured as a mark."""
     off = errors(layers)
     said = (
-        f"lines: predicted from one rank, the link and the smallest map, of ranks in rows; dotted: on the best grid of "
-        f"rows and columns; marks: measured. Predictions of rows are off by {median(off):.0%} in the median, "
-        f"{max(off):.0%} at most"
+        f"lines: predicted from one rank, the link and the smallest maps, of ranks in rows; dotted: on the best grid "
+        f"of rows and columns; marks: measured. Predictions of rows are off by {median(off):.0%} in the median, "
+        f"{max(off):.0%} at most, on {counted(len(off), 'map')} that they are not made from"
     )
     title = f"Predicted: halo attention of one image on many ranks, {direction}"
     figure = canvas(7.0, 4.6, title, said, selection.footer(rows))
@@ -136,12 +166,12 @@ def over_ranks(selection: Selection, rows: pd.DataFrame, layers: list[list[Share
 
 def lines(axes: Axes, layers: list[list[Shared]]) -> list[Line2D]:
     """A line a layer; the entries of the legend."""
-    looks, handles = styles(one[0].subject for one in layers), []
+    looks, handles = distinct(one[0].subject for one in layers), []
     for maps in layers:
-        one, calls = maps[-1], maps[0].calls_ms
+        one, overheads = maps[-1], held_back(maps)[0]
         look, name = looks[one.subject], f"{one.subject}, side {one.side:g}"
         for line, grids in (("-", [[(ranks, 1)] for ranks in RANKS]), (":", GRIDS.values())):
-            best = [min(one.predicted_ms(grid, calls) for grid in each) for each in grids]
+            best = [min(one.predicted_ms(grid, overheads) for grid in each) for each in grids]
             share = [one.single_ms / ranks / ms for ranks, ms in zip(RANKS, best, strict=True)]
             axes.plot(RANKS, share, color=look.colour, linestyle=line)
         found = one.single_ms / one.ranks / one.shared_ms

@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentF
 
 from halobench.figures.scale import plain_log
 from halobench.figures.selection import Drawn, Selection, measured
-from halobench.figures.style import INK, LineStyle, canvas, entry, legend, styles
+from halobench.figures.style import INK, LineStyle, canvas, distinct, entry, legend
 from halobench.wording import counted
 
 SUITE = "sharded"
@@ -74,7 +74,7 @@ def over_side(selection: Selection, rows: pd.DataFrame, direction: str) -> Figur
         axes = figure.add_subplot(1, len(panels), number + 1)
         handles |= lines(axes, rows, panel)
         axes.set_title(panel.label, fontsize=9)
-        axes.set_xlabel("side of the image" if "model" in rows else "side of the map")
+        axes.set_xlabel(f"side of the {'image' if 'model' in rows else 'map'} (pixels)")
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(FixedLocator(sorted(rows["side"].unique())))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -90,7 +90,7 @@ def over_side(selection: Selection, rows: pd.DataFrame, direction: str) -> Figur
 
 def lines(axes: Axes, rows: pd.DataFrame, panel: Panel) -> dict[str, Line2D]:
     """The lines of a panel, dashed for a single rank; their entries of the legend by name."""
-    looks, handles = styles(sorted(rows["subject"].unique())), {}
+    looks, handles = distinct(rows["subject"]), {}
     for key, part in rows.groupby("line", sort=True):
         name, single = str(key), part["ranks"].max() == 1
         line: LineStyle = "--" if single else "-"

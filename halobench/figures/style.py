@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import product
+from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any, Literal
 from zlib import crc32
@@ -81,7 +81,9 @@ KNOWN = {
 }
 # Strangers get the same hues darkened, and markers that no known backend has.
 DARK = [darker(colour) for colour in (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY)]
-SPARE = [Style(*pair) for pair in product(DARK, ("p", "h", "d", "8"))]
+MARKS = "p", "h", "d", "8"
+SPARE = [Style(*pair) for pair in product(DARK, MARKS)]
+VARIED = [Style(colour, mark) for colour, mark in islice(zip(cycle(DARK), cycle(MARKS), strict=True), len(DARK) * 2)]
 
 
 def letter(status: str) -> Outline:
@@ -103,6 +105,11 @@ def styles(backends: Iterable[str]) -> dict[str, Style]:
         free = free or list(SPARE)  # more strangers than looks: they share
         chosen[name] = free.pop(crc32(name.encode()) % len(free))
     return chosen
+
+
+def distinct(names: Iterable[str]) -> dict[str, Style]:
+    """A look for each of these names, which are no backends: in their order, as many hues as there are."""
+    return dict(zip(sorted(set(names)), cycle(VARIED), strict=False))
 
 
 @contextmanager

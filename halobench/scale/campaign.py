@@ -139,11 +139,13 @@ class Campaign:
         silent = median(ms for each in point.silent_ms for ms in each)
         alone = alone_ms(point.calls.alone, self.device, point.group)
         carried = largest(point.calls.bus_bytes, self.device, point.group) or 0.0
+        rate = carried / alone * 1e3
         return found | {
             "communicated_bytes": largest(point.calls.sent_bytes, self.device, point.group),
             "communication_ms": alone,
             "exposed_ms": max(point.median_ms - silent, 0.0),
-            "bus_bytes_per_s": carried / alone * 1e3,
+            "bus_bytes_per_s": rate,
+            "bus_share": rate / max(rate, self.ceilings[point.ranks]),  # until the run ends, and is settled
         }
 
     def settled(self, rows: list[Fields]) -> list[Fields]:

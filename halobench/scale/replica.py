@@ -24,12 +24,14 @@ BUCKETS = ("rebuilt_bucket_sizes", "bucket_sizes")  # what DistributedDataParall
 def steps(
     model: str, settings: Settings, groups: Mapping[int, ProcessGroup | None], device: torch.device
 ) -> Iterator[list[Point]]:
-    """One rank first; then weak and, where the batch can be divided, strong scaling."""
+    """One rank first; then, of what is asked for, weak and, where the batch can be divided, strong scaling."""
     batch = settings.batch
     found = []
     for count, group in groups.items():
-        kinds = {"weak": batch} | ({"strong": batch // count} if count > 1 and batch % count == 0 else {})
-        for kind, own in kinds.items():
+        for kind in settings.scaling if count > 1 else ("weak",):  # a single rank is of both
+            if kind == "strong" and batch % count:
+                continue
+            own = batch if kind == "weak" else batch // count
             network = settings.network(model, own)
             case = NetworkCase(SUITE, network, "training", settings.device, (SUITE,))
             row = case.row() | {"case": f"{case.name}-{kind}-x{count}"}

@@ -22,6 +22,7 @@ WHAT = {
     "inference": "a network's inference on one image that ranks share",
     "training": "its training step",
 }
+SCALING = ("weak", "strong")
 SHARED = {  # models and sides of an image, if the user names none: on a GPU, and on a CPU
     ("operator", True): (("halonet_h0",), (1024, 2048, 4096, 8192)),
     ("operator", False): (("halonet_mini",), (256,)),
@@ -39,7 +40,8 @@ class Settings:
 
     ``counts`` are the numbers of ranks, the first of them 1. Of each point ``rounds`` times ``steps`` are timed.
     ``what`` is one of ``WHAT``; ``sides`` are those of the image that ranks share. ``captured``: calls are replayed.
-    ``grid`` are the rows and columns of ranks that share an image; without it all stand in rows.
+    ``grid`` are the rows and columns of ranks that share an image; without it all stand in rows. ``scaling``: of which
+    kinds points with a part of the batch each are.
     """
 
     models: tuple[str, ...]
@@ -60,6 +62,7 @@ class Settings:
     captured: bool = False
     static_graph: bool = False
     grid: tuple[int, int] | None = None
+    scaling: tuple[str, ...] = SCALING
 
     def network(self, model: str, batch: int) -> Network:
         """The network that each rank trains on ``batch`` images."""
@@ -98,12 +101,16 @@ def parse(arguments: Sequence[str] | None, world: int) -> Settings:
     if shared and without:
         command.error(f"argument --what {options.what}: is for models with attention, got {without[0]!r}")
     refuse(command, options, gpu=gpu, shared=shared)
+    batch = options.batch or (128 if gpu else 4)
+    if options.scaling == "strong" and all(batch % count for count in counts[1:]):
+        found = " or ".join(map(str, counts[1:] or counts))
+        command.error(f"argument --scaling: strong divides the batch among ranks, got a batch of {batch} for {found}")
     return Settings(
         names, backend, "cuda" if gpu else "cpu", "bfloat16" if gpu else "float32",
-        options.batch or (128 if gpu else 4), counts, options.steps or (20 if gpu else 2),
+        batch, counts, options.steps or (20 if gpu else 2),
         options.rounds or (10 if gpu else 2), options.compiled, options.bucket_mib, options.compress,
         options.sync_batch_norm, options.output, options.what, sides, options.captured, options.static_graph,
-        grid,
+        grid, (options.scaling,) if options.scaling else SCALING,
     )  # fmt: skip
 
 
@@ -116,7 +123,7 @@ def refuse(command: argparse.ArgumentParser, options: argparse.Namespace, *, gpu
         command.error("argument --sync-batch-norm: PyTorch's SyncBatchNorm needs a GPU")
     if options.captured and not gpu:
         command.error("argument --captured: CUDA graphs need a GPU")
-    for name in ("batch", "compiled", "compress", "sync_batch_norm", "static_graph"):
+    for name in ("batch", "scaling", "compiled", "compress", "sync_batch_norm", "static_graph"):
         if shared and getattr(options, name):
             command.error(f"argument --{name.replace('_', '-')}: is for --what {STEPS}, got --what {options.what}")
     if options.sides and not shared:
@@ -182,7 +189,10 @@ def parser() -> argparse.ArgumentParser:
             "--what inference --sides 1024,8192 --output mine-image.json",
         ],
     )
-    command.add_argument("--output", type=Path, required=True, metavar="FILE", help="the results file (.json)")
+    command.add_argument(
+        "--output", type=Path, required=True, metavar="FILE",
+        help="the results file (.json); until it is written, or if the run is cut short, its rows stand in a .jsonl",
+    )  # fmt: skip
     command.add_argument(
         "--what", choices=tuple(WHAT), default=STEPS, help="; ".join(f"{name}: {said}" for name, said in WHAT.items())
     )
@@ -196,6 +206,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--device", choices=("cpu", "cuda"), help="default: GPUs where there are some")
     command.add_argument(
         "--batch", type=int, metavar="N", help="images a rank (weak), of all ranks (strong); default: 128"
+    )
+    command.add_argument(
+        "--scaling", choices=SCALING, help="one kind alone: each point is another network to compile; default: both"
     )
     command.add_argument("--ranks", metavar="1,2", help="numbers of ranks; default: powers of two, and all")
     command.add_argument(
