@@ -18,6 +18,21 @@ def reference(chosen: Sequence[Selection]) -> str:
     return "\n\n".join(at_reference(one) for one in chosen if not measured(one.reference).empty)
 
 
+def reference_briefly(chosen: Sequence[Selection]) -> str:
+    """Those of the machine that was measured last."""
+    return at_reference(latest(chosen))
+
+
+def latest(chosen: Sequence[Selection]) -> Selection:
+    """The machine and dtype whose reference point was measured last."""
+
+    def date(one: Selection) -> str:
+        files = set(measured(one.reference)["file"])
+        return max((header.datetime or "" for header in one.headers if header.file in files), default="")
+
+    return max(chosen, key=date)
+
+
 def at_reference(one: Selection) -> str:
     """The table of one machine and dtype, and what it was measured on."""
     rows = measured(one.reference)

@@ -23,6 +23,7 @@ def sections(folder: Path) -> Sections:
     every = cache(partial(published, folder))
     made = {
         "reference": lambda: operators.reference(selections(every())),
+        "reference-briefly": lambda: operators.reference_briefly(selections(every())),
         "stages": lambda: operators.stages(selections(every())),
         "pairs": lambda: networks.pairs(network_selections(every())),
         "pairs-briefly": lambda: networks.pairs_briefly(network_selections(every())),
