@@ -5,26 +5,23 @@ from typing import Any
 
 import torch
 from halobench.implementations.fused_cuda import launch
+from halobench.implementations.fused_cuda.cost import execution
 from halobench.implementations.fused_cuda.hopper import key_call, query_gradient, tensor_maps
 from halobench.implementations.fused_cuda.launch import Args, Program, View
 from halobench.implementations.fused_cuda.layouts import layout_of, served
 from halobench.implementations.fused_cuda.shapes import (
+    TABLE_ROWS,
     Kernel,
     Shape,
     padded_queries,
     readable,
-    scored_pairs,
     shape_of,
-    summed_channels,
-    value_slices,
 )
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from halobench.attention.geometry import Geometry
-from halobench.attention.problem import RelativeTables
-
-TABLE_ROWS = 32  # of a table, padded, in products and in its gradient
+from halobench.attention.problem import Problem, RelativeTables
 
 
 def channels_last(like: Tensor, height: int, width: int, dim: int) -> Tensor:
@@ -301,18 +298,24 @@ def empty_tables(query: Tensor, rows: object, geometry: Geometry) -> Tensor:
     return query.new_empty(0 if rows is None else 2, 2 * geometry.window - 1, query.shape[-1])
 
 
-@register_flop_formula(torch.ops.halobench.fused_cuda)
-def forward_flops(query: Any, key: Any, value: Any, rows: Any, columns: Any, *geometry: Any, **_: Any) -> int:
-    """Scores, once for each slice of the values, and weighted sums of the pairs that are scored."""
-    pairs = query[0] * query[1] * scored_pairs(geometry_of(*geometry), *key[2:4])
-    return 2 * pairs * (value_slices(value[-1]) * query[-1] + summed_channels(value[-1]))
+def problem_of(query: Tensor, key: Tensor, value: Tensor, rows: Tensor | None, geometry: Geometry) -> Problem:
+    """The problem that these tensors belong to."""
+    batch, heads, height, width, key_dim = key.shape
+    dtype = str(query.dtype).removeprefix("torch.")
+    return Problem(geometry, height, width, batch, heads, key_dim, value.shape[-1], rows is not None, dtype)
 
 
-@register_flop_formula(torch.ops.halobench.fused_cuda_backward)
-def backward_flops(
-    gradient: Any, query: Any, key: Any, value: Any, rows: Any, columns: Any, output: Any, log_sum_exp: Any,
-    *geometry: Any, **_: Any,
+@register_flop_formula(torch.ops.halobench.fused_cuda, get_raw=True)
+def _(
+    query: Tensor, key: Tensor, value: Tensor, rows: Tensor | None, columns: Tensor | None,
+    block: int, halo: int, stride: int, border: str, **_: object,
 ) -> int:  # fmt: skip
-    """The scores and the gradients of the weights twice, once a pass, and the three gradients."""
-    pairs = query[0] * query[1] * scored_pairs(geometry_of(*geometry), *key[2:4])
-    return 2 * pairs * (4 * value_slices(value[-1]) * query[-1] + 3 * summed_channels(value[-1]))
+    return execution(problem_of(query, key, value, rows, geometry_of(block, halo, stride, border))).forward_flops
+
+
+@register_flop_formula(torch.ops.halobench.fused_cuda_backward, get_raw=True)
+def _(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, rows: Tensor | None, columns: Tensor | None,
+    output: Tensor, log_sum_exp: Tensor, block: int, halo: int, stride: int, border: str, **_: object,
+) -> int:  # fmt: skip
+    return execution(problem_of(query, key, value, rows, geometry_of(block, halo, stride, border))).backward_flops

@@ -9,22 +9,22 @@ gradient of the projection wants: nothing is joined or split in memory.
 from typing import Any
 
 import torch
+from halobench.implementations.fused_cuda.cost import execution
 from halobench.implementations.fused_cuda.operator import (
     Call,
     attended,
-    backward_flops,
     channels_last,
     differentiated,
     empty_tables,
-    forward_flops,
     geometry_of,
     log_sum_exps,
+    problem_of,
 )
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from halobench.attention.geometry import Geometry
-from halobench.attention.problem import RelativeTables, refuse_transforms
+from halobench.attention.problem import Problem, RelativeTables, refuse_transforms
 
 
 def attend_packed(
@@ -149,24 +149,24 @@ def differentiate(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None,
 packed_forward.register_autograd(differentiate, setup_context=save_for_backward)
 
 
-def shapes_of(packed: Any, heads: int, key_dim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes of the keys and of the values in a map of this shape."""
-    batch, channels, *size = packed
-    return (batch, heads, *size, key_dim), (batch, heads, *size, channels // heads - 2 * key_dim)
+def problem_of_packed(packed: Tensor, rows: Tensor | None, heads: int, key_dim: int, geometry: Geometry) -> Problem:
+    """The problem that a map of queries, keys and values belongs to."""
+    return problem_of(*heads_of(packed, heads, key_dim), rows, geometry)
 
 
-@register_flop_formula(torch.ops.halobench.fused_cuda_packed)
+@register_flop_formula(torch.ops.halobench.fused_cuda_packed, get_raw=True)
 def _(
-    packed: Any, rows: Any, columns: Any, heads: int, key_dim: int, block: int, halo: int, border: str, **_: Any
-) -> int:
-    key, value = shapes_of(packed, heads, key_dim)
-    return forward_flops(key, key, value, rows, columns, block, halo, 1, border)
-
-
-@register_flop_formula(torch.ops.halobench.fused_cuda_packed_backward)
-def _(
-    gradient: Any, packed: Any, rows: Any, columns: Any, output: Any, log_sum_exp: Any,
-    heads: int, key_dim: int, block: int, halo: int, border: str, **_: Any,
+    packed: Tensor, rows: Tensor | None, columns: Tensor | None, heads: int, key_dim: int,
+    block: int, halo: int, border: str, **_: object,
 ) -> int:  # fmt: skip
-    key, value = shapes_of(packed, heads, key_dim)
-    return backward_flops(gradient, key, key, value, rows, columns, output, log_sum_exp, block, halo, 1, border)
+    geometry = geometry_of(block, halo, 1, border)
+    return execution(problem_of_packed(packed, rows, heads, key_dim, geometry)).forward_flops
+
+
+@register_flop_formula(torch.ops.halobench.fused_cuda_packed_backward, get_raw=True)
+def _(
+    gradient: Tensor, packed: Tensor, rows: Tensor | None, columns: Tensor | None, output: Tensor,
+    log_sum_exp: Tensor, heads: int, key_dim: int, block: int, halo: int, border: str, **_: object,
+) -> int:  # fmt: skip
+    geometry = geometry_of(block, halo, 1, border)
+    return execution(problem_of_packed(packed, rows, heads, key_dim, geometry)).backward_flops

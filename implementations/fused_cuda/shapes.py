@@ -17,6 +17,7 @@ KEY_DIMS = (16, 32, 48, 64)
 WIDEST_VALUE, WIDEST_SLICE = 256, 128  # of a head, and of what a kernel takes of it at a time
 WIDEST_WINDOW, MOST_ENTRIES = 24, 32  # of a table, that a query can use
 OCTET = 8  # pixels of a window's row come in eights
+TABLE_ROWS = 32  # of a table, padded, in products and in its gradient
 LARGE_BLOCK = 12  # with a wide window, larger ones are laid out in their own way
 
 

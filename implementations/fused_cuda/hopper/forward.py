@@ -66,14 +66,24 @@ def layout_of(shape: Shape) -> Layout | None:
     geometry, teams = shape.geometry, teams_of(shape)
     narrow = geometry.border == "masked" and geometry.halo > 0
     for (groups, piece), heads, narrowed, staged in product(teams, (4, 2, 1), (narrow, False), (True, False)):
-        if shape.heads % heads or heads * shape.key_dim > LINE_CHANNELS or groups % heads:
-            continue
         layout = Layout(heads, 0, groups, 32 if geometry.window == BLOCK else piece, narrowed, staged)
-        free = MOST_SHARED_BYTES - constant_bytes(shape, layout)
-        stages = min(MOST_STAGES, free // (stage_bytes(shape, layout) + 16))
-        if groups // heads < stages:
-            return replace(layout, stages=stages)
+        if divides(shape, layout):
+            found = with_stages(layout, constant_bytes(shape, layout), stage_bytes(shape, layout))
+            if found:
+                return found
     return None
+
+
+def divides(shape: Shape, layout: Layout) -> bool:
+    """Whether a call's heads come in stages of so many, their keys in one line, and warpgroups are whole teams."""
+    heads = layout.heads
+    return not shape.heads % heads and heads * shape.key_dim <= LINE_CHANNELS and not layout.warpgroups % heads
+
+
+def with_stages(layout: Layout, constants: int, stage: int) -> Layout | None:
+    """With as many stages of so many bytes as find room beside the constants, if they are more than blocks in work."""
+    stages = min(MOST_STAGES, (MOST_SHARED_BYTES - constants) // (stage + 16))
+    return replace(layout, stages=stages) if layout.warpgroups // layout.heads < stages else None
 
 
 def teams_of(shape: Shape) -> tuple[tuple[int, int], ...]:

@@ -1,32 +1,16 @@
 """The backward kernel by queries for Hopper: what it serves, how its work is laid out, and what it is compiled with."""
 
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 
 from halobench.implementations.fused_cuda import layouts
 from halobench.implementations.fused_cuda.hopper import forward, wgmma
-from halobench.implementations.fused_cuda.hopper.forward import BLOCK, LINE_CHANNELS, MOST_STAGES, Box, of_the_class
-from halobench.implementations.fused_cuda.layouts import MOST_SHARED_BYTES
+from halobench.implementations.fused_cuda.hopper.forward import BLOCK, Box, Layout, of_the_class
 from halobench.implementations.fused_cuda.shapes import HALF, Shape, whole
 
 QUERIES = BLOCK**2
 SLOTS = 32  # of positions: 16 rows, 16 columns
 MAPS = 2  # beside those of the forward kernel: gradients of outputs, and outputs
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a CTA is laid out: heads of a block in a stage of the ring, stages, warpgroups, keys of a piece.
-
-    ``narrow``: windows at the sides of the map are copied without the columns outside.
-    """
-
-    heads: int
-    stages: int
-    warpgroups: int
-    piece: int
-    narrow: bool
 
 
 @lru_cache
@@ -40,13 +24,11 @@ def layout_of(shape: Shape) -> Layout | None:
     teams = ((4, 32), (3, 32), (2, 32))[(kept > 72) + (kept > 140) :]
     narrow = geometry.border == "masked" and geometry.halo > 0
     for (groups, piece), heads, narrowed in product(teams, (4, 2, 1), (narrow, False)):
-        if shape.heads % heads or heads * shape.key_dim > LINE_CHANNELS or groups % heads:
-            continue
         layout = Layout(heads, 0, groups, piece, narrowed)
-        free = MOST_SHARED_BYTES - constant_bytes(shape, layout)
-        stages = min(MOST_STAGES, free // (stage_bytes(shape, layout) + 16))
-        if groups // heads < stages:
-            return replace(layout, stages=stages)
+        if forward.divides(shape, layout):
+            found = forward.with_stages(layout, constant_bytes(shape, layout), stage_bytes(shape, layout))
+            if found:
+                return found
     return None
 
 
