@@ -78,11 +78,8 @@ template <int KEYS_HERE> DEVICE void step(State& w, bool few_columns, const Scen
 }
 
 KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ HopperArgs all) {
-  Role me;
-  me.base = (shared_base() + 1023) & ~1023u, me.barriers = me.base + AT_BARRIERS;
   const Lane lane = who();
-  me.lane = lane.lane, me.g = lane.g, me.t = lane.t;
-  me.warp = shuffle(lane.warp & 3, 0), me.group = shuffle(lane.warp >> 2, 0);
+  Role me = role_of(lane);
   me.scale = all.args.scale * LOG2_E;
   const View& output = all.args.output;
   if (STAGED) me.output = offset_of(output, 0, 2 * me.warp + (me.lane >> 4), me.lane >> 1 & 7) + (me.lane & 1) * 8;
@@ -98,23 +95,9 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
         at<uint4>(base + stage * STAGE_SIZE + KEYS + box * VALUES + 16 * i) = make_uint4(0, 0, 0, 0);
   }
   if (lane.thread < 1 + 2 * SHAPES) prefetch((&all.query)[lane.thread]);
-  if (lane.thread == 0) {
-    for (int s = 0; s < STAGES; s++) {
-      barrier_init(me.barriers + 16 * s, 1);
-      barrier_init(me.barriers + 16 * s + 8, 4 * HEADS);
-    }
-    barriers_ready();
-    at<u32>(base + AT_ASKED) = cta() + STAGES * ctas();
-  }
-  fence_async();
-  block_sync();
-  if (lane.thread == 0)
-    for (int s = 0; s < STAGES; s++) refill(all, me, s, cta() + s * ctas());
-  lay_out_constants(all, base, lane.thread);
-  fence_async();
-  block_sync();
+  begin_ring(all, me, lane.thread);
 
-  Item now = {cta() + me.group / HEADS * ctas(), me.group % HEADS, me.group / HEADS % STAGES, 0};
+  Item now = first_item(me);
   const Target nowhere = {nullptr, NOTHING};
   Target to = nowhere;
   if (now.number < all.count) {

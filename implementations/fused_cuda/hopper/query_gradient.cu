@@ -74,37 +74,21 @@ DEVICE void store_tables(const float (&tables)[D / 8][4], const Args& args, u32 
 }
 
 KERNEL __launch_bounds__(THREADS, 1) void halo_hopper_query(const __grid_constant__ HopperQueryArgs all) {
-  Role me;
-  me.base = (shared_base() + 1023) & ~1023u, me.barriers = me.base + AT_BARRIERS, me.output = 0;
   const Lane lane = who();
-  me.lane = lane.lane, me.g = lane.g, me.t = lane.t;
-  me.warp = shuffle(lane.warp & 3, 0), me.group = shuffle(lane.warp >> 2, 0);
+  const Role me = role_of(lane);
   const u32 base = me.base - shared_base();
   // Lines that no copy writes count for nothing, but must be numbers.
   for (u32 i = 16 * lane.thread; i < STAGES * STAGE_SIZE; i += 16 * THREADS)
     at<uint4>(base + i) = make_uint4(0, 0, 0, 0);
   if (lane.thread < 1 + 2 * SHAPES) prefetch((&all.query)[lane.thread]);
   if (lane.thread < 2) prefetch((&all.gradient)[lane.thread]);
-  if (lane.thread == 0) {
-    for (int s = 0; s < STAGES; s++) {
-      barrier_init(me.barriers + 16 * s, 1);
-      barrier_init(me.barriers + 16 * s + 8, 4 * HEADS);
-    }
-    for (int i = 0; i < 2 * WARPGROUPS; i++) barrier_init(me.base + AT_SHARED + 8 * i, 4);
-    barriers_ready();
-    at<u32>(base + AT_ASKED) = cta() + STAGES * ctas();
-  }
-  fence_async();
-  block_sync();
   if (lane.thread == 0)
-    for (int s = 0; s < STAGES; s++) refill(all, me, s, cta() + s * ctas());
-  lay_out_constants(all, base, lane.thread);
-  fence_async();
-  block_sync();
+    for (int i = 0; i < 2 * WARPGROUPS; i++) barrier_init(me.base + AT_SHARED + 8 * i, 4);
+  begin_ring(all, me, lane.thread);
 
   const Args& args = all.args;
   const bool polls = refills_stages(me);
-  Item now = {cta() + me.group / HEADS * ctas(), me.group % HEADS, me.group / HEADS % STAGES, 0};
+  Item now = first_item(me);
   Refills refills = {(int)(cta() + (STAGES + me.group) * ctas()), me.group, 0};
   float tables[D / 8][4] = {};
   for (u32 turn = 0; now.number < all.count; now.next(), turn ^= 1) {

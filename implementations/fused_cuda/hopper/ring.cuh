@@ -73,3 +73,34 @@ DEVICE void lay_out_constants(const HopperArgs& all, u32 base, int thread) {
     at<u32>(base + AT_KEPT + 4 * i) = left <= 0 ? 0u : left == 1 ? 0xffffu : 0xffffffffu;
   }
 }
+// Who a thread is.
+DEVICE Role role_of(const Lane& lane) {
+  Role me = {};
+  me.base = (shared_base() + 1023) & ~1023u, me.barriers = me.base + AT_BARRIERS;
+  me.lane = lane.lane, me.g = lane.g, me.t = lane.t;
+  me.warp = shuffle(lane.warp & 3, 0), me.group = shuffle(lane.warp >> 2, 0);
+  return me;
+}
+// The ring's barriers and first windows, and what is the same for all items. Before, a kernel has written to shared memory
+// what else it must.
+template <class Arguments> DEVICE void begin_ring(const Arguments& all, const Role& me, int thread) {
+  const u32 base = me.base - shared_base();
+  if (thread == 0) {
+    for (int s = 0; s < STAGES; s++) {
+      barrier_init(me.barriers + 16 * s, 1);
+      barrier_init(me.barriers + 16 * s + 8, 4 * HEADS);
+    }
+    barriers_ready();
+    at<u32>(base + AT_ASKED) = cta() + STAGES * ctas();
+  }
+  fence_async();
+  block_sync();
+  if (thread == 0)
+    for (int s = 0; s < STAGES; s++) refill(all, me, s, cta() + s * ctas());
+  lay_out_constants(all, base, thread);
+  fence_async();
+  block_sync();
+}
+DEVICE Item first_item(const Role& me) {
+  return {cta() + me.group / HEADS * ctas(), me.group % HEADS, me.group / HEADS % STAGES, 0};
+}
