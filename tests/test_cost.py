@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from halobench.implementations import flex
+from halobench.implementations.fused_cuda import launch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from halobench import Geometry, LayerSpec, Problem, backends
@@ -274,3 +275,14 @@ def test_whatever_a_counter_raises_is_no_opinion(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(counters.FlopCounterMode, "__enter__", fail)
     assert counters.counted_by_fvcore(backends.load("conv"), EAGER, "cpu") is None
     assert counters.counted_by_torch(bind(backends.load("conv"), EAGER, "cpu"), "forward") is None
+
+
+def test_kernels_are_named_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a backend names them: of a call with gradients, those of its backward pass, too."""
+    monkeypatch.setattr(launch, "here", lambda: False)
+    problem = Problem(Geometry(8, 3), 9, 8, dtype="bfloat16")
+    fused_cuda = backends.load("fused_cuda")
+    assert cost.kernels(fused_cuda, problem, "forward") == "forward"
+    assert cost.kernels(fused_cuda, problem, "training") == "forward, query_gradient, key_gradient"
+    for name in ("strided_gather", "conv", "flex"):
+        assert cost.kernels(backends.load(name), problem, "training") is None

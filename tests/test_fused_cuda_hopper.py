@@ -225,6 +225,8 @@ def test_counts_its_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.backward_exponentials == scored + rows
     assert found.backward_flops == 2 * (by_queries + tiles * (4 * 16 + 32))
     assert found.stored == other.stored
+    assert found.forward_kernels == ("hopper/forward",)
+    assert found.backward_kernels == ("hopper/query_gradient", "hopper/key_gradient")
     for change in ({"geometry": Geometry(8, 3, stride=2)}, {"geometry": Geometry(12, 2)}):
         different = replace(problem, **change)
         monkeypatch.setattr(launch, "here", lambda: True)
@@ -321,6 +323,24 @@ def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = judge(backends.load("fused_cuda"), trial, "cuda")
     assert found.status == "OK", (trial, found)
     assert launched[0] == "hopper", trial
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("number", range(4))
+def test_the_kernels_that_a_row_names_are_launched(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Hopper, for calls as layers make them."""
+    skip_elsewhere()
+    launched: list[Program] = []
+    run = launch.run
+    monkeypatch.setattr(launch, "run", lambda kernel, *rest: (launched.append(kernel), run(kernel, *rest)))
+    draw = random.Random(f"{torch.seed()}/{number}")
+    problem = replace(drawn(draw), height=40, width=draw.randint(33, 80), batch=draw.choice([1, 16]))
+    execution = fused_cuda.execution(problem)
+    inputs = problem.inputs("cuda", requires_grad=True)
+    output = fused_cuda.attend(*inputs, problem.geometry)
+    output.backward(torch.ones_like(output))
+    named = execution.forward_kernels + execution.backward_kernels
+    assert [launch.file_of(kernel) for kernel in launched] == [f"{name}.cu" for name in named], problem
 
 
 @pytest.mark.gpu

@@ -185,7 +185,8 @@ class Execution:
     """What a backend executes for a problem, in closed form: padding, dense masks and recomputation included.
 
     FLOPs count a multiply-add as two. ``stored`` counts the elements of intermediates that the forward pass writes to
-    memory (gathered windows, score matrices, biases), the output not among them.
+    memory (gathered windows, score matrices, biases), the output not among them. A backend that has kernels of its own
+    may name those that it launches, in order.
     """
 
     forward_flops: int
@@ -193,6 +194,8 @@ class Execution:
     forward_exponentials: int
     backward_exponentials: int
     stored: int
+    forward_kernels: tuple[str, ...] = ()
+    backward_kernels: tuple[str, ...] = ()
 
     @classmethod
     def of_pairs(

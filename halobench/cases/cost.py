@@ -147,6 +147,15 @@ def executed(backend: Backend, task: Task, direction: Direction) -> Cost | None:
     return of_execution(backend.execution(task), task, useful(task, direction).bytes, direction)
 
 
+def kernels(backend: Backend, task: Task, direction: Direction) -> str | None:
+    """The backend's own kernels in a call, in order; ``None`` where it names none."""
+    if backend.execution is None:
+        return None
+    execution = backend.execution(task.problem if isinstance(task, Slot) else task)
+    names = execution.forward_kernels + (execution.backward_kernels if direction == "training" else ())
+    return ", ".join(names) or None
+
+
 def of_execution(execution: Execution, problem: Problem, compulsory_bytes: int, direction: Direction) -> Cost:
     """An execution's cost in one direction."""
     stored = execution.stored * problem.torch_dtype.itemsize

@@ -170,10 +170,14 @@ def clock_fields(samples: Burst) -> Fields:
 
 
 def cost_fields(backend: Backend, case: Case, workload: Workload) -> Fields:
-    """FLOPs, bytes and exponentials: useful and executed in closed form, and what two counters say of the FLOPs."""
+    """FLOPs, bytes and exponentials: useful and executed in closed form, and what two counters say of the FLOPs.
+
+    Beside them, the backend's own kernels by name.
+    """
     useful = cost.least(backend, case.task, case.direction)
     executed = cost.executed(backend, case.task, case.direction)
     fields: Fields = {"fvcore_flops": None, "torch_flops": None}
+    fields["kernels"] = cost.kernels(backend, case.task, case.direction)
     if (
         case.counted and not backend.compiles
     ):  # the counters see nothing there, and what they try spoils the compiler's state

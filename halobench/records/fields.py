@@ -162,6 +162,10 @@ FIELDS = {
     "executed_bytes": of_cost("executed_bytes", "the same, and what is stored in between", "bytes", UNKNOWN_COST),
     "useful_exponentials": of_cost("useful_exponentials", "one a visible pair and pass", "", UNTIMED),
     "executed_exponentials": of_cost("executed_exponentials", "those of the backend", "", UNKNOWN_COST),
+    "kernels": Field(
+        "cost.kernels", "text", "the backend's own kernels in a call, in order", "", "halobench.cases.cost",
+        "the backend names none, or an older file",
+    ),
     "floor_ms": Field(
         "floor.ms", "number", "least time for the useful work at the best rates measured in the run", "ms",
         "halobench.records.roofline", NO_FLOOR,

@@ -16,16 +16,23 @@ def execution(problem: Problem) -> Execution:
     pairs = problem.batch * problem.heads * scored_pairs(geometry, problem.height, problem.width)
     scores, sums = 2 * slices * problem.key_dim * pairs, 2 * summed_channels(problem.value_dim) * pairs
     bias_flops = 2 * slices * problem.queries * 2 * TABLE_ROWS * problem.key_dim if problem.relative else 0
-    once = Work(scores + sums + bias_flops, slices * pairs)
-    by_queries = Work(2 * scores + sums + 3 * bias_flops, slices * pairs)
-    by_keys = Work(2 * scores + 2 * sums, slices * pairs)
+    passes = {
+        "forward": Work(scores + sums + bias_flops, slices * pairs),
+        "query_gradient": Work(2 * scores + sums + 3 * bias_flops, slices * pairs),
+        "key_gradient": Work(2 * scores + 2 * sums, slices * pairs),
+    }
+    names = {name: name for name in passes}
     if launch.here():
-        once = forward_work(problem) or once
-        by_queries, by_keys = query_work(problem) or by_queries, key_work(problem) or by_keys
+        for name, work in (("forward", forward_work), ("query_gradient", query_work), ("key_gradient", key_work)):
+            if found := work(problem):
+                passes[name], names[name] = found, f"hopper/{name}"
+    once, by_queries, by_keys = passes.values()
     return Execution(
         forward_flops=once.flops,
         backward_flops=by_queries.flops + by_keys.flops,
         forward_exponentials=once.exponentials,
         backward_exponentials=by_queries.exponentials + by_keys.exponentials,
         stored=2 * problem.queries,  # a log-sum-exp in float32 is two elements
+        forward_kernels=(names["forward"],),
+        backward_kernels=(names["query_gradient"], names["key_gradient"]),
     )

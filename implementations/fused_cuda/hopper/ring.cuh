@@ -2,7 +2,7 @@
 // a stage holds (STAGE_SIZE, ``refill``), and where in shared memory the rest begins (AT_...).
 #pragma once
 
-// Who refills the stages that all have left: warps of several warpgroups in turn, since all wait for one that does more.
+// Who refills the stages that all have left: warps of several warpgroups in turn, as all wait for one that does more.
 // Barriers tell odd phases from even ones, so no turn may take longer than the ring, and all meet blocks in one order.
 constexpr int REFILLERS = BLOCKS_AT_A_TIME > 1 ? 1 : WARPGROUPS < STAGES ? WARPGROUPS : STAGES;
 DEVICE bool refills_stages(const Role& me) { return me.warp == 0 && me.group < REFILLERS; }
@@ -81,8 +81,8 @@ DEVICE Role role_of(const Lane& lane) {
   me.warp = shuffle(lane.warp & 3, 0), me.group = shuffle(lane.warp >> 2, 0);
   return me;
 }
-// The ring's barriers and first windows, and what is the same for all items. Before, a kernel has written to shared memory
-// what else it must.
+// The ring's barriers and first windows, and what is the same for all items. What else must stand in shared memory, a
+// kernel has written before.
 template <class Arguments> DEVICE void begin_ring(const Arguments& all, const Role& me, int thread) {
   const u32 base = me.base - shared_base();
   if (thread == 0) {
