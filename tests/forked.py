@@ -32,6 +32,7 @@ SERVER.set_forkserver_preload(
         "halobench.measure.run",
         "torch._dynamo",
         "scipy.stats",
+        "hypothesis",  # which at its import looks for owners of objects, and finds none that is frozen
         "tests.sharded_calls",
         "tests.scaled_calls",
         "pytest",
@@ -74,6 +75,7 @@ def beyond(near: Connection, target: Callable[..., None], *arguments: Any) -> No
 
 def within(environment: Mapping[str, str], target: Callable[..., None], *arguments: Any) -> None:
     """Call something in the environment of the test, where the server has its own."""
+    gc.freeze()  # of a million objects of the server, each collection would visit, and so copy, all
     os.environ.clear()
     os.environ.update(environment)
     target(*arguments)

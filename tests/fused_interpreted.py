@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from triton import language
+from triton.runtime.errors import InterpreterError
 from triton.runtime.interpreter import InterpreterBuilder
 
 from halobench import Geometry, Problem, RelativeTables, Unsupported, backends
@@ -192,6 +195,20 @@ def refused() -> None:
             call()
 
 
+@triton.jit
+def double(number: Any) -> None:
+    language.store(number, language.load(number) * 2)
+
+
+def overflows() -> None:
+    """An index that 32 bits do not hold fails, in whatever kernel."""
+    number = torch.tensor(2**29, dtype=torch.int32)
+    double[1,](number)
+    assert number == 2**30
+    with pytest.raises(InterpreterError, match=r"mul of int32 overflows: \[2147483648\]"):
+        double[1,](number)
+
+
 # The same with fewer blocks stands beside them.
 SLOW = {"whole_blocks", "stride_2", "wide_values", "no_positions", "strip", "strip_stride_2"}
 UNJUDGED = {"stride_2_odd_block"}  # the formula refuses it: ``untiled`` has such a geometry
@@ -209,6 +226,7 @@ PROPERTIES = {
     for check in (
         untiled, keys_unseen_at_first, large_logits,
         registered, compiled, layout, any_strides, some_gradients, counted, autocast, refused,
+        overflows,
     )
 }  # fmt: skip
 

@@ -77,6 +77,26 @@ def patch_once() -> None:
     interpreter._patch_lang = patch_for
 
 
+def watch_overflows() -> None:
+    """Have sums and products of integers fail where they overflow.
+
+    Triton itself computes each once more in 64 bits, for half of the time, and then says nothing of what it finds.
+    """
+    import numpy as np  # noqa: PLC0415 - as in `main`
+    from triton.language.semantic import TritonSemantic  # noqa: PLC0415 - as in `patch_once`
+
+    exactly = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
+
+    def watched(_: object, left: Any, right: Any, operation: Callable[..., Any]) -> None:
+        dtype = left.type.scalar
+        if dtype.int_bitwidth < 64:
+            found = exactly[operation.__name__](left.handle.data, right.handle.data, dtype=np.int64)
+            low, high = dtype.get_int_min_value(), dtype.get_int_max_value()
+            assert low <= found.min() <= found.max() <= high, f"{operation.__name__} of {dtype} overflows: {found}"
+
+    TritonSemantic.binary_op_sanitize_overflow_impl = watched
+
+
 def main() -> None:
     import torch  # noqa: PLC0415 - every run of pytest imports this module, and but this process has no use for that
 
@@ -84,6 +104,7 @@ def main() -> None:
 
     torch.use_deterministic_algorithms(True)  # fills empty tensors with NaN
     patch_once()
+    watch_overflows()
     launch.wrap_triton = lambda kernel: kernel  # PyTorch 2.11 does not wrap what is interpreted
     for line in sys.stdin:
         module, check = json.loads(line)

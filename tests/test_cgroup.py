@@ -201,8 +201,10 @@ from halobench import Geometry, Problem
 from halobench.cases.case import Case
 from halobench.measure.engine import Settings
 from halobench.measure.session import Session
+from tests import forked
 
 if __name__ == "__main__":
+    Session._context = forked.Children
     Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
     with Session(Settings("cpu", timed=False)) as session:
         for backend in ("greedy", "sdpa"):
