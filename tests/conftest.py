@@ -22,7 +22,9 @@ from tests.parallel import (  # noqa: F401 - hooks
     pytest_testnodedown,
 )
 
-settings.register_profile("halobench", deadline=None, max_examples=40, derandomize="CI" in os.environ)
+# The same examples in every run, on CI and elsewhere: a change is to be judged, not luck at the edge of the accuracy
+# rule. Problems that nobody has tried yet are what `halobench.fuzz` is for.
+settings.register_profile("halobench", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("halobench")
 
 gc.disable()  # until all tests are imported: what is imported stays, and collections would visit it again and again
