@@ -329,10 +329,7 @@ def test_on_hopper(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("number", range(4))
 def test_the_kernels_that_a_row_names_are_launched(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On Hopper, for calls as layers make them."""
-    skip_elsewhere()
-    launched: list[Program] = []
-    run = launch.run
-    monkeypatch.setattr(launch, "run", lambda kernel, *rest: (launched.append(kernel), run(kernel, *rest)))
+    launched = watched(monkeypatch)
     draw = random.Random(f"{torch.seed()}/{number}")
     problem = replace(drawn(draw), height=40, width=draw.randint(33, 80), batch=draw.choice([1, 16]))
     execution = fused_cuda.execution(problem)

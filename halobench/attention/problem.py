@@ -108,6 +108,13 @@ class Problem:
         blocks = geometry.blocks(self.own_rows) * geometry.blocks(self.own_columns)
         return self.batch * self.heads * blocks * geometry.side**2 * geometry.window**2
 
+    @classmethod
+    def of(cls, query: Tensor, key: Tensor, value: Tensor, rows: Tensor | None, geometry: Geometry) -> "Problem":
+        """The problem that these tensors belong to, as an operator gets them."""
+        batch, heads, height, width, key_dim = key.shape
+        dtype = str(query.dtype).removeprefix("torch.")
+        return cls(geometry, height, width, batch, heads, key_dim, value.shape[-1], rows is not None, dtype)
+
     def inputs(self, device: torch.device | str = "cpu", *, seed: int = 0, requires_grad: bool = False) -> Inputs:
         """Fresh random inputs: standard normal, laid out as a channels-last layer produces them."""
         generator = torch.Generator(device).manual_seed(seed)

@@ -130,13 +130,6 @@ def differentiate(ctx: Any, cotangent: Tensor | None, _: Tensor | None) -> tuple
 fused_attend.register_autograd(differentiate, setup_context=keep)
 
 
-def problem_of(query: Tensor, key: Tensor, value: Tensor, rows: Tensor | None, geometry: Geometry) -> Problem:
-    """The problem that these tensors belong to."""
-    batch, heads, height, width, key_dim = key.shape
-    dtype = str(query.dtype).removeprefix("torch.")
-    return Problem(geometry, height, width, batch, heads, key_dim, value.shape[-1], rows is not None, dtype)
-
-
 @register_flop_formula(torch.ops.halobench.fused_attend, get_raw=True)
 def _(
     query: Tensor, key: Tensor, value: Tensor, rows: Tensor | None, columns: Tensor | None,
@@ -144,7 +137,7 @@ def _(
     above: int = 0, below: int = 0, left: int = 0, right: int = 0, **_: object,
 ) -> int:  # fmt: skip
     geometry = geometry_of(block, halo, stride, zero, above, below, left, right)
-    return execution(problem_of(query, key, value, rows, geometry)).forward_flops
+    return execution(Problem.of(query, key, value, rows, geometry)).forward_flops
 
 
 @register_flop_formula(torch.ops.halobench.fused_attend_backward, get_raw=True)
@@ -155,4 +148,4 @@ def _(
     above: int, below: int, left: int, right: int, tables: bool, **_: object,  # noqa: FBT001
 ) -> int:  # fmt: skip
     geometry = geometry_of(block, halo, stride, zero, above, below, left, right)
-    return execution(problem_of(query, key, value, rows, geometry), tables=tables).backward_flops
+    return execution(Problem.of(query, key, value, rows, geometry), tables=tables).backward_flops

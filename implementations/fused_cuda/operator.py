@@ -298,19 +298,12 @@ def empty_tables(query: Tensor, rows: object, geometry: Geometry) -> Tensor:
     return query.new_empty(0 if rows is None else 2, 2 * geometry.window - 1, query.shape[-1])
 
 
-def problem_of(query: Tensor, key: Tensor, value: Tensor, rows: Tensor | None, geometry: Geometry) -> Problem:
-    """The problem that these tensors belong to."""
-    batch, heads, height, width, key_dim = key.shape
-    dtype = str(query.dtype).removeprefix("torch.")
-    return Problem(geometry, height, width, batch, heads, key_dim, value.shape[-1], rows is not None, dtype)
-
-
 @register_flop_formula(torch.ops.halobench.fused_cuda, get_raw=True)
 def _(
     query: Tensor, key: Tensor, value: Tensor, rows: Tensor | None, columns: Tensor | None,
     block: int, halo: int, stride: int, border: str, **_: object,
 ) -> int:  # fmt: skip
-    return execution(problem_of(query, key, value, rows, geometry_of(block, halo, stride, border))).forward_flops
+    return execution(Problem.of(query, key, value, rows, geometry_of(block, halo, stride, border))).forward_flops
 
 
 @register_flop_formula(torch.ops.halobench.fused_cuda_backward, get_raw=True)
@@ -318,4 +311,4 @@ def _(
     gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, rows: Tensor | None, columns: Tensor | None,
     output: Tensor, log_sum_exp: Tensor, block: int, halo: int, stride: int, border: str, **_: object,
 ) -> int:  # fmt: skip
-    return execution(problem_of(query, key, value, rows, geometry_of(block, halo, stride, border))).backward_flops
+    return execution(Problem.of(query, key, value, rows, geometry_of(block, halo, stride, border))).backward_flops

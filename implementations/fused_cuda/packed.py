@@ -18,7 +18,6 @@ from halobench.implementations.fused_cuda.operator import (
     empty_tables,
     geometry_of,
     log_sum_exps,
-    problem_of,
 )
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
@@ -149,18 +148,13 @@ def differentiate(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None,
 packed_forward.register_autograd(differentiate, setup_context=save_for_backward)
 
 
-def problem_of_packed(packed: Tensor, rows: Tensor | None, heads: int, key_dim: int, geometry: Geometry) -> Problem:
-    """The problem that a map of queries, keys and values belongs to."""
-    return problem_of(*heads_of(packed, heads, key_dim), rows, geometry)
-
-
 @register_flop_formula(torch.ops.halobench.fused_cuda_packed, get_raw=True)
 def _(
     packed: Tensor, rows: Tensor | None, columns: Tensor | None, heads: int, key_dim: int,
     block: int, halo: int, border: str, **_: object,
 ) -> int:  # fmt: skip
     geometry = geometry_of(block, halo, 1, border)
-    return execution(problem_of_packed(packed, rows, heads, key_dim, geometry)).forward_flops
+    return execution(Problem.of(*heads_of(packed, heads, key_dim), rows, geometry)).forward_flops
 
 
 @register_flop_formula(torch.ops.halobench.fused_cuda_packed_backward, get_raw=True)
@@ -169,4 +163,4 @@ def _(
     log_sum_exp: Tensor, heads: int, key_dim: int, block: int, halo: int, border: str, **_: object,
 ) -> int:  # fmt: skip
     geometry = geometry_of(block, halo, 1, border)
-    return execution(problem_of_packed(packed, rows, heads, key_dim, geometry)).backward_flops
+    return execution(Problem.of(*heads_of(packed, heads, key_dim), rows, geometry)).backward_flops

@@ -74,9 +74,13 @@ def skip_elsewhere() -> None:
 
 
 def watched(monkeypatch: pytest.MonkeyPatch, *kernels: Program) -> list[Program]:
-    """From now on, what was launched on the GPU, which is a Hopper: of its own kernels these, wherever they can."""
+    """From now on, what was launched on the GPU, which is a Hopper: of its own kernels these, wherever they can.
+
+    Without any, those that calls get there.
+    """
     skip_elsewhere()
-    only(monkeypatch, *kernels)
+    if kernels:
+        only(monkeypatch, *kernels)
     launched: list[Program] = []
     run = launch.run
 
