@@ -217,6 +217,25 @@ def test_label_smoothing_and_randaugment_reach_the_step():
     assert losses() == plain
 
 
+def test_a_network_for_inference_tells_images_apart():
+    """In bfloat16, too: its statistics are those of its own maps, and no branch is multiplied with zeros."""
+    network = Network("halonet_mini", 64, 2, "bfloat16", "strided_gather")
+    model = workload.network_model(network, "cpu")
+    momenta = {norm.momentum for norm in batch_norms(model)}
+    assert any(not norm.weight.any() for norm in batch_norms(model))
+    call, _ = workload.inference(model, network, "cpu")
+    first, second = call().float()
+    assert (first - second).std() > 0.1 * first.std()
+    for norm in batch_norms(model):
+        assert norm.weight.any()
+        assert (norm.running_var != 1).all()
+    assert {norm.momentum for norm in batch_norms(model)} == momenta
+
+
+def batch_norms(model):
+    return [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+
+
 def test_the_layers_that_are_checked_are_those_of_the_network():
     network = Network("halonet_h0", 256, 2, "float32", "strided_gather")
     slots = conformance.distinct_layers(network)

@@ -24,7 +24,7 @@ from halobench.scale.point import Calls, Fields, Point
 from halobench.scale.replay import warm
 from halobench.scale.settings import Settings
 from halobench.train.step import Step
-from halobench.train.workload import CLASSES, network_model, optimizer_of
+from halobench.train.workload import CLASSES, network_model, optimizer_of, settle
 
 SUITE = "sharded"
 MAP_DIVISOR = 32  # the side of an image over that of a HaloNet's last map
@@ -128,6 +128,8 @@ def network_calls(
     found = []
     for exchanged in (True,) if group is None else (True, False):
         model = network_model(network, device)
+        if direction == "forward":
+            settle(model, network, device)
         if group is not None:
             assert isinstance(model, HaloNet)
             assert network.backend is not None

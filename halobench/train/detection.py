@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from halobench.attention.problem import Unsupported
 from halobench.cases.network import Network
 from halobench.train.step import DetectorStep, total_loss
-from halobench.train.workload import Bound, lasting, optimizer_of, random_images
+from halobench.train.workload import Bound, lasting, optimizer_of, random_images, settle
 
 INSTANCES = 8  # of an image, about as many as COCO has
 CLASSES = 90
@@ -37,10 +37,11 @@ def training_step(model: Any, network: Network, device: torch.device | str) -> B
 def inference(model: Any, network: Network, device: torch.device | str) -> Bound:
     """Detection with all of its post-processing, under autocast, with parameters in the network's dtype.
 
-    It returns the scores and the coarsest map of the pyramid, whatever is detected; with it come all tensors that it
-    leaves in memory.
+    Its backbone has seen images (``settle``). It returns the scores and the coarsest map of the pyramid, whatever is
+    detected; with it come all tensors that it leaves in memory.
     """
     dtype: torch.dtype = getattr(torch, network.dtype)
+    settle(model.backbone.body, network, device)
     model.to(dtype).eval()
     images = random_images(network, device)[0]
     prepare(model, network, fixed_targets(network, device))

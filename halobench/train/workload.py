@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,9 @@ from halobench.cases.network import Network
 from halobench.train.step import Step
 
 CLASSES = 1000
+SEEN = 16  # images, at least, that a network for inference has seen: two are too few to know what a third is like
+SEEN_SIDE = 256  # of these, at most
+BRANCH = 0.25  # the weight of a block's branch in such a network, where a fresh one has zero
 SEARCHING = torch._inductor.list_mode_options("max-autotune-no-cudagraphs")  # noqa: SLF001 - documented, but private
 NCHW = {"layout_optimization": False}  # the compiler itself would go back to channels-last
 Bound = tuple[Callable[[], Tensor], Callable[[], Iterator[Tensor]]]
@@ -124,6 +127,30 @@ def constants(mode: CompileMode) -> AbstractContextManager[None]:
     return torch._inductor.config.patch(freezing=True) if mode.folds else nullcontext()  # noqa: SLF001 - as above
 
 
+def settle(model: nn.Module, network: Network, device: torch.device | str) -> None:
+    """Leave what training leaves: running statistics of its own maps, and blocks that are more than their shortcuts.
+
+    They are those of ``SEEN`` random images, or of as many as the network's batch has. A fresh network's statistics are
+    those of standard normal maps, which its maps are not: from layer to layer they shrink, until logits in bfloat16 are
+    the classifier's bias, whatever the image. And a GPU takes less power to multiply the zeros that blocks begin with.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]  # noqa: SLF001
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the average of all batches: of one, that batch
+        if norm.weight is not None and not norm.weight.any():
+            nn.init.constant_(norm.weight, BRANCH)
+    seen = replace(network, batch=max(network.batch, SEEN), side=min(network.side, SEEN_SIDE))
+    dtype = None if network.dtype == "float32" else getattr(torch, network.dtype)
+    with torch.no_grad(), torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None):
+        model.train()(random_images(seen, device)[0])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
 def augmented(step: Step, augment: v2.RandAugment, images: Tensor, targets: Tensor) -> Tensor:
     """A step on bytes that are augmented and scaled first, all images of the batch alike."""
     pixels = v2.functional.to_dtype(augment(images), torch.float32, scale=True)
@@ -133,11 +160,12 @@ def augmented(step: Step, augment: v2.RandAugment, images: Tensor, targets: Tens
 def inference(model: nn.Module, network: Network, device: torch.device | str) -> Bound:
     """A forward pass in the network's dtype, parameters included; and all tensors that it leaves in memory.
 
-    Of a network that gives features it returns the last map. Where its compile mode folds, the compiler keeps folded
-    weights of its own beside them.
+    The network is one that has seen images (``settle``). Of one that gives features it returns the last map. Where its
+    compile mode folds, the compiler keeps folded weights of its own beside them.
     """
     mode = compile_mode(network, "forward")
     dtype: torch.dtype = getattr(torch, network.dtype)
+    settle(model, network, device)
     model.to(dtype).eval()
     images = random_images(network, device)[0].to(dtype)
     forward = called(model, network, mode)
