@@ -17,6 +17,10 @@ from halobench.attention.geometry import Geometry
 from halobench.attention.problem import RelativeTables
 
 MOST_KINDS = 256  # the one met longest ago is forgotten, and compiled anew if it returns
+# Until PyTorch 2.14, vectors that a CPU's threads add to what others add to went astray: gradients of values were wrong
+# (pytorch/pytorch#191837). ``torch.__version__`` compares as versions do.
+SCALAR: dict[str, Any] = {"cpp.simdlen": 1}
+INDUCTOR_OPTIONS = None if torch.__version__ >= "2.14" else SCALAR
 
 
 def exporting() -> bool:
@@ -46,6 +50,7 @@ def by_kind(
     def copy(_: Hashable) -> Any:
         code, names = function.__code__.replace(), function.__globals__
         twin = FunctionType(code, names, function.__name__, function.__defaults__, function.__closure__)
-        return torch.compile(twin, fullgraph=True, dynamic=False, backend=backend)
+        options = INDUCTOR_OPTIONS if backend == "inductor" else None
+        return torch.compile(twin, fullgraph=True, dynamic=False, backend=backend, options=options)
 
     return copy
