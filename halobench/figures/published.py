@@ -148,17 +148,19 @@ def by_mode(rows: pd.DataFrame) -> str:
 
 def bars(axes: Axes, selection: Selection, groups: list[Group], label: str) -> None:
     """Ratios as bars, the published one first, with intervals and numbers, and the line at one."""
-    names = variants(selection, pd.concat([group.rows for group in groups]))
-    width = 0.8 / (len(names) + any(group.published for group in groups))
-    for number, group in enumerate(groups):
-        place = number - 0.4 + width / 2
+    order = variants(selection, pd.concat([group.rows for group in groups]))
+    names = [[name for name in order if (group.rows["variant"] == name).any()] for group in groups]
+    counts = [len(there) + (group.published is not None) for group, there in zip(groups, names, strict=True)]
+    width = 0.8 / max(counts)
+    for number, (group, there, count) in enumerate(zip(groups, names, counts, strict=True)):
+        place = number - width * (count - 1) / 2
         if group.published is not None:
             axes.bar(place, group.published, width * 0.94, color=PUBLISHED, label=PUBLISHED_AS)
-            at_foot(axes, place, f"{group.published:#.2g}")
-        place += width if any(other.published for other in groups) else 0
-        for name in names:
-            for _, row in group.rows[group.rows["variant"] == name].head(1).iterrows():
-                one_bar(axes, row, place, width, look_of(selection, name, group.rows).colour)
+            at_foot(axes, place, f"{group.published:.2f}".removesuffix("0"))
+            place += width
+        for name in there:
+            row = group.rows[group.rows["variant"] == name].iloc[0]
+            one_bar(axes, row, place, width, look_of(selection, name, group.rows).colour)
             place += width
     axes.axhline(1, color=INK, linewidth=1.2)
     axes.set_xticks(np.arange(len(groups)), [wrapped(group.label) for group in groups], size=8)
