@@ -88,7 +88,9 @@ SECTION = {  # of the whole run: paths below `halobench`
         "the same of sending to the next rank, each way, where ranks share an image", "bytes/s", "as above"
     ),
     "fingerprint": Column("machine, software and commit", null="what could not be found out"),
-    "ceilings.device": Column("where the ceilings were measured"),
+    "ceilings.device": Column(
+        "where the ceilings were measured", null="a file of `halobench.scale`, which has no ceilings but the link's"
+    ),
     "ceilings.dtype": Column("of which matrix products"),
     "ceilings.copy_bytes_per_s": Column("best rate of bytes read and written", "bytes/s", "only checked"),
     "ceilings.matmul_flops_per_s": Column("best rate of matrix products or convolutions", "FLOP/s", "only checked"),
