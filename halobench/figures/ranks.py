@@ -29,7 +29,7 @@ def over_ranks(selection: Selection, rows: pd.DataFrame) -> Figure:
     single = rows[rows["ranks"] == 1]  # of both kinds
     modes = ", ".join(SAID.get(mode, mode) for mode in sorted(rows["mode"].unique()))
     batches = "/".join(f"{batch:g}" for batch in sorted(single["batch"].unique()))
-    subtitle = f"{modes}, {batches} images on one rank. {READ}"
+    subtitle = f"{modes}, batch {batches} on one rank. {READ}"
     title = "Efficiency of training steps over the number of ranks"
     figure = canvas(4.2 * len(kinds) + 0.6, 4.4, title, subtitle, selection.footer(rows))
     handles: dict[str, Line2D] = {}
