@@ -22,7 +22,9 @@ from halobench.attention.layer import HaloAttention
 from halobench.cases import accuracy, workload
 from halobench.cases.operator_call import Call, yardstick
 from halobench.distributed import Shards, shard_map
+from halobench.distributed.layout import Layout
 from halobench.distributed.messages import recorded
+from halobench.distributed.normalisation import normalised
 from halobench.distributed.shards import unit
 from tests import ranks
 
@@ -147,15 +149,17 @@ def unexchanged(group: ProcessGroup, one: Drawn, seed: int) -> dict[str, np.ndar
 
 
 class Written(TorchDispatchMode):
-    """How many numbers PyTorch's own operators write: those that return no view of what they were given."""
+    """How many numbers PyTorch's own operators write, and how many do: those that return no view of what they got."""
 
-    numbers = 0
+    numbers = operators = 0
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = operator(*args, **(kwargs or {}))
         returned = [one.alias_info for one in operator._schema.returns]
         if operator.namespace == "aten" and not any(alias and not alias.is_write for alias in returned):
-            self.numbers += sum(tensor.numel() for tensor in tree_leaves(found) if isinstance(tensor, Tensor))
+            written = [tensor.numel() for tensor in tree_leaves(found) if isinstance(tensor, Tensor)]
+            self.numbers += sum(written)
+            self.operators += bool(written)
         return found
 
 
@@ -202,6 +206,32 @@ def sent(group: ProcessGroup, geometry: Geometry, shards: Shards) -> list[tuple[
             pixels, pixels, pixels, None, geometry, group, backend="sdpa", shards=shards
         ).sum().backward()
     return [message.sent for message in messages]
+
+
+def sent_in_training(group: ProcessGroup, shards: Shards) -> tuple[list[bool], list[bool]]:
+    """Which messages of a network's forward and backward pass are sums; the others are of pixels."""
+    model = models.create("halonet_mini", "sdpa", 10).train()
+    distributed.shard_network(model, group, backend="sdpa", shards=shards)
+    with recorded() as forward:
+        loss = model(torch.randn(1, 3, *shards.of_width(40).size(group.rank()))).sum()
+    with recorded() as backward:
+        loss.backward()
+    return [message.summed > 0 for message in forward], [message.summed > 0 for message in backward]
+
+
+def written_by_normalisation(group: ProcessGroup, shards: Shards) -> list[tuple[int, int]]:
+    """How many operators write in a normalisation's forward and backward pass, with messages and without."""
+    found = []
+    for travels in (True, False):
+        layout = Layout(group, travels=travels, image=shards.of_width(8))
+        pixels = torch.randn(1, 3, *layout.image.size(group.rank()), requires_grad=True)
+        layout.shares(pixels)  # kept from the first call on
+        with Written() as forward:
+            output = normalised(layout, torch.nn.BatchNorm2d(3), pixels)
+        with Written() as backward:
+            output.sum().backward()
+        found.append((forward.operators, backward.operators))
+    return found
 
 
 def untold(group: ProcessGroup, geometry: Geometry, shards: Shards) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from halobench import Geometry, LayerSpec, Problem, Unsupported, models
 from halobench.attention import oracle
+from halobench.attention.layer import AttentionLayer
 from halobench.distributed import RankLost, Shards, shard_map, shard_network
 from halobench.distributed.areas import Area
 from halobench.distributed.sharded import cut
@@ -102,6 +104,27 @@ def test_what_is_sent(ranks: Ranks) -> None:
     assert answers[0] == [((1, right), (2, below), (3, corner)), ((1, right), (2, below), (3, corner))]
     back = ((0, corner), (1, 3 * 8 * pixel), (2, 3 * 4 * pixel))
     assert answers[3] == [back, back]
+
+
+def test_what_a_training_step_sends(ranks: Ranks) -> None:
+    """Two sums a normalisation, one a convolution, one for the tables of a layer, and one for the mean.
+
+    Halos of what mixes pixels: attention, and convolutions and pooling wider than a pixel. The image has no gradient.
+    """
+    model = models.create("halonet_mini", "sdpa", 10)
+    sought = AttentionLayer, nn.BatchNorm2d, nn.Conv2d, nn.MaxPool2d
+    layers, norms, convolutions, poolings = (sum(isinstance(part, kind) for part in model.modules()) for kind in sought)
+    wide = sum(isinstance(part, nn.Conv2d) and max(part.kernel_size) > 1 for part in model.modules())
+    halos = layers + wide + poolings
+    for forward, backward in ranks.ask(2, sharded_calls.sent_in_training, Shards((128, 128))):
+        assert (sum(forward), forward.count(False)) == (norms + 1, halos)
+        assert (sum(backward), backward.count(False)) == (norms + convolutions + layers, halos - 1)
+
+
+def test_a_normalisation_puts_statistics_together_in_eight_launches(ranks: Ranks) -> None:
+    """What exchanges them adds eight operators forward, and none backward."""
+    for with_messages, without in ranks.ask(2, sharded_calls.written_by_normalisation, Shards((8, 4))):
+        assert with_messages == (without[0] + 8, without[1])
 
 
 @pytest.mark.parametrize("shards", [Shards((128, 128)), Shards((128, 128, 128)), Shards((128, 128), (128, 128))])

@@ -1,6 +1,7 @@
 """Training steps on several ranks: what is measured, on two ranks of a CPU, and what is made of it."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from halobench.figures import ranks as figure
 from halobench.figures.selection import Selection, network_selections, selections
 from halobench.figures.style import look
 from halobench.pages import shared as page
+from halobench.pages import steps
 from halobench.records.table import read
 from halobench.scale import __main__ as command
 from halobench.scale import collective, replay, replica, sharded
@@ -308,7 +310,7 @@ def predictable(tmp_path: Path) -> Selection:
 def test_more_ranks_are_predicted(predictable: Selection) -> None:
     """From one rank's time, the exchange, which nothing hides, and the overheads that the two smallest maps show."""
     [maps] = predicted.series(shared.named(predictable.rows("sharded")))
-    overheads, [large] = predicted.held_back(maps)
+    overheads, [large] = predicted.held_back(maps, predicted.copying_ms([maps]))
     assert overheads == pytest.approx((0.01, 0.001 / (256 * 128)))
     assert large.predicted_ms((1, 1), overheads) == 1.6
     assert large.predicted_ms((2, 1), overheads) == pytest.approx(0.8 + 0.02 + 0.01 + 0.016)
@@ -330,13 +332,55 @@ def test_the_table_of_one_image(predictable: Selection) -> None:
     assert len([line for line in lines if line.startswith(f"| {layer}")]) == 3
 
 
+def test_the_table_of_networks_that_share_an_image(of_one_image: dict[str, list[dict]], tmp_path: Path) -> None:
+    """A line an image, inference and training beside one another; none where the ranks had too few blocks."""
+    rows = [row for what in ("inference", "training") for row in of_one_image[what] if row["status"] == "OK"]
+    command.write(tmp_path / "mine.json", results_files.section(dtype="float32") | {"failures": []}, rows)
+    head, _, *lines = page.table(network_selections(read(tmp_path / "mine.json"))).splitlines()
+    assert head.startswith("| network | side of the image | ranks | forward, one rank (ms) | several (ms) |")
+    [line] = [line for line in lines if line.startswith("| ")]
+    assert line.startswith("| halonet_mini, sdpa, eager | 256 | 2 | ")
+    assert "| - |" not in line
+
+
+def test_the_table_of_training_steps(rows: list[dict], tmp_path: Path) -> None:
+    """A line a kind of scaling and number of ranks, beside one rank's step, which is of both kinds."""
+    rows = deepcopy(rows)
+    for row, ms in zip(rows, (10.0, 12.5, 8.0), strict=True):
+        row["latency"] |= {"median_ms": ms}
+        if row["scaling"]["ranks"] > 1:
+            row["scaling"] |= {"efficiency": 10 / ms / (1 if row["scaling"]["kind"] == "weak" else 2)}
+            row["scaling"] |= {"efficiency_low": 0.5, "efficiency_high": 0.95}
+            row["scaling"] |= {"communication_ms": 0.25, "exposed_ms": 1.5}
+    command.write(tmp_path / "mine.json", results_files.section(dtype="float32") | {"failures": []}, rows)
+    lines = steps.table(network_selections(read(tmp_path / "mine.json"))).splitlines()[2:4]
+    start = "| halonet_mini, sdpa, eager |"
+    assert lines == [
+        f"{start} strong | 2 | 2 | 10.0 | 8.00 | 62.5% [50.0%, 95.0%] | 250 / 1500 |",
+        f"{start} weak | 2 | 4 | 10.0 | 12.5 | 80.0% [50.0%, 95.0%] | 250 / 1500 |",
+    ]
+
+
 def test_two_maps_predict_without_copies(predictable: Selection) -> None:
     """The second is left to hold the prediction against."""
     [[small, _, large]] = predicted.series(shared.named(predictable.rows("sharded")))
-    overheads, held = predicted.held_back([small, large])
+    assert predicted.copying_ms([[small, large]]) == 0
+    overheads, held = predicted.held_back([small, large], 0)
     assert (overheads, held) == (pytest.approx((0.011, 0)), [large])
     inner = replace(small, ranks=4, shared_ms=0.1 / 4 + 0.02 + 0.02)  # measured between two neighbours
-    assert predicted.held_back([inner, large])[0] == pytest.approx((0.01, 0))
+    assert predicted.held_back([inner, large], 0)[0] == pytest.approx((0.01, 0))
+
+
+def test_a_number_of_any_layer_is_copied_at_one_rate(predictable: Selection) -> None:
+    """A layer of four times the channels, whose second map takes no more than its first, has a share in it."""
+    [maps] = predicted.series(shared.named(predictable.rows("sharded")))
+    small, second, large = (replace(one, channels=4 * one.channels) for one in maps)
+    wide = [small, replace(second, shared_ms=second.shared_ms - second.beyond_ms + small.beyond_ms), large]
+    alone, rate = predicted.copying_ms([maps]), predicted.copying_ms([maps, wide])
+    assert rate == pytest.approx(alone / 5)
+    overheads, _ = predicted.held_back(wide, rate)
+    assert overheads.copies_ms == pytest.approx(rate * 4 * maps[0].channels)
+    assert overheads.calls_ms == pytest.approx(small.beyond_ms - overheads.copies_ms * 256 * 128)
 
 
 def test_a_run_that_was_cut_short_is_predicted_from(tmp_path: Path) -> None:

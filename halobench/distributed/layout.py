@@ -64,7 +64,10 @@ class Layout:
 
     def sum(self, tensor: Tensor, wanted: str) -> Tensor:
         """The sum over the group, in float32 at least; this rank's part where nothing travels."""
-        own = tensor.to(exact(tensor.dtype)).clone(memory_format=torch.contiguous_format)
+        return self.summed(tensor.to(exact(tensor.dtype)).clone(memory_format=torch.contiguous_format), wanted)
+
+    def summed(self, own: Tensor, wanted: str) -> Tensor:
+        """The same of a contiguous tensor that nobody else has: its sum is written into it."""
         return sum_over(self.group, own, wanted) if self.travels else own
 
     def sum_gradient(self, gradient: Tensor) -> Tensor:

@@ -49,11 +49,12 @@ def statistics(layout: Layout, pixels: Tensor, eps: float) -> tuple[Tensor, Tens
     if not layout.travels:
         return mean, variance
     table = mean.new_zeros(layout.group.size(), 2, len(mean))  # [ranks, 2, c]
-    table[layout.group.rank(), 0], table[layout.group.rank(), 1] = mean, variance
-    means, variances = layout.sum(table, "the statistics of a normalisation").unbind(1)
+    torch.stack((mean, variance), out=table[layout.group.rank()])
+    means, variances = layout.summed(table, "the statistics of a normalisation").unbind(1)
     shares = layout.shares(pixels)[:, None]  # a matrix product would be autocast
     mean = (shares * means).sum(0)
-    return mean, (shares * (variances + (means - mean).square())).sum(0)
+    apart = means - mean
+    return mean, (shares * torch.addcmul(variances, apart, apart)).sum(0)
 
 
 def follow(module: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
@@ -113,4 +114,5 @@ def elsewhere(
 
 def over_ranks(layout: Layout, of_weight: Tensor, of_bias: Tensor) -> Tensor:
     """Both sums over the group, (2, c)."""
-    return layout.sum(torch.stack((of_weight, of_bias)), "the sums of a normalisation")
+    both = torch.stack((of_weight, of_bias))
+    return layout.summed(both.to(exact(both.dtype)), "the sums of a normalisation")

@@ -8,15 +8,15 @@ it. Of R x C ranks a message to the next row is one C-th as long, one to the nex
 corners are left out.
 
 What a measured call takes beyond that are ``calls``, more and smaller ones, for each edge of a shard, and ``copies``,
-of parts of maps that are put together, for each pixel of a rank and each axis that is split. The smallest map gives
-``calls``, and where a layer has three maps the second gives ``copies``; at least one is left to hold the prediction
-against.
+of parts of maps that are put together, for each pixel of a rank and each axis that is split. A number is copied at one
+rate whatever layer it is of: that is what all layers' second maps take beyond their smallest ones, of those that have
+three. The smallest map of a layer then gives ``calls``; at least one map is left to hold the prediction against.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ GRIDS = {ranks: [(ranks // across, across) for across in RANKS if across <= rank
 
 
 class Overheads(NamedTuple):
-    """What sharing a map costs besides the exchange: in ms for an edge of a shard, and for a pixel of it."""
+    """What sharing a layer's map costs besides the exchange: in ms for an edge of a shard, and for a pixel of it."""
 
     calls_ms: float
     copies_ms: float
@@ -42,11 +42,15 @@ class Overheads(NamedTuple):
 
 @dataclass(frozen=True)
 class Shared:
-    """A layer on a map of ``blocks`` rows of blocks: what was measured on one rank and on ``ranks`` in rows, in ms."""
+    """A layer on a map of ``blocks`` rows of blocks: what was measured on one rank and on ``ranks`` in rows, in ms.
+
+    ``channels`` are those of queries, keys, values and outputs together; strided ones count by the pixel of the map.
+    """
 
     subject: str
     side: float
     blocks: int
+    channels: float
     single_ms: float
     ranks: int
     shared_ms: float
@@ -57,6 +61,11 @@ class Shared:
     def beyond_ms(self) -> float:
         """What it took beyond its share of one rank's time and the exchange."""
         return max(self.shared_ms - self.single_ms / self.ranks - self.exchange_ms, 0.0)
+
+    @property
+    def pixels(self) -> float:
+        """Those of a shard."""
+        return self.side**2 / self.ranks
 
     def predicted_ms(self, grid: tuple[int, int], overheads: Overheads) -> float:
         """The time on rows and columns of ranks; those that get no block idle."""
@@ -76,16 +85,23 @@ def edges_along(ranks: int) -> int:
     return min(ranks - 1, 2)
 
 
-def held_back(maps: list[Shared]) -> tuple[Overheads, list[Shared]]:
-    """The overheads that the smallest of a layer's maps show, and the maps that say nothing about them."""
-    smallest, second, *_ = maps
-    per_edge = edges_along(smallest.ranks)
-    if len(maps) == 2:
-        return Overheads(smallest.beyond_ms / per_edge, 0.0), maps[1:]
-    pixels = smallest.side**2 / smallest.ranks
-    more = second.side**2 / second.ranks - pixels
-    copies = max(second.beyond_ms - smallest.beyond_ms, 0.0) / more
-    return Overheads(max(smallest.beyond_ms - copies * pixels, 0.0) / per_edge, copies), maps[2:]
+def copying_ms(layers: list[list[Shared]]) -> float:
+    """What a number of a shard takes to be copied, by the two smallest maps of all layers that have a third one.
+
+    One layer's two maps would say little: what they differ by is as small as what a time is off.
+    """
+    pairs = [maps[:2] for maps in layers if len(maps) > 2]
+    beyond = sum(second.beyond_ms - smallest.beyond_ms for smallest, second in pairs)
+    numbers = sum(second.pixels * second.channels - smallest.pixels * smallest.channels for smallest, second in pairs)
+    return max(beyond, 0.0) / numbers if pairs else 0.0
+
+
+def held_back(maps: list[Shared], copying: float) -> tuple[Overheads, list[Shared]]:
+    """The overheads of a layer, of which the smallest map shows the calls, and the maps that say nothing about them."""
+    smallest = maps[0]
+    copies = copying * smallest.channels
+    calls = max(smallest.beyond_ms - copies * smallest.pixels, 0.0) / edges_along(smallest.ranks)
+    return Overheads(calls, copies), maps[min(len(maps) - 1, 2) :]
 
 
 def draw(selection: Selection) -> Drawn:
@@ -125,17 +141,24 @@ def pairs(rows: pd.DataFrame, best: "pd.Series[float]") -> Iterator[Shared]:
         row = several.iloc[0]
         rate = best[row["ranks"]]
         yield Shared(
-            row["subject"], float(str(side)), -(-int(row["height"]) // int(row["block"])),
+            row["subject"], float(str(side)), -(-int(row["height"]) // int(row["block"])), channels(row),
             float(single["median_ms"].iloc[0]), int(row["ranks"]), float(row["median_ms"]),
             float(row["communication_ms"]), float(row["communicated_bytes"] / rate * 1e3),
         )  # fmt: skip
 
 
+def channels(row: "pd.Series[Any]") -> float:
+    """Those of a layer's queries, keys, values and outputs."""
+    by_pixel = 1 + 1 / int(row["stride"]) ** 2
+    return float(int(row["heads"]) * (int(row["key_dim"]) + int(row["value_dim"])) * by_pixel)
+
+
 def errors(layers: list[list[Shared]]) -> list[float]:
     """By how much predictions are off, of the maps that they are not made from."""
+    copying = copying_ms(layers)
     return [
         abs(one.predicted_ms((one.ranks, 1), overheads) / one.shared_ms - 1)
-        for overheads, others in map(held_back, layers)
+        for overheads, others in (held_back(maps, copying) for maps in layers)
         for one in others
     ]
 
@@ -166,9 +189,9 @@ def over_ranks(selection: Selection, rows: pd.DataFrame, layers: list[list[Share
 
 def lines(axes: Axes, layers: list[list[Shared]]) -> list[Line2D]:
     """A line a layer; the entries of the legend."""
-    looks, handles = distinct(one[0].subject for one in layers), []
+    looks, handles, copying = distinct(one[0].subject for one in layers), [], copying_ms(layers)
     for maps in layers:
-        one, overheads = maps[-1], held_back(maps)[0]
+        one, overheads = maps[-1], held_back(maps, copying)[0]
         look, name = looks[one.subject], f"{one.subject}, side {one.side:g}"
         for line, grids in (("-", [[(ranks, 1)] for ranks in RANKS]), (":", GRIDS.values())):
             best = [min(one.predicted_ms(grid, overheads) for grid in each) for each in grids]

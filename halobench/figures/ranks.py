@@ -4,9 +4,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from halobench.figures.names import pair_name
+from halobench.figures.names import SAID, pair_name
 from halobench.figures.selection import NO_BACKEND, Drawn, Selection, measured
 from halobench.figures.style import INK, LineStyle, canvas, entry, legend, styles
 
@@ -26,10 +26,12 @@ def draw(selection: Selection) -> Drawn:
 def over_ranks(selection: Selection, rows: pd.DataFrame) -> Figure:
     """A panel a kind of scaling, a colour a pair, a line a network."""
     kinds = sorted(rows["scaling"].unique(), reverse=True)  # weak first
-    subtitle = f"{', '.join(sorted(rows['mode'].unique()))}. {READ}"
+    single = rows[rows["ranks"] == 1]  # of both kinds
+    modes = ", ".join(SAID.get(mode, mode) for mode in sorted(rows["mode"].unique()))
+    batches = "/".join(f"{batch:g}" for batch in sorted(single["batch"].unique()))
+    subtitle = f"{modes}, batch {batches} on one rank. {READ}"
     title = "Efficiency of training steps over the number of ranks"
     figure = canvas(4.2 * len(kinds) + 0.6, 4.4, title, subtitle, selection.footer(rows))
-    single = rows[rows["ranks"] == 1]  # of both kinds
     handles: dict[str, Line2D] = {}
     for number, kind in enumerate(kinds):
         axes = figure.add_subplot(1, len(kinds), number + 1, sharey=figure.axes[0] if figure.axes else None)
@@ -41,7 +43,7 @@ def over_ranks(selection: Selection, rows: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(sorted(rows["ranks"].unique())))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{100 * value:.4g}%"))
         axes.set_xlabel("ranks")
     figure.axes[0].set_ylabel("efficiency")
     legend(figure, list(handles.values()))

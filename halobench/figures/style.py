@@ -83,7 +83,8 @@ KNOWN = {
 DARK = [darker(colour) for colour in (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY)]
 MARKS = "p", "h", "d", "8"
 SPARE = [Style(*pair) for pair in product(DARK, MARKS)]
-VARIED = [Style(colour, mark) for colour, mark in islice(zip(cycle(DARK), cycle(MARKS), strict=True), len(DARK) * 2)]
+HUES = [*DARK, RED]  # of what is no backend: HaloNet has seven kinds of layers
+VARIED = [Style(colour, mark) for colour, mark in islice(zip(cycle(HUES), cycle(MARKS), strict=True), len(HUES) * 2)]
 
 
 def letter(status: str) -> Outline:

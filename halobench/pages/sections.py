@@ -4,7 +4,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from halobench.figures.selection import network_selections, selections
-from halobench.pages import agreement, detection, dictionary, networks, operators, precision, runs, shared
+from halobench.pages import agreement, detection, dictionary, networks, operators, precision, runs, shared, steps
 from halobench.pages.marks import Sections
 from halobench.records.table import SUFFIXES, Results, read, read_all
 
@@ -34,7 +34,9 @@ def sections(folder: Path) -> Sections:
         "inference": lambda: networks.inference(network_selections(every())),
         "transfer": lambda: networks.transfer(network_selections(every())),
         "accelerated": lambda: networks.accelerated(network_selections(every())),
+        "steps": lambda: steps.table(network_selections(every())),
         "shared": lambda: shared.table(selections(every())),
+        "shared-networks": lambda: shared.table(network_selections(every())),
         "detection": lambda: detection.ratios(network_selections(every())),
         "precision": lambda: precision.table(folder),
         "time-to-accuracy": lambda: runs.time_to_accuracy(folder),

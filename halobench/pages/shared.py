@@ -1,4 +1,4 @@
-"""Halo attention of one image on several ranks as a table of pages: times, efficiency, and what the exchange takes."""
+"""One image on several ranks as tables of pages: times, efficiency, and what the exchange takes."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,14 +16,19 @@ PLACE = ["subject", "side", "ranks", "grid"]
 
 
 def table(chosen: Sequence[Selection]) -> str:
-    """Of every machine and dtype a line for each layer, map and number of ranks; both directions beside one another."""
-    head = ["layer", "side of the map", "ranks"]
+    """Of every machine and dtype a line for each layer and map, or network and image, and number of ranks.
+
+    Both directions stand beside one another.
+    """
+    columns: list[str] = []
     for way in DIRECTIONS:
-        head += [f"{way}, one rank (ms)", "several (ms)", "efficiency", "exchange alone / exposed (µs)"]
+        columns += [f"{way}, one rank (ms)", "several (ms)", "efficiency", "exchange alone / exposed (µs)"]
     made = []
     for one in chosen:
         rows = measured(one.rows(SUITE))
         if not rows.empty:
+            places = ["network", "side of the image"] if "model" in rows else ["layer", "side of the map"]
+            head = [*places, "ranks", *columns]
             made.append(f"{markdown(head, [*lines(named(rows))])}\n\n*{measured_on(one, rows)}*")
     return "\n\n".join(made)
 

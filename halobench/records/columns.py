@@ -44,6 +44,11 @@ BESIDE = {  # what tables do not take up: paths in a row, beside those of fields
     "latency.places": Column("places of memory that the samples were taken in", null="the case has no time"),
     "latency.exposed": Column("as in the rows about operators; of a network, all its samples", null="as there"),
     "latency.replayed": Column("whether the samples are replays of a CUDA graph", null="the case has no time"),
+    "memory.resident_bytes": Column(
+        "as in the rows about networks; of an operator on several ranks, inputs and the gradient of the output, of all",
+        "bytes",
+        "an operator of the suites",
+    ),
     "floor.passes": Column(
         "useful bytes, FLOPs and exponentials of each pass, which the floor is made from", null="the case has no time"
     ),
@@ -88,7 +93,9 @@ SECTION = {  # of the whole run: paths below `halobench`
         "the same of sending to the next rank, each way, where ranks share an image", "bytes/s", "as above"
     ),
     "fingerprint": Column("machine, software and commit", null="what could not be found out"),
-    "ceilings.device": Column("where the ceilings were measured"),
+    "ceilings.device": Column(
+        "where the ceilings were measured", null="a file of `halobench.scale`, which has no ceilings but the link's"
+    ),
     "ceilings.dtype": Column("of which matrix products"),
     "ceilings.copy_bytes_per_s": Column("best rate of bytes read and written", "bytes/s", "only checked"),
     "ceilings.matmul_flops_per_s": Column("best rate of matrix products or convolutions", "FLOP/s", "only checked"),
