@@ -45,6 +45,7 @@ def over_ranks(selection: Selection, rows: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{100 * value:.4g}%"))
         axes.set_xlabel("ranks")
+        axes.set_ylim(bottom=0)
     figure.axes[0].set_ylabel("efficiency")
     legend(figure, list(handles.values()))
     return figure
