@@ -55,6 +55,15 @@ def test_a_mode_is_what_its_name_says(monkeypatch, mode):
     assert not (options or {}).get("triton.cudagraphs", False)
 
 
+@pytest.mark.parametrize("mode", [None, "autotuned"])
+def test_compilers_that_need_it_are_told_to_be_right(monkeypatch, mode):
+    """What an older PyTorch must be asked for reaches the compiler beside the mode's own options."""
+    monkeypatch.setattr(workload, "INDUCTOR_OPTIONS", {"cpp.simdlen": 1})
+    options, *_ = asked(monkeypatch, mode)
+    assert options["cpp.simdlen"] == 1
+    assert ("max_autotune" in options) is (mode is not None)
+
+
 class Small(nn.Module):
     """A convolution and a depthwise one, each with batch normalisation, whose statistics and parameters are random."""
 

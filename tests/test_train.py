@@ -11,6 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from halobench import models
+from halobench.attention.compilation import INDUCTOR_OPTIONS
 from halobench.train import checkpoint
 from halobench.train.__main__ import main
 from halobench.train.command import INTERRUPTED
@@ -74,8 +75,8 @@ def test_compile_compiles_what_a_step_calls(fashion, tmp_path, monkeypatch):
     """Compiling takes minutes here, so the compiler is replaced by one that counts."""
     calls = []
 
-    def compiler(model, *, dynamic):
-        assert not dynamic
+    def compiler(model, *, dynamic, options):
+        assert (dynamic, options) == (False, INDUCTOR_OPTIONS)
         return lambda images: calls.append(len(images)) or model(images)
 
     monkeypatch.setattr(torch, "compile", compiler)

@@ -19,8 +19,7 @@ from halobench.attention.problem import RelativeTables
 MOST_KINDS = 256  # the one met longest ago is forgotten, and compiled anew if it returns
 # Until PyTorch 2.14, vectors that a CPU's threads add to what others add to went astray: gradients of values were wrong
 # (pytorch/pytorch#191837). ``torch.__version__`` compares as versions do.
-SCALAR: dict[str, Any] = {"cpp.simdlen": 1}
-INDUCTOR_OPTIONS = None if torch.__version__ >= "2.14" else SCALAR
+INDUCTOR_OPTIONS: dict[str, Any] = {} if torch.__version__ >= "2.14" else {"cpp.simdlen": 1}
 
 
 def exporting() -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from halobench.attention.compilation import INDUCTOR_OPTIONS
 from halobench.attention.problem import Unsupported
 from halobench.cases.network import Network
 from halobench.train.step import DetectorStep, total_loss
@@ -71,7 +72,7 @@ def prepare(model: Any, network: Network, targets: list[Target]) -> None:
         raise Unsupported(f"detectors have no compile mode, got {network.compile_mode!r}")
     model.transform.min_size, model.transform.max_size = (network.side,), network.side
     if network.compiled:
-        model.backbone.body.compile(dynamic=False)
+        model.backbone.body.compile(dynamic=False, options=INDUCTOR_OPTIONS)
     if network.proposals is not None:
         fix_proposals(model, network.proposals, targets)
 

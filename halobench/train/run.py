@@ -10,6 +10,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from halobench.attention.compilation import INDUCTOR_OPTIONS
 from halobench.train import checkpoint, preamble, trial
 from halobench.train.data import Data
 from halobench.train.evaluation import evaluate
@@ -116,7 +117,9 @@ class Run:
     def forward(self) -> nn.Module:
         """The model as a step calls it: spread over the processes, compiled on request."""
         spread = self.processes.spread(self.model, self.device)
-        return torch.compile(spread, dynamic=False) if self.settings.compile else spread  # type: ignore[return-value]
+        if not self.settings.compile:
+            return spread
+        return torch.compile(spread, dynamic=False, options=INDUCTOR_OPTIONS)  # type: ignore[return-value]
 
     def find_images(self) -> None:
         """The images of both parts, and their names in few letters."""

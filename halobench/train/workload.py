@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from halobench import models
+from halobench.attention.compilation import INDUCTOR_OPTIONS
 from halobench.attention.problem import Direction
 from halobench.cases.network import Network
 from halobench.train.step import Step
@@ -86,7 +87,9 @@ def random_images(network: Network, device: torch.device | str) -> tuple[Tensor,
 
 def called(model: nn.Module, network: Network, mode: CompileMode) -> Callable[[Tensor], Tensor]:
     """The model as it is called: compiled, or itself."""
-    return torch.compile(model, dynamic=False, options=mode.options) if network.compiled else model
+    if not network.compiled:
+        return model
+    return torch.compile(model, dynamic=False, options=INDUCTOR_OPTIONS | (mode.options or {}))
 
 
 def training_step(model: nn.Module, network: Network, device: torch.device | str) -> Bound:
