@@ -101,10 +101,21 @@ def from_the_future(document):
     document["halobench"]["schema"] = 99
 
 
-@pytest.mark.parametrize("spoil", [without_samples, negative, zero, not_a_number, twice, foreign, from_the_future])
+SAID = {
+    without_samples: "is OK and has no samples",
+    negative: "a sample must be a finite number above 0, 1e-30 to 1e+30, got -1.0",
+    zero: "a sample must be a finite number above 0, 1e-30 to 1e+30, got 0",
+    not_a_number: "a sample must be a finite number above 0, 1e-30 to 1e+30, got nan",
+    twice: "stands in it twice",
+    foreign: "not a halobench results file",
+    from_the_future: "schema version 99",
+}
+
+
+@pytest.mark.parametrize("spoil", SAID)
 def test_unusable_files_are_refused_in_one_line_and_nothing_is_written(tmp_path, capsys, spoil):
     good = results_files.write(tmp_path / "good.json", rows(1), gpu=results_files.H100)
-    document = json.loads(good.read_text())
+    document = results_files.document(rows(2), gpu=results_files.H100)
     spoil(document)
     bad = tmp_path / "bad.json"
     bad.write_text(json.dumps(document))
@@ -112,16 +123,17 @@ def test_unusable_files_are_refused_in_one_line_and_nothing_is_written(tmp_path,
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
-    assert "bad.json" in captured.err
+    assert "bad.json: " in captured.err
+    assert SAID[spoil] in captured.err
     assert not (tmp_path / "out.json").exists()
 
 
 def test_a_missing_file_and_an_empty_folder_are_refused(tmp_path, capsys):
     good = results_files.write(tmp_path / "good.json", rows(1))
     (tmp_path / "empty").mkdir()
-    for other in ("nowhere.json", "empty"):
+    for other, said in (("nowhere.json", "No such file or directory"), ("empty", "holds no results files")):
         assert main([str(good), str(tmp_path / other)]) == Exit.UNUSABLE
-        assert other in capsys.readouterr().err
+        assert f"{tmp_path / other}: {said}" in capsys.readouterr().err
 
 
 def test_sides_without_a_common_case_are_no_success(tmp_path, capsys):
