@@ -216,4 +216,4 @@ def test_outside_a_repository_there_is_nothing_to_measure(tmp_path, command):
     place.mkdir()
     status, _, err = command(place, "main")
     assert status == 2
-    assert "git" in err
+    assert err.startswith("halobench.ab: git rev-parse --show-toplevel: ")

@@ -118,11 +118,12 @@ def test_a_suspect_is_measured_as_long_as_that_may_decide_something(tmp_path, se
     assert [number for number, _, _ in calls] == sorted(number for number, _, _ in calls)
     assert {name: len(case.samples_ms) for name, case in stage.head.items()} == rounds
     head, control = protocol.verdicts(stage, stage, Settings())
-    assert {case.case: case.verdict for case in head} == {
+    verdicts = {case.case: case.verdict for case in head}
+    assert verdicts.pop("twitchy") in (Verdict.SAME, Verdict.AMBIGUOUS)
+    assert verdicts == {
         "slow": Verdict.SLOWER,
         "fast": Verdict.FASTER,
         **dict.fromkeys(("unsteady", "same"), Verdict.SAME),
-        "twitchy": next(case.verdict for case in head if case.case == "twitchy"),
     }
     assert [case.case for case in control if case.verdict is Verdict.SLOWER] == ["unsteady"]
 
