@@ -114,7 +114,12 @@ def test_hovering_shows_case_interval_and_environment(browser, report):
 def test_it_is_accessible(browser, pages, name):
     """A language, one main heading, a text for each chart, a label for each control, heads for each table's columns."""
     opened(browser, pages[name])
-    find = browser.find_elements
+
+    def find(*of):
+        found = browser.find_elements(*of)
+        assert found, of
+        return found
+
     assert browser.find_element("css selector", "html").get_attribute("lang") == "en"
     assert len(find("css selector", "h1")) == 1
     for chart in find("css selector", ".chart [role='graphics-document']"):
