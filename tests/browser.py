@@ -51,6 +51,7 @@ def opened(browser, path):
 
 
 def wait(condition):
+    """Wait until it holds."""
     deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline
@@ -76,6 +77,7 @@ def marks(browser, name):
 
 
 def type_into(browser, selector, text):
+    """Type into a field in place of what stands there."""
     field = browser.find_element("css selector", selector)
     field.clear()
     field.send_keys(text)
@@ -89,6 +91,7 @@ def choose(browser, chart, label, value):
     Select(browser.find_element("xpath", path)).select_by_visible_text(value)
 
 
+# The colours of what a selector finds and shows: of its text, and of what lies behind.
 COLOURS = """
 const seen = [...document.querySelectorAll(arguments[0])].filter(element => element.checkVisibility());
 return seen.map(element => {
@@ -101,6 +104,7 @@ return seen.map(element => {
 
 
 def luminance(colour):
+    """The relative luminance of WCAG 2."""
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in (
         int(number) / 255 for number in re.findall(r"\d+", colour)[:3]
     )]  # fmt: skip
@@ -108,5 +112,6 @@ def luminance(colour):
 
 
 def contrast(one, other):
+    """The contrast ratio of WCAG 2."""
     low, high = sorted(map(luminance, (one, other)))
     return (high + 0.05) / (low + 0.05)

@@ -16,10 +16,12 @@ NOISE = 0.002
 
 
 def operators():
+    """The rows of two backends, both ways."""
     return [results_files.row(backend, way) for backend in ("sdpa", "flex") for way in ("forward", "training")]
 
 
 def networks():
+    """The rows of a network with two backends, and of its rival."""
     rows = [results_files.network_row("efficientnet_b0")]
     return [
         *rows,
@@ -28,6 +30,7 @@ def networks():
 
 
 def mixed():
+    """The rows of operators and of networks."""
     return [*operators(), *networks()]
 
 
@@ -55,11 +58,13 @@ def folder(tmp_path, name, seed, runs=8, **changes):
 
 
 def case_of(judged, start=SLOW):
+    """The one case whose name starts so."""
     (case,) = [case for case in judged if case.case.startswith(start)]
     return case
 
 
 def judged(tmp_path, *, base=None, head=None, chosen=None, **more):
+    """The verdicts on a folder of runs of each side. ``base`` and ``head`` change the rows of one, ``more`` of both."""
     one, other = (
         folder(tmp_path, "base", 1, **(base or {}), **more),
         folder(tmp_path, "head", 2, **(head or {}), **more),
@@ -79,4 +84,5 @@ def failing(status):
 
 
 def outcome(*cases, control=()):
+    """What these verdicts mean together."""
     return Outcome("base", "head", cases, Settings(), control=control)

@@ -1,4 +1,4 @@
-"""`python -m halobench.ab` in small repositories: a regression, the control, refusals, and Ctrl-C.
+"""``python -m halobench.ab`` in small repositories: a regression, the control, refusals, and Ctrl-C.
 
 The repositories measure nothing: their suites write results files with the times that a file ``times.json`` of the
 revision gives.

@@ -1,4 +1,4 @@
-"""`python -m halobench.compare`: what it says and writes, its settings, and files that cannot be written."""
+"""``python -m halobench.compare``: what it says and writes, its settings, and files that cannot be written."""
 
 import errno
 import json

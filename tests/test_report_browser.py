@@ -17,6 +17,7 @@ SMALL = {"backends": ("naive_unfold", "sdpa", "global_sa"), "sides": (32, 64, 12
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
+    """One for all tests here: it takes seconds to start."""
     with chromium(tmp_path_factory.mktemp("profile")) as driver:
         yield driver
 
