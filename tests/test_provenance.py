@@ -21,16 +21,9 @@ from halobench.report.points import every
 from halobench.report.tables import cases, environment
 from halobench.train import preamble
 from tests import results_files as files
+from tests.repositories import committed, git
 
 ROOT = Path(halobench.__file__).parent.parent
-
-
-def git(folder, *arguments):
-    identity = ("-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "protocol.file.allow=always")
-    run = subprocess.run(
-        ["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True, text=True, timeout=30
-    )
-    return run.stdout.strip()
 
 
 def packages(root):
@@ -39,15 +32,10 @@ def packages(root):
 
 def repository(root, *, of_packages=True):
     """A repository whose one commit holds a page and, unless it is of something else, the two packages."""
-    git(root.parent, "init", "-q", str(root))
-    for package in packages(root) if of_packages else ():
-        package.mkdir()
-        (package / "__init__.py").write_text("")
-    (root / "page.md").write_text("one")
-    (root / ".gitignore").write_text("__pycache__\n.venv\n")
-    git(root, "add", ".")
-    git(root, "commit", "-qm", "one")
-    return root
+    contents = {"page.md": "one", ".gitignore": "__pycache__\n.venv\n"}
+    if of_packages:
+        contents |= {str(package.relative_to(root) / "__init__.py"): "" for package in packages(root)}
+    return committed(root, contents)
 
 
 @pytest.fixture(autouse=True)

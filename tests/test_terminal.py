@@ -106,3 +106,15 @@ def test_a_reader_that_stays_gets_everything(ended, tmp_path):
 def test_a_refusal_is_one_line_without_numbers_of_errors(problem, said, capsys):
     assert terminal.refuse("a.command", problem) == terminal.UNUSABLE
     assert capsys.readouterr().err == f"a.command: {said}\n"
+
+
+@pytest.mark.fault
+def test_what_nobody_foresaw_is_no_regression(ended):
+    """Python ends with 1 then, which would be one."""
+
+    def broken():
+        raise KeyError("unforeseen")
+
+    status, said = ended("a.command", broken)
+    assert status == terminal.UNUSABLE
+    assert "unforeseen" in said

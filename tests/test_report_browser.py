@@ -1,96 +1,25 @@
 """The report, opened in a real browser from ``file://``: nothing is asked of the network, nothing is executed that a
 results file names, and what can be chosen changes what is shown."""
 
-import json
 import re
-import shutil
-import time
 
 import pytest
 
-from halobench.figures.selection import network_selections, selections
-from halobench.pages import networks, operators
 from halobench.records.table import read_all
-from halobench.report import charts, headline, network_charts
 from halobench.report.__main__ import main
 from halobench.report.page import page
-from halobench.report.points import points
 from tests import results_files as files
+from tests.browser import COLOURS, choose, chromium, contrast, luminance, marks, opened, shown, times, type_into, wait
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1200,900",
-)  # fmt: skip
 HOSTILE = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>{{ 7 * 7 }}"
 SMALL = {"backends": ("naive_unfold", "sdpa", "global_sa"), "sides": (32, 64, 128), "blocks": (4, 8), "halos": (3,)}
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """Headless Chromium, its console and its requests logged."""
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("no chromium and chromedriver on the PATH")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
-    yield driver
-    driver.quit()
-
-
-def opened(browser, path):
-    """Open a page and wait until its charts and its table are drawn; the requests it made and its console."""
-    browser.get("about:blank")
-    for log in ("browser", "performance"):
-        browser.get_log(log)
-    browser.get(path.as_uri())
-    wait(lambda: browser.execute_script(
-        "return document.querySelectorAll('.chart').length === document.querySelectorAll('.chart svg.marks').length"
-        " && document.querySelectorAll('#cases tbody tr').length > 0"
-        " && document.querySelector('#cases .dt-container') !== null"
-    ))  # fmt: skip
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
-    return sent, browser.get_log("browser")
-
-
-def wait(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def shown(browser):
-    """The rows of the table of cases that are visible, cell by cell."""
-    script = """return [...document.querySelectorAll("#cases .dt-scroll-body tbody tr")]
-        .map(row => [...row.cells].map(cell => cell.innerText))"""
-    return browser.execute_script(script)
-
-
-def marks(browser, name):
-    """The accessible names of a chart's marks."""
-    script = "return [...document.querySelectorAll(arguments[0])].map(mark => mark.getAttribute('aria-label'))"
-    return browser.execute_script(script, f"#{name} path[aria-roledescription='point']")
-
-
-def type_into(browser, selector, text):
-    field = browser.find_element("css selector", selector)
-    field.clear()
-    field.send_keys(text)
-
-
-def choose(browser, chart, label, value):
-    """Choose from a drop-down list with the keyboard's events."""
-    from selenium.webdriver.support.ui import Select  # noqa: PLC0415 - only where there is a browser
-
-    path = f"//section[@id='{chart}']//label[span[starts-with(text(), '{label}')]]/select"
-    Select(browser.find_element("xpath", path)).select_by_visible_text(value)
+    """One for all tests here: it takes seconds to start."""
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -156,11 +85,6 @@ def test_the_table_searches_filters_and_sorts(browser, report):
     wait(lambda: sorted(times(browser), reverse=True) == times(browser))
 
 
-def times(browser):
-    """The column of medians."""
-    return [float(row[11]) for row in shown(browser)]
-
-
 def test_a_choice_changes_a_chart(browser, report):
     opened(browser, report)
     before = marks(browser, "axes")
@@ -191,7 +115,12 @@ def test_hovering_shows_case_interval_and_environment(browser, report):
 def test_it_is_accessible(browser, pages, name):
     """A language, one main heading, a text for each chart, a label for each control, heads for each table's columns."""
     opened(browser, pages[name])
-    find = browser.find_elements
+
+    def find(*of):
+        found = browser.find_elements(*of)
+        assert found, of
+        return found
+
     assert browser.find_element("css selector", "html").get_attribute("lang") == "en"
     assert len(find("css selector", "h1")) == 1
     for chart in find("css selector", ".chart [role='graphics-document']"):
@@ -219,29 +148,6 @@ def test_text_is_legible_in_both_themes(browser, pages, name, charts, theme):
         for ink, paper in found:
             assert contrast(ink, paper) >= 4.5, (selector, ink, paper)
             assert (luminance(paper) > 0.5) == (theme == "light")
-
-
-COLOURS = """
-const seen = [...document.querySelectorAll(arguments[0])].filter(element => element.checkVisibility());
-return seen.map(element => {
-  const style = getComputedStyle(element), ink = element instanceof SVGElement ? style.fill : style.color;
-  for (let behind = element; behind; behind = behind.parentElement) {
-    const paper = getComputedStyle(behind).backgroundColor;
-    if (!/, 0\\)$/.test(paper)) return [ink, paper];
-  }
-})"""
-
-
-def luminance(colour):
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in (
-        int(number) / 255 for number in re.findall(r"\d+", colour)[:3]
-    )]  # fmt: skip
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(one, other):
-    low, high = sorted(map(luminance, (one, other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("name", ["operators", "networks"])
@@ -389,19 +295,6 @@ def test_it_opens_with_two_pictures_and_tables_and_no_sentence_of_numbers(browse
     assert "times as long" not in browser.find_element("css selector", "#headline").text
 
 
-def test_the_headline_has_the_numbers_of_the_readmes_tables(pages):
-    """Both are made of the same rows."""
-    results = read_all([pages["both"].parent / "both"])
-    at_reference, of_networks = headline.headlines(results)
-    tables = operators.reference(selections(results)), networks.pairs(network_selections(results))
-    for line in of_networks.table.lines:
-        assert f"| {' | '.join(line[:5])} | " in tables[1]
-    for name, forward, training, *_ in at_reference.table.lines:
-        times = [cell.partition(" ")[0] for cell in (forward, training)]
-        if "-" not in times:
-            assert f"| `{name}` | {times[0]} ms | {times[1]} ms |" in tables[0]
-
-
 def test_on_a_narrow_screen_what_is_wider_says_that_it_scrolls(browser, pages):
     """The page itself does not; each part that does has the cue above it."""
     wide = (
@@ -466,31 +359,6 @@ def test_legends_list_what_is_chosen(browser, report):
         assert "sdpa" in said(chart)
 
 
-def test_pairs_of_different_batches_are_one_line_and_each_batch_of_inference_is_one(tmp_path):
-    """Large networks need smaller batches; inference is measured at two of each network."""
-    for number, batch in ((0, 128), (1, 128), (7, 16)):
-        rows = [files.network_row(f"halonet_h{number}", "fused", batch=batch)]
-        rows += [files.network_row(f"halonet_h{number}", "fused", "forward", batch=of) for of in (1, batch)]
-        files.write(tmp_path / f"{number}.json", rows, gpu=files.H100)
-    rows = points(read_all([tmp_path]))
-    lines = rows.assign(line=network_charts.apart(rows)).groupby("direction")["line"].unique()
-    assert list(lines["training"]) == [""]
-    assert sorted(lines["forward"]) == ["1.0", "128.0", "16.0"]
-
-
-def test_cells_of_block_and_halo_are_of_replayed_steps_where_there_are_any(tmp_path):
-    """A launched step would lie in the same cell; cells of operators stay as they are."""
-    same = {"groups": ["grid"], "overrides": {"block": "8", "halo": "3"}}
-    rows = [files.network_row("halonet_h1", "fused", **same, captured=captured) for captured in (False, True)]
-    files.write(tmp_path / "mine.json", [files.row(groups=["grid"]), *rows], gpu=files.H100)
-    results = read_all([tmp_path])
-    (grid,) = [figure for figure in charts.draw(results, points(results)) if figure.name == "grid"]
-    (drawn,) = grid.spec()["datasets"].values()
-    wanted = ["operator", "training"]
-    assert sorted(row["suite"] for row in drawn) == wanted
-    assert [row["case"].endswith("captured-block=8-halo=3") for row in drawn if row["suite"] == "training"] == [True]
-
-
 def test_networks_stand_in_the_table_of_all_cases(browser, pages):
     opened(browser, pages["both"])
     script = "return [...document.querySelectorAll('#cases .dt-scroll-head th')].map(head => head.textContent)"
@@ -516,48 +384,3 @@ def test_no_chart_begins_empty_where_two_machines_measured_different_things(brow
     _, console = opened(browser, tmp_path / "report.html")
     assert console == []  # Vega warns of charts without data
     assert "8" in browser.find_element("css selector", "#grid svg.marks").text
-
-
-def test_rows_with_a_time_and_nothing_else_make_a_page(tmp_path):
-    bare = {"cost": None, "floor": None, "memory": None, "groups": []}
-    rows = [files.row("sdpa", **bare), files.network_row("halonet_h0", "sdpa", memory=None, throughput=None, groups=[])]
-    path = files.write(tmp_path / "mine.json", rows, gpu=files.H100)
-    assert "data-chart=" not in page(read_all(path)).partition("<main>")[2].partition("</main>")[0]
-
-
-def test_networks_without_a_rival_make_a_page(tmp_path):
-    path = files.write(tmp_path / "mine.json", [files.network_row("halonet_h0", "sdpa")], gpu=files.H100)
-    made = page(read_all(path))
-    assert "the fastest of each network" in made
-    assert "data:image/png" not in made  # there is no ratio to be drawn
-
-
-@pytest.mark.parametrize("failed", [files.failed, files.failed_network])
-def test_results_without_a_time_make_a_page(tmp_path, failed):
-    path = files.write(tmp_path / "mine.json", [failed("OOM", "too large", "sdpa")])
-    made = page(read_all(path))
-    assert "too large" in made
-    assert "data-chart=" not in made.partition("<main>")[2].partition("</main>")[0]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["absent.json"], "absent.json: No such file or directory"),
-        (["mine.json", "-o", "mine.json"], "--output must name an HTML file, got mine.json"),
-        (["mine.json", "-o", "absent/report.html"], "absent/report.html cannot be written: No such file or directory"),
-    ],
-)
-def test_what_cannot_be_gets_one_line(tmp_path, monkeypatch, capsys, arguments, said):
-    monkeypatch.chdir(tmp_path)
-    path = files.write(tmp_path / "mine.json", [files.row()])
-    before = path.read_bytes()
-    assert main(arguments) == 2
-    assert capsys.readouterr().err == f"halobench.report: {said}\n"
-    assert path.read_bytes() == before
-
-
-def test_help_has_examples(capsys):
-    with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
-    assert "python -m halobench.report results/" in capsys.readouterr().out
