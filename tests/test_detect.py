@@ -304,6 +304,26 @@ def test_masks_and_boxes_follow_the_augmentation(data, tmp_path):
     assert (batch.shape, len(targets)) == ((2, 3, 64, 64), 2)
 
 
+def test_masks_and_boxes_are_not_shifted_by_the_augmentation(data, tmp_path):
+    """Masks and boxes end where white squares become grey.
+
+    Lower edges are in the middle of the images, where it is chance to which side a pixel belongs.
+    """
+    squares = Squares(Coco.of(data).part("train"), settings_of(data, tmp_path / "run"))
+    shifts = []
+    for epoch in range(16):
+        for index in range(4):
+            pixels, target, _ = squares[epoch, index]
+            white = pixels[0] > (255 + 120) / 2
+            (place,) = torch.nonzero(target["labels"] == 1)[0].tolist()
+            outline = target["masks"][place].bool()
+            assert (outline & white).sum() > 0.9 * (outline | white).sum()
+            rows, columns = torch.nonzero(white.any(1)), torch.nonzero(white.any(0))
+            edges = torch.cat([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+            shifts.append(target["boxes"][place] - edges)
+    assert torch.stack(shifts).mean(0)[:3].abs().max() < 0.1
+
+
 def test_coco_s_numbers_become_labels(data):
     found = Coco.of(data)
     assert found.classes == ("square", "disc")

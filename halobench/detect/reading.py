@@ -18,8 +18,21 @@ from halobench.train.unusable import DataError
 
 SCALES = (0.8, 1.25)
 SMALLEST_SIDE = 2  # pixels: of what augmentation leaves of an object, less is none
-MASK: Any = tv_tensors.Mask(torch.zeros(1, 1, 1, dtype=torch.uint8))  # what tells transforms that these are masks
 Target = dict[str, Tensor]
+
+
+class Outlines(tv_tensors.Mask):  # type: ignore[misc]  # torchvision has no types
+    """Masks that stay on what they outline: torchvision scales masks by corners of pixels, and images by middles."""
+
+
+MASK: Any = Outlines(torch.zeros(1, 1, 1, dtype=torch.uint8))  # what tells transforms that these are masks
+
+
+@v2.functional.register_kernel(v2.functional.resize, Outlines)  # type: ignore[untyped-decorator]  # as above
+def resized(masks: Outlines, size: list[int], **_: Any) -> Any:
+    """Masks of another ``size``, each pixel that of the nearest middle."""
+    exact = v2.InterpolationMode.NEAREST_EXACT
+    return tv_tensors.wrap(v2.functional.resize_image(masks.as_subclass(Tensor), size, exact), like=masks)
 
 
 class Scaled(Prepared):
