@@ -411,6 +411,10 @@ FAULTS = {
     ),
     "nothing": (broken(lambda document: document.update(annotations=[])), "has no image that shows an object"),
     "empty file": (empty, "0.png cannot be read as an image: it is empty"),
+    "far polygon": (
+        first(segmentation=[[1, 2, 3, 4, 5, 1e6]]),
+        "annotation 1 has a polygon with points more than 100000",
+    ),
     "crowd in words": (first(iscrowd="0"), "annotation 1 has an iscrowd that is neither 0 nor 1: '0'"),
     "no area": (first(area=math.nan), "annotation 1 has an area that is no number from 0 on: nan"),
     "damaged runs to test on": (

@@ -17,6 +17,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": list, "segmentation": list | dict},
     "categories": {"id": int, "name": str},
 }
+FARTHEST = 10**5  # pixels: drawing a polygon takes memory along all of its sides, in the image or not
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,8 @@ def fault_of_outline(outline: Any, size: list[int]) -> str | None:
         numbers = isinstance(polygon, list) and all(is_number(value) for value in polygon)
         if not numbers or len(polygon) < 6 or len(polygon) % 2:
             return f"has a polygon that is no list of three or more x, y: {shown(polygon)}"
+        if max(map(abs, polygon)) > FARTHEST:
+            return f"has a polygon with points more than {FARTHEST} pixels away: {shown(polygon)}"
     return None if outline else "has an empty segmentation"
 
 
