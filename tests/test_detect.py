@@ -411,6 +411,11 @@ FAULTS = {
     ),
     "nothing": (broken(lambda document: document.update(annotations=[])), "has no image that shows an object"),
     "empty file": (empty, "0.png cannot be read as an image: it is empty"),
+    "endless number": (first(bbox=[1, 2, 3, 10**400]), "annotation 1 has a bbox that is no (left, top, width, height)"),
+    "no pixels": (
+        broken(lambda document: document["images"][1].update(width=-60)),
+        "image 103 has no pixels, -60 x 48",
+    ),
     "far polygon": (
         first(segmentation=[[1, 2, 3, 4, 5, 1e6]]),
         "annotation 1 has a polygon with points more than 100000",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,9 @@ class Part:
             self.check_entries(kind, needed)
         images = {entry["id"]: entry for entry in self.content["images"]}
         categories = {entry["id"] for entry in self.content["categories"]}
+        for number, image in images.items():
+            if min(image["width"], image["height"]) < 1:
+                raise DataError(f"{self.file}: image {number} has no pixels, {image['width']} x {image['height']}")
         for entry in self.content["annotations"]:
             about = f"{self.file}: annotation {entry['id']}"
             if entry["image_id"] not in images:
@@ -157,7 +161,7 @@ def is_flat(entry: Json) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def shown(value: Any) -> str:
