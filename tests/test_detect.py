@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 import torch
 from faster_coco_eval.core import mask
-from PIL import Image
+from PIL import ExifTags, Image
 
 from halobench.detect import precision
 from halobench.detect.__main__ import main
-from halobench.detect.annotations import Objects, Part
+from halobench.detect.annotations import Part
 from halobench.detect.coco import Coco
-from halobench.detect.masks import decoded
+from halobench.detect.masks import Objects, decoded
 from halobench.detect.reading import Squares, Whole, join_squares, target_of
 from halobench.detect.run import DetectorRun
 from halobench.records import columns
 from halobench.train.__main__ import main as train
 from halobench.train.processes import Processes
 from halobench.train.step import Step
+from halobench.train.unusable import DataError
 from tests import detector_runs
 from tests.detector_runs import annotation, command, settings_of
 
@@ -95,7 +96,7 @@ def test_another_run_s_checkpoint_is_refused(data, ended, tmp_path, capsys):
     document["annotations"].pop()
     detector_runs.write(other, "val", document)
     assert main(command(other, ended, "--resume", epochs=2, evaluate_every=3)) == 2
-    assert "cannot be resumed with other data: the images of val have other names now" in capsys.readouterr().err
+    assert "cannot be resumed with other data: the images of val have other annotations now" in capsys.readouterr().err
 
 
 def test_a_detector_with_halo_layers_and_any_backend_trains(data, tmp_path):
@@ -108,9 +109,9 @@ def test_a_detector_with_halo_layers_and_any_backend_trains(data, tmp_path):
     assert all(bool(one.isfinite().all() and one.any()) for one in tables)
 
 
-def test_what_is_learned_is_found_again(data, tmp_path, monkeypatch):
-    """A detector that answers with the truth has a precision of one, of whatever size its images were."""
-    settings = settings_of(data, tmp_path / "run")
+def answered_with_the_truth(folder, output, monkeypatch, **changes):
+    """A run whose detector finds what each image shows, and how that is judged."""
+    settings = settings_of(folder, output, **changes)
     run = DetectorRun(settings, Processes(), torch.device("cpu"), resume=False)
     places = iter(run.test.targets)
 
@@ -118,11 +119,16 @@ def test_what_is_learned_is_found_again(data, tmp_path, monkeypatch):
         for _ in images:
             objects = next(places)
             masks = torch.from_numpy(decoded(objects))
-            found = target_of(masks, torch.tensor(objects.labels))
+            found = target_of(masks, torch.tensor(objects.labels, dtype=torch.long))
             yield {**found, "masks": masks[:, None].float(), "scores": torch.full((len(masks),), 0.9)}
 
     monkeypatch.setattr(run, "detected", lambda images: list(truth(images)))
-    judged = run.evaluate()
+    return run, run.evaluate()
+
+
+def test_what_is_learned_is_found_again(data, tmp_path, monkeypatch):
+    """A detector that answers with the truth has a precision of one, of whatever size its images were."""
+    run, judged = answered_with_the_truth(data, tmp_path / "run", monkeypatch)
     assert judged["ap_box"] == pytest.approx(1)
     assert judged["ap_mask"] == pytest.approx(1)
     assert (judged["ap_mask_small"], judged["ap_mask_medium"]) == (pytest.approx(1), None)
@@ -139,8 +145,8 @@ def test_what_is_found_lies_in_the_image_as_it_was(data, tmp_path):
     found = run.detected(images)
     assert sizes == [(2, 3, 64, 64)]  # one size, whatever the images have
     assert [tuple(one["masks"].shape[2:]) for one in found] == [(20, 60), (24, 60)]
-    written = list(precision.detections(7, found[1], [5, 9]))
-    assert {one["category_id"] for one in written} <= {5, 9}
+    written = list(precision.detections(7, found[1]))
+    assert {one["category_id"] for one in written} <= {1, 2}
     assert {one["image_id"] for one in written} == {7}
     assert all(one["bbox"][1] + one["bbox"][3] <= 24.01 for one in written)
 
@@ -167,8 +173,110 @@ def test_cudnn_tries_no_kernels_for_each_number_of_objects(data, tmp_path):
 
 
 def test_nothing_found_is_a_precision_of_zero(data):
-    part = Part.of(data, "val")
-    assert set(precision.precisions(part, [], [100, 103]).values()) == {0.0}
+    """Of objects that are not there, there is none: the images have small ones only."""
+    judged = precision.precisions(precision.Truth.of(Part.of(data, "val")), [], [100, 103])
+    assert {name for name, value in judged.items() if value == 0} == {
+        f"ap_{kind}{name}" for kind in ("box", "mask") for name in ("", "_50", "_75", "_small")
+    }
+    assert all(judged[f"ap_{kind}_{name}"] is None for kind in ("box", "mask") for name in ("medium", "large"))
+
+
+def renumbered(kind, number, *also):
+    """The first entry of a kind gets this number, and the annotations that mean it."""
+
+    def change(document):
+        old, document[kind][0]["id"] = document[kind][0]["id"], number
+        for one in document["annotations"]:
+            for name in also:
+                one[name] = number if one[name] == old else one[name]
+
+    return change
+
+
+NUMBERS = {
+    "annotation 0": renumbered("annotations", 0),  # as many tools begin
+    "a huge annotation": renumbered("annotations", 10**30),
+    "image 0": renumbered("images", 0, "image_id"),
+    "a negative image": renumbered("images", -100, "image_id"),
+    "a huge image": renumbered("images", 10**30, "image_id"),
+    "category 0": renumbered("categories", 0, "category_id"),
+    "a huge category": renumbered("categories", 10**30, "category_id"),
+}
+
+
+@pytest.mark.parametrize("change", NUMBERS.values(), ids=NUMBERS)
+def test_numbers_of_any_size_change_no_precision(tmp_path, monkeypatch, change):
+    folder = detector_runs.coco(tmp_path / "data")
+    for part in ("train", "val"):
+        document = detector_runs.read(folder, part)
+        change(document)
+        detector_runs.write(folder, part, document)
+    _, judged = answered_with_the_truth(folder, tmp_path / "run", monkeypatch)
+    assert (judged["ap_box"], judged["ap_mask"]) == (pytest.approx(1), pytest.approx(1))
+
+
+def test_what_other_people_s_annotations_lack_is_filled_in(tmp_path, monkeypatch):
+    """No crowd is none, and COCO's area is the mask's; without a box that has an area, nobody could find an object."""
+    folder = detector_runs.coco(tmp_path / "data")
+    document = detector_runs.read(folder, "val")
+    one, other, third, fourth = document["annotations"]
+    one.update(iscrowd=None, area=None)
+    del other["iscrowd"], other["area"]
+    third["bbox"][2] = 0.0
+    fourth.update(iscrowd=True)
+    detector_runs.write(folder, "val", document)
+    annotations = precision.Truth.of(Part.of(folder, "val")).content["annotations"]
+    disc = sum(other["segmentation"]["counts"][1::2])
+    assert [(each["area"], each["iscrowd"]) for each in annotations] == [(400, 0), (disc, 0), (441, 1)]
+    _, judged = answered_with_the_truth(folder, tmp_path / "run", monkeypatch)
+    assert (judged["ap_box"], judged["ap_mask"]) == (pytest.approx(1), pytest.approx(1))
+
+
+def test_what_cannot_be_read_is_not_tested(tmp_path, monkeypatch):
+    folder = detector_runs.coco(tmp_path / "data", val=3)
+    (folder / "val2017" / "2.png").write_bytes(b"")
+    _, judged = answered_with_the_truth(folder, tmp_path / "run", monkeypatch, skip_unreadable=3)
+    assert (judged["ap_box"], judged["ap_mask"]) == (pytest.approx(1), pytest.approx(1))
+    for name in ("0.png", "1.png"):
+        (folder / "val2017" / name).write_bytes(b"")
+    with pytest.raises(DataError, match="has no image to test on that can be read"):
+        answered_with_the_truth(folder, tmp_path / "run", monkeypatch, skip_unreadable=3)
+
+
+def test_what_does_not_fit_an_image_is_one_line_from_a_reading_process_too(tmp_path, capsys):
+    folder = detector_runs.coco(tmp_path / "data", train=2)
+    resized(folder, train=None)
+    assert main(command(folder, tmp_path / "run", workers=1)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"halobench.detect: {folder}/train2017/0.png has 30 x 30 pixels, its annotations say 60 x 48"
+    )
+    assert main(command(folder, tmp_path / "run", workers=1, skip_unreadable=1)) == 0
+    assert "passed over" in capsys.readouterr().err
+
+
+def test_headers_and_masks_are_checked_on_request(tmp_path, capsys, monkeypatch):
+    """The size of an image is that of the image as it is turned."""
+    folder = detector_runs.coco(tmp_path / "data")
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (48, 60)).save(folder / "train2017" / "0.png", exif=turned)
+    Image.new("RGB", (60, 48)).save(folder / "train2017" / "1.png", exif=turned)
+    document = detector_runs.read(folder, "train")
+    document["annotations"][4]["segmentation"] = LONG_RUNS
+    detector_runs.write(folder, "train", document)
+    monkeypatch.setattr("halobench.train.trial.take", lambda *_: None)
+    assert main(command(folder, tmp_path / "run", "--check-data", skip_unreadable=1)) == 2
+    said = capsys.readouterr()
+    assert "1.png has 48 x 60 pixels, its annotations say 60 x 48" in said.out
+    assert "2.png: a mask of image 106 cannot be decoded" in said.out
+    assert "2 of 6 images cannot be read, as far as their headers tell" in said.out
+    assert "2 files of" in said.err
+
+
+def test_a_mask_s_size_may_be_written_with_a_point(data):
+    runs = {"size": [48.0, 60.0], "counts": [0, 48 * 60]}
+    assert decoded(Objects(7, (48, 60), [1], [runs])).all()
 
 
 def test_masks_and_boxes_follow_the_augmentation(data, tmp_path):
@@ -194,6 +302,26 @@ def test_masks_and_boxes_follow_the_augmentation(data, tmp_path):
     assert torch.equal(again, squares[3, 0][0])
     batch, targets, _ = join_squares([squares[0, 0], squares[0, 1]])
     assert (batch.shape, len(targets)) == ((2, 3, 64, 64), 2)
+
+
+def test_masks_and_boxes_are_not_shifted_by_the_augmentation(data, tmp_path):
+    """Masks and boxes end where white squares become grey.
+
+    Lower edges are in the middle of the images, where it is chance to which side a pixel belongs.
+    """
+    squares = Squares(Coco.of(data).part("train"), settings_of(data, tmp_path / "run"))
+    shifts = []
+    for epoch in range(16):
+        for index in range(4):
+            pixels, target, _ = squares[epoch, index]
+            white = pixels[0] > (255 + 120) / 2
+            (place,) = torch.nonzero(target["labels"] == 1)[0].tolist()
+            outline = target["masks"][place].bool()
+            assert (outline & white).sum() > 0.9 * (outline | white).sum()
+            rows, columns = torch.nonzero(white.any(1)), torch.nonzero(white.any(0))
+            edges = torch.cat([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+            shifts.append(target["boxes"][place] - edges)
+    assert torch.stack(shifts).mean(0)[:3].abs().max() < 0.1
 
 
 def test_coco_s_numbers_become_labels(data):
@@ -238,9 +366,26 @@ def empty(folder):
     (folder / "train2017" / "0.png").write_bytes(b"")
 
 
-def resized(folder):
-    detector_runs.coco(folder, train=2)
+def resized(folder, train=2):
+    if train:
+        detector_runs.coco(folder, train=train)
     Image.new("RGB", (30, 30)).save(folder / "train2017" / "0.png")
+
+
+def thin(folder):
+    detector_runs.coco(folder, train=2)
+    document = detector_runs.read(folder, "train")
+    document["images"][0].update(width=1, height=1000)
+    document["annotations"] = [annotation(1, 100, 5, [0, 0, 1, 9], [[0, 0, 1, 0, 1, 9]]), *document["annotations"][2:]]
+    detector_runs.write(folder, "train", document)
+    Image.new("RGB", (1, 1000)).save(folder / "train2017" / "0.png")
+
+
+def untestable(folder):
+    detector_runs.coco(folder)
+    document = detector_runs.read(folder, "val")
+    document["annotations"][0]["segmentation"] = {"size": [48, 60], "counts": "zz"}
+    detector_runs.write(folder, "val", document)
 
 
 LONG_RUNS = {"size": [48, 60], "counts": mask.encode(np.ones((99, 99), np.uint8, order="F"))["counts"].decode()}
@@ -262,10 +407,26 @@ FAULTS = {
     "damaged runs": (first(segmentation=LONG_RUNS), "a mask of image 100 cannot be decoded: RLE counts exceed"),
     "other categories": (
         broken(lambda document: document["categories"].append({"id": 1, "name": "x"})),
-        "instances_val2017.json has other categories than",
+        "instances_train2017.json: only one of them has (1, 'x')",
     ),
     "nothing": (broken(lambda document: document.update(annotations=[])), "has no image that shows an object"),
     "empty file": (empty, "0.png cannot be read as an image: it is empty"),
+    "endless number": (first(bbox=[1, 2, 3, 10**400]), "annotation 1 has a bbox that is no (left, top, width, height)"),
+    "no pixels": (
+        broken(lambda document: document["images"][1].update(width=-60)),
+        "image 103 has no pixels, -60 x 48",
+    ),
+    "far polygon": (
+        first(segmentation=[[1, 2, 3, 4, 5, 1e6]]),
+        "annotation 1 has a polygon with points more than 100000",
+    ),
+    "crowd in words": (first(iscrowd="0"), "annotation 1 has an iscrowd that is neither 0 nor 1: '0'"),
+    "no area": (first(area=math.nan), "annotation 1 has an area that is no number from 0 on: nan"),
+    "damaged runs to test on": (
+        untestable,
+        "val2017.json: annotation 1 has a mask that cannot be decoded: Invalid RLE",
+    ),
+    "thin image": (thin, "0.png has 1 x 1000 pixels, too thin to be brought to --image-size 64"),
     "another image": (resized, "0.png has 30 x 30 pixels, its annotations say 60 x 48"),
 }
 

@@ -1,6 +1,7 @@
 """Scenes cut and pasted from stamps: each seed has its own, no object in both halves, masks of what is seen."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -94,6 +95,12 @@ def test_what_two_categories_show_is_in_one_half():
     for category in ("cats", "dogs"):
         assert [sum(one.category == category for one in halves[part]) for part in pictures.PARTS] == [4, 1]
     assert alone[0] in halves["train"]
+    few, many = (
+        [pictures.Picture(None, str(key), name) for key in range(count)] for name, count in (("b", 2), ("a", 9))
+    )
+    for seed in range(9):
+        halves = pictures.halves([*many, *few], seed)
+        assert [{one.category for one in halves[part]} for part in pictures.PARTS] == [{"a", "b"}] * 2
 
 
 def test_what_shows_the_same_is_one_thing(tmp_path):
@@ -114,7 +121,8 @@ def test_what_shows_the_same_is_one_thing(tmp_path):
     names += ["wood-l.webp", "wood-d.webp", "Hill_3840x2160.jpg", "Hill-Light.jpg", "notes.txt"]
     for name in names:
         (tmp_path / "walls" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "walls" / name).touch()
+        (tmp_path / "walls" / name).write_text(name)
+    (tmp_path / "walls" / "copy.jpg").write_text("Hill-Light.jpg")
     (tmp_path / "walls" / "link.jpg").symlink_to(tmp_path / "walls" / "Hill-Light.jpg")
     assert sorted(one.key for one in pictures.backgrounds_in([tmp_path / "walls"])) == [
         "hill", "hill", "sea", "sea", "wood", "wood",
@@ -149,6 +157,7 @@ def test_objects_behind_others_keep_half_of_themselves():
     ("change", "said"),
     [
         (["--train", "0"], "--train must be at least 1, got 0"),
+        (["--side", "65501"], "--side must be at most 65500, got 65501"),
         (["--side", "20"], "--side must be at least 64, got 20"),
         (["--stamps", "nowhere"], "nowhere holds no folders of stamps (.png); on Debian: apt-get install tuxpaint"),
         (["--backgrounds", "nowhere"], "nowhere holds no backgrounds; on Debian: apt-get install mate-backgrounds"),
@@ -185,7 +194,31 @@ def test_without_its_package_it_says_what_to_install(sources, tmp_path, capsys, 
 def test_too_few_pictures_for_two_halves(sources, tmp_path, capsys):
     scenes.backgrounds(tmp_path / "one", number=1)
     assert run((sources[0], tmp_path / "one"), tmp_path / "new", "--train", "1", "--val", "1") == 2
-    assert "too few pictures for both halves: val has none" in capsys.readouterr().err
+    assert "too few backgrounds for both halves: val has none" in capsys.readouterr().err
+    scenes.backgrounds(tmp_path / "opaque" / "category")
+    assert run((tmp_path / "opaque", sources[1]), tmp_path / "new", "--train", "1", "--val", "1") == 2
+    assert "too few stamps with an outline for both halves: train has none" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_interruption_and_a_full_disk_are_one_line(sources, tmp_path, capsys, monkeypatch):
+    def raised(error):
+        def make(*_):
+            raise error
+
+        return make
+
+    for error, status, said in (
+        (KeyboardInterrupt(), 130, "interrupted; what was written is not whole: give a new folder"),
+        (OSError(28, "No space left on device"), 2, "0 cannot be written: No space left on device; what was written"),
+        (MemoryError(), 2, "too little memory for scenes of --side 96"),
+    ):
+        monkeypatch.setattr(scene, "make", raised(error))
+        assert run(sources, tmp_path / f"{status}0", "--train", "1", "--val", "1") == status
+        line = capsys.readouterr().err.strip()
+        assert line.startswith("halobench.stamps: ")
+        assert said in line
+        shutil.rmtree(tmp_path / f"{status}0")
 
 
 def test_what_is_written_says_where_it_comes_from(made):

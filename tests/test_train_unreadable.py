@@ -47,14 +47,14 @@ def test_check_data_lists_all_bad_headers_before_training(folder, tmp_path, caps
         for name in BAD:
             assert f"{folder / name} cannot be read as an image: it is none of JPEG, PNG" in said.out
         assert f"{folder}/val/class0/float.tiff cannot be read as an image: its grey pixels have 32 bits" in said.out
-        assert "4 of 61 images have a header that cannot be read" in said.out
+        assert "4 of 61 images cannot be read, as far as their headers tell" in said.out
         assert "epoch" not in said.out
         assert said.err == f"halobench.train: 4 files of {folder} cannot be read, more than --skip-unreadable 0\n"
 
 
 def test_a_checked_folder_trains(folder, tmp_path, capsys):
     assert main(command(folder, tmp_path / "run", "--check-data", **SMALL, epochs=1)) == 0
-    assert "0 of 60 images have a header that cannot be read" in capsys.readouterr().out
+    assert "0 of 60 images cannot be read, as far as their headers tell" in capsys.readouterr().out
 
 
 def test_what_check_data_found_counts_and_is_not_named_again(folder, tmp_path, capsys):

@@ -2,12 +2,14 @@
 
 import json
 import math
+import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from halobench.train.data import Images
+from halobench.detect.masks import Objects
+from halobench.detect.pictures import Pictures
 from halobench.train.unusable import DataError
 
 Json = dict[str, Any]
@@ -16,16 +18,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": list, "segmentation": list | dict},
     "categories": {"id": int, "name": str},
 }
-
-
-@dataclass(frozen=True)
-class Objects:
-    """What an image shows: its number and size (height, width), labels from 1 on, and masks as COCO wrote them."""
-
-    image: int
-    size: tuple[int, int]
-    labels: list[int] = field(default_factory=list)
-    segmentations: list[Any] = field(default_factory=list)
+FARTHEST = 10**5  # pixels: drawing a polygon takes memory along all of its sides, in the image or not
 
 
 @dataclass(frozen=True)
@@ -64,6 +57,9 @@ class Part:
             self.check_entries(kind, needed)
         images = {entry["id"]: entry for entry in self.content["images"]}
         categories = {entry["id"] for entry in self.content["categories"]}
+        for number, image in images.items():
+            if min(image["width"], image["height"]) < 1:
+                raise DataError(f"{self.file}: image {number} has no pixels, {image['width']} x {image['height']}")
         for entry in self.content["annotations"]:
             about = f"{self.file}: annotation {entry['id']}"
             if entry["image_id"] not in images:
@@ -89,6 +85,11 @@ class Part:
             raise DataError(f"{self.file}: two of its {kind} have the id {twice[0]}")
 
     @property
+    def categories(self) -> set[tuple[int, str]]:
+        """COCO's numbers of the categories, with their names."""
+        return {(entry["id"], entry["name"]) for entry in self.content["categories"]}
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of the categories, in the order of their numbers."""
         return tuple(entry["name"] for entry in sorted(self.content["categories"], key=lambda entry: entry["id"]))
@@ -98,7 +99,7 @@ class Part:
         """COCO's numbers of the categories; a label is a place in here, counted from 1."""
         return sorted(entry["id"] for entry in self.content["categories"])
 
-    def read(self) -> tuple[Images, int]:
+    def read(self) -> tuple[Pictures, int]:
         """The images with their objects, crowds aside; and how many objects were left out for boxes without area."""
         labels = {number: label for label, number in enumerate(self.numbers, 1)}
         found = {
@@ -108,24 +109,38 @@ class Part:
         for entry in self.content["annotations"]:
             if entry.get("iscrowd"):
                 continue
-            if min(entry["bbox"][2:]) <= 0:
+            if is_flat(entry):
                 flat += 1
                 continue
             found[entry["image_id"]].labels.append(labels[entry["category_id"]])
             found[entry["image_id"]].segmentations.append(entry["segmentation"])
         paths = [str(self.images / entry["file_name"]) for entry in self.content["images"]]
-        return Images(paths, list(found.values())), flat
+        return Pictures(paths, list(found.values())), flat
 
 
 def fault_of(entry: Json, image: Json) -> str | None:
     """What is wrong with an annotation, for a sentence that begins with its name, or ``None``."""
+    return fault_of_numbers(entry) or fault_of_outline(entry["segmentation"], [image["height"], image["width"]])
+
+
+def fault_of_numbers(entry: Json) -> str | None:
+    """What is wrong with an annotation's box, or with its crowd and its area, which may be missing."""
     if len(entry["bbox"]) != 4 or not all(is_number(value) for value in entry["bbox"]):
         return f"has a bbox that is no (left, top, width, height): {shown(entry['bbox'])}"
-    outline = entry["segmentation"]
+    crowd, area = entry.get("iscrowd"), entry.get("area")
+    if crowd not in (None, 0, 1):
+        return f"has an iscrowd that is neither 0 nor 1: {shown(crowd)}"
+    if area is not None and not (is_number(area) and area >= 0):
+        return f"has an area that is no number from 0 on: {shown(area)}"
+    return None
+
+
+def fault_of_outline(outline: Any, size: list[int]) -> str | None:
+    """What is wrong with the mask of an annotation whose image has the ``size`` [height, width]."""
     if isinstance(outline, dict):
-        size, counts = outline.get("size"), outline.get("counts")
-        if size != [image["height"], image["width"]]:
-            return f"has a mask of size {shown(size)}, its image {[image['height'], image['width']]}"
+        counts = outline.get("counts")
+        if outline.get("size") != size:
+            return f"has a mask of size {shown(outline.get('size'))}, its image {size}"
         if isinstance(counts, str):
             return None  # only decoding tells
         runs = counts if isinstance(counts, list) and all(isinstance(run, int) and run >= 0 for run in counts) else []
@@ -134,12 +149,19 @@ def fault_of(entry: Json, image: Json) -> str | None:
         numbers = isinstance(polygon, list) and all(is_number(value) for value in polygon)
         if not numbers or len(polygon) < 6 or len(polygon) % 2:
             return f"has a polygon that is no list of three or more x, y: {shown(polygon)}"
+        if max(map(abs, polygon)) > FARTHEST:
+            return f"has a polygon with points more than {FARTHEST} pixels away: {shown(polygon)}"
     return None if outline else "has an empty segmentation"
+
+
+def is_flat(entry: Json) -> bool:
+    """Whether an annotation's box has no area."""
+    return bool(min(entry["bbox"][2:]) <= 0)
 
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def shown(value: Any) -> str:

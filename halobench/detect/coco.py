@@ -5,7 +5,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from halobench.detect.annotations import Part
+from halobench.detect.annotations import Part, shown
+from halobench.detect.pictures import Pictures
 from halobench.train.data import Images
 from halobench.train.unusable import DataError
 from halobench.wording import counted
@@ -19,6 +20,7 @@ class Coco:
     parts: dict[str, Part]
     notes: list[str]
     fashion = False
+    told_by = "annotations"
 
     @classmethod
     def of(cls, place: Path) -> "Coco":
@@ -29,8 +31,10 @@ class Coco:
         """
         parts = {name: Part.of(place, name) for name in ("train", "val")}
         one, other = parts.values()
-        if (one.numbers, one.classes) != (other.numbers, other.classes):
-            raise DataError(f"{other.file} has other categories than {one.file}")
+        if different := one.categories ^ other.categories:
+            raise DataError(
+                f"{other.file} has other categories than {one.file}: only one of them has {shown(min(different))}"
+            )
         if not one.classes:
             raise DataError(f"{one.file} has no categories")
         return cls(place, parts, [])
@@ -40,7 +44,7 @@ class Coco:
         """The names of the categories."""
         return self.parts["train"].classes
 
-    def part(self, name: str) -> Images:
+    def part(self, name: str) -> Pictures:
         """The images of a part; those to train on show something. What was left out is in ``notes``, a line a kind.
 
         Raises:
@@ -55,7 +59,7 @@ class Coco:
             empty = counted(shows.count(False), "image")
             self.notes.append(f"{part.file}: {empty} without objects left out of training, of {len(shows)}")
             kept = [place for place, something in enumerate(shows) if something]
-            images = Images([images.sources[place] for place in kept], [images.targets[place] for place in kept])
+            images = Pictures([images.sources[place] for place in kept], [images.targets[place] for place in kept])
         if not any(shows):
             raise DataError(f"{part.file} has no image that shows an object")
         return images

@@ -1,8 +1,19 @@
-"""From what COCO writes of masks to their pixels."""
+"""From what COCO writes of objects and their masks to pixels."""
+
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from halobench.detect.annotations import Objects
+
+@dataclass(frozen=True)
+class Objects:
+    """What an image shows: its number and size (height, width), labels from 1 on, and masks as COCO wrote them."""
+
+    image: int
+    size: tuple[int, int]
+    labels: list[int] = field(default_factory=list)
+    segmentations: list[Any] = field(default_factory=list)
 
 
 def decoded(objects: Objects) -> np.ndarray:
@@ -13,10 +24,17 @@ def decoded(objects: Objects) -> np.ndarray:
     """
     from faster_coco_eval.core import mask as coco  # noqa: PLC0415 - an extra, which need not be installed
 
-    height, width = objects.size
-    masks = np.zeros((len(objects.segmentations), height, width), np.uint8)
+    masks = np.zeros((len(objects.segmentations), *objects.size), np.uint8)
     for place, outline in enumerate(objects.segmentations):
-        packed = isinstance(outline, dict) and isinstance(outline["counts"], str)
-        runs = outline if packed else coco.frPyObjects(outline, height, width)
-        masks[place] = coco.decode(coco.merge(runs) if isinstance(runs, list) else runs)
+        masks[place] = coco.decode(packed(outline, objects.size))
     return masks
+
+
+def packed(outline: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """A mask in an image of ``size`` as compressed runs. Such are given back as they are: only decoding checks them."""
+    from faster_coco_eval.core import mask as coco  # noqa: PLC0415 - as above
+
+    if isinstance(outline, list):
+        return dict(coco.merge(coco.frPyObjects(outline, *size)))
+    runs = {"size": list(size), "counts": outline["counts"]}
+    return runs if isinstance(outline["counts"], str) else dict(coco.frPyObjects(runs, *size))

@@ -1,6 +1,7 @@
 """A training run of a detector: ``halobench.train``'s, with objects for classes and COCO's judgement of each epoch."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from halobench import models
 from halobench.detect import precision
 from halobench.detect.coco import Coco
+from halobench.detect.pictures import Pictures
 from halobench.detect.reading import Squares, Target, Whole, join_squares, join_whole
 from halobench.detect.settings import DetectorSettings
 from halobench.records import columns
@@ -16,6 +18,7 @@ from halobench.train.reading import loader
 from halobench.train.report import Curves, Row
 from halobench.train.run import Run
 from halobench.train.step import DetectorStep, Step, total_loss
+from halobench.train.unusable import DataError
 
 
 class DetectorRun(Run):
@@ -27,6 +30,8 @@ class DetectorRun(Run):
 
     settings: DetectorSettings
     data: Coco  # type: ignore[assignment]  # what a run asks of its data, both answer
+    training: Pictures
+    test: Pictures
     kind_of_step: ClassVar[type[Step]] = DetectorStep
     clip: ClassVar[float | None] = 10.0  # fresh weights make gradients of any size, and one step of these ends a run
     curves: ClassVar[Curves] = Curves("precision.csv", tuple(columns.PRECISION))
@@ -81,6 +86,7 @@ class DetectorRun(Run):
         """The images of both parts, and what reads them."""
         self.find_images()
         self.notes = self.data.notes
+        self.truth = precision.Truth.of(self.data.parts["val"])
         training, test = Squares(self.training, self.settings), Whole(self.test, self.settings)
         self.loader, self.batches = loader(training, self.settings, self.processes, training=True, join=join_squares)
         self.test_loader, _ = loader(test, self.settings, self.processes, training=False, join=join_whole)
@@ -95,18 +101,21 @@ class DetectorRun(Run):
         settings, epoch = self.settings, len(self.history) + 1
         if epoch % settings.evaluate_every and epoch != settings.epochs:
             return dict.fromkeys(precision.PRECISIONS)
-        part = self.data.parts["val"]
         self.model.eval()
         mine: list[precision.Detection] = []
+        tested: list[int] = []
         for images, numbers, unread in self.test_loader:
             self.unreadable.note(unread, self.report.warn)
             for number, found in zip(numbers, self.detected(images), strict=True):
-                if number != Whole.nothing:
-                    mine += precision.detections(number, found, part.numbers)
-        everything = [one for theirs in self.processes.gathered(mine) for one in theirs]
+                if number is not None:
+                    tested.append(number)
+                    mine += precision.detections(number, found)
+        everything, images = ([*chain(*each)] for each in zip(*self.processes.gathered((mine, tested)), strict=True))
+        if not images:
+            raise DataError(f"{settings.data} has no image to test on that can be read")
         judged = None
         if self.processes.first:
-            judged = precision.precisions(part, everything, [one.image for one in self.test.targets])
+            judged = precision.precisions(self.truth, everything, images)
         return dict(self.processes.gathered(judged)[0])
 
     @torch.no_grad()

@@ -23,12 +23,14 @@ from halobench.wording import counted
 NAME = "halobench.stamps"
 STAMPS = Path("/usr/share/tuxpaint/stamps")  # where Debian's package tuxpaint-stamps-default puts them
 BACKGROUNDS = (Path("/usr/share/backgrounds"), Path("/usr/share/wallpapers"))
-SMALLEST, QUALITY = 64, 90
+SMALLEST, LARGEST, QUALITY = 64, 65500, 90  # a JPEG has no more pixels on a side
+INTERRUPTED = 130
+PARTLY = "what was written is not whole: give a new folder"
 SOURCE = "Debian's tuxpaint-stamps-default (GPL-2) over Debian's wallpapers"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status is 0, or 2 where the pictures or the folder cannot be used."""
+    """Run the command. Exit status: 0 at the end, 2 the pictures or the folder cannot be used, 130 interrupted."""
     options = parser().parse_args(arguments)
     if importlib.util.find_spec("faster_coco_eval") is None:
         return terminal.refuse(NAME, "needs the package faster-coco-eval: pip install 'halobench[detection]'")
@@ -37,6 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make(options)
     except (DataError, OSError, ValueError) as error:
         return terminal.refuse(NAME, error)
+    except MemoryError:
+        return terminal.refuse(NAME, f"too little memory for scenes of --side {options.side}")
+    except KeyboardInterrupt:
+        print(f"\n{NAME}: interrupted; {PARTLY}", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
@@ -45,6 +52,8 @@ def check(options: argparse.Namespace) -> None:
     for name, least in (("train", 1), ("val", 1), ("side", SMALLEST), ("seed", 0)):
         if getattr(options, name) < least:
             raise ValueError(f"--{name} must be at least {least}, got {getattr(options, name)}")
+    if options.side > LARGEST:
+        raise ValueError(f"--side must be at most {LARGEST}, got {options.side}")
     if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
         raise DataError(f"{options.output} exists and is no empty folder: give another one")
 
@@ -55,12 +64,18 @@ def make(options: argparse.Namespace) -> None:
     categories = sorted({one.category for one in found})
     stamps = pictures.halves(found, options.seed)
     backgrounds = pictures.halves(pictures.backgrounds_in(options.backgrounds or BACKGROUNDS), options.seed)
+    read = {part: pictures.read_stamps(stamps[part]) for part in pictures.PARTS}
+    behind = {part: pictures.read_backgrounds(backgrounds[part], options.side) for part in pictures.PARTS}
+    for kind, halves in (("stamps with an outline", read), ("backgrounds", behind)):
+        for part, half in halves.items():
+            if not half:
+                raise DataError(f"too few {kind} for both halves: {part} has none")
     for part, count in (("train", options.train), ("val", options.val)):
-        here = pictures.read_stamps(stamps[part]), pictures.read_backgrounds(backgrounds[part], options.side)
-        if not all(here):
-            raise DataError(f"too few pictures for both halves: {part} has none")
-        instances = write(options, part, count, categories, *here)
-        shown = f"{counted(len(here[0]), 'stamp')} on {counted(len(here[1]), 'background')}"
+        try:
+            instances = write(options, part, count, categories, read[part], behind[part])
+        except OSError as error:
+            raise DataError(f"{options.output} cannot be written: {error.strerror or error}; {PARTLY}") from error
+        shown = f"{counted(len(read[part]), 'stamp')} on {counted(len(behind[part]), 'background')}"
         print(f"{options.output / part}: {counted(count, 'scene')} with {counted(instances, 'object')}, {shown}")
 
 

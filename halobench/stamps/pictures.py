@@ -48,7 +48,7 @@ def stamps_in(folder: Path) -> list[Picture]:
     found, seen = [], set()
     for path in files_in(folder, {".png"}):
         inside = path.relative_to(folder).parts
-        digest = hashlib.sha256(path.read_bytes()).digest()
+        digest = digest_of(path)
         if len(inside) > 1 and digest not in seen:
             seen.add(digest)
             found.append(Picture(path, SAME_OBJECT.sub("", path.stem).casefold(), inside[0]))
@@ -60,15 +60,19 @@ def stamps_in(folder: Path) -> list[Picture]:
 def backgrounds_in(folders: Iterable[Path]) -> list[Picture]:
     """The pictures below folders; KDE has several sizes of one in a folder of its name, others name the size.
 
+    Of files that are equal, the first.
+
     Raises:
         DataError: there are none.
     """
-    found = []
+    found, seen = [], set()
     for folder in folders:
         for path in files_in(folder, EXTENSIONS):
             parents = path.relative_to(folder).parts
             name = parents[parents.index("contents") - 1] if "contents" in parents[1:] else path.stem
-            if path.stem != "screenshot":
+            digest = digest_of(path)
+            if path.stem != "screenshot" and digest not in seen:
+                seen.add(digest)
                 found.append(Picture(path, SAME_BACKGROUND.sub("", name).casefold()))
     if not found:
         places = " or ".join(map(str, folders))
@@ -83,6 +87,11 @@ def files_in(folder: Path, extensions: Iterable[str]) -> Iterator[Path]:
     yield from sorted(path for path in found if path.is_file() and not path.is_symlink())
 
 
+def digest_of(path: Path) -> bytes:
+    """What a file holds, in few bytes."""
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
 def advice(packages: str) -> str:
     """How Debian's packages come onto a machine."""
     return f"on Debian: apt-get install {packages}"
@@ -94,14 +103,20 @@ def halves(pictures: Sequence[Picture], seed: int) -> dict[str, list[Picture]]:
     A fifth of what each category shows is in ``val``, and at least one thing, where it shows more than one.
     """
     generator = np.random.default_rng(seed)
-    part_of: dict[str, str] = {}
+    shuffled = []
     for category in sorted({picture.category for picture in pictures}):
         keys = sorted({picture.key for picture in pictures if picture.category == category})
+        shuffled.append([keys[place] for place in generator.permutation(len(keys))])
+    part_of: dict[str, str] = {}
+    for keys in shuffled:
         held = sum(part_of.get(key) == "val" for key in keys)
         wanted = max(round(VALIDATION * len(keys)), 1) if len(keys) > 1 else 0
-        free = [keys[place] for place in generator.permutation(len(keys)) if keys[place] not in part_of]
+        free = [key for key in keys if key not in part_of]
         for number, key in enumerate(free):
             part_of[key] = "val" if number < wanted - held else "train"
+    for keys in shuffled:  # others may have put all that a category shares with them into one part
+        if len(keys) > 1 and len({part_of[key] for key in keys}) == 1:
+            part_of[keys[0]] = "val" if part_of[keys[0]] == "train" else "train"
     return {part: [one for one in pictures if part_of[one.key] == part] for part in PARTS}
 
 

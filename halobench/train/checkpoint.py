@@ -104,11 +104,11 @@ def refuse_other_counts(path: Path, was: dict[str, int], now: dict[str, int]) ->
         raise CheckpointError(f"{path} cannot be resumed with other data: {said}")
 
 
-def refuse_other_names(path: Path, was: dict[str, str], now: dict[str, str]) -> None:
-    """Raise ``CheckpointError`` where the parts of the data have images of other names."""
+def refuse_other_names(path: Path, was: dict[str, str], now: dict[str, str], what: str) -> None:
+    """Raise ``CheckpointError`` where the parts of the data have images of other names, or what else tells them."""
     if changed := [part for part in now if was[part] != now[part]]:
         parts = " and ".join(changed)
-        raise CheckpointError(f"{path} cannot be resumed with other data: the images of {parts} have other names now")
+        raise CheckpointError(f"{path} cannot be resumed with other data: the images of {parts} have other {what} now")
 
 
 def some(names: Sequence[str], most: int = 3) -> str:

@@ -5,7 +5,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -51,6 +51,7 @@ class Data:
     folder: Path
     classes: tuple[str, ...]
     fashion: bool
+    told_by: ClassVar[str] = "names"  # what ``digest`` is of
 
     @classmethod
     def of(cls, place: Path) -> "Data":

@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from halobench.train.unusable import DataError
 
 BITS_PER_SAMPLE = 258  # the tag of a TIFF file
+QUARTER_TURNS = frozenset({5, 6, 7, 8})  # of EXIF's orientations, those that swap width and height
 COLOURS = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"})
 """Pillow's modes of up to 8 bits a channel that it converts to RGB."""
 
@@ -42,6 +43,13 @@ def examine(path: str) -> None:
     """Read a file's header only; raises ``DataError`` as ``decode`` does, but finds no damage behind the header."""
     with opened(path):
         pass
+
+
+def upright_size(path: str) -> tuple[int, int]:
+    """The width and height of the image that ``decode`` returns, from the header; raises ``DataError`` as it does."""
+    with opened(path) as image:
+        width, height = image.size
+        return (height, width) if image.getexif().get(ExifTags.Base.Orientation) in QUARTER_TURNS else (width, height)
 
 
 @contextmanager

@@ -62,11 +62,10 @@ class Prepared(Dataset[Item]):
             index %= len(self)  # noqa: PLW2901 - after the last image comes the first
             try:
                 image = self.images.load(index)
-            except DataError as error:
+                with isolated_chance(self.seed, epoch, index):
+                    return *self.transformed(image, index), unread
+            except DataError as error:  # returned: from a reading process, an exception comes with its traceback
                 unread.append((str(self.images.sources[index]), str(error)))
-                continue
-            with isolated_chance(self.seed, epoch, index):
-                return *self.transformed(image, index), unread
         return self.blank, self.nothing, unread
 
     def transformed(self, image: Image.Image, index: int) -> tuple[Tensor, Any]:

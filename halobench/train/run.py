@@ -151,7 +151,7 @@ class Run:
         path = self.settings.checkpoint
         with checkpoint.fitting(path):
             checkpoint.refuse_other_counts(path, saved["images"], self.counts())
-            checkpoint.refuse_other_names(path, saved["names"], self.names)
+            checkpoint.refuse_other_names(path, saved["names"], self.names, self.data.told_by)
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.step.scaler.load_state_dict(saved["scaler"])
@@ -226,7 +226,7 @@ class Run:
                 say(message)
             checked = counted(len(self.training) + len(self.test), "image")
             unreadable = len(bad)
-            say(f"{unreadable} of {checked} have a header that cannot be read")
+            say(f"{unreadable} of {checked} cannot be read, as far as their headers tell")
             self.unreadable.add(bad)
 
     def epoch(self, epoch: int) -> tuple[float, float]:
