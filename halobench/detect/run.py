@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from halobench import models
+from halobench.attention.compilation import INDUCTOR_OPTIONS
 from halobench.detect import precision
 from halobench.detect.coco import Coco
 from halobench.detect.pictures import Pictures
@@ -62,7 +63,7 @@ class DetectorRun(Run):
         """The detector as a step calls it: spread over the processes, its backbone compiled on request."""
         if self.settings.compile:
             body: Any = self.model.backbone.body  # type: ignore[union-attr]  # a detector has one
-            body.compile(dynamic=False)
+            body.compile(dynamic=False, options=INDUCTOR_OPTIONS)
         return self.processes.spread(self.model, self.device)
 
     def normalised(self, images: Any) -> Any:
