@@ -14,6 +14,7 @@ import bench_detection
 from matplotlib.figure import Figure
 
 from halobench import Unsupported, backends, models, plot
+from halobench.attention.compilation import INDUCTOR_OPTIONS
 from halobench.cases.network import Network, NetworkCase
 from halobench.cases.options import TIERS, Options
 from halobench.figures import detection as figures
@@ -202,7 +203,7 @@ def test_only_the_backbone_is_compiled(direction, monkeypatch):
     model = models.create("maskrcnn_convnet_mini")
     bind = detection.training_step if direction == "training" else detection.inference
     bind(model, replace(RIVAL, compiled=True), "cpu")
-    assert compiled == [(model.backbone.body, {"dynamic": False})]
+    assert compiled == [(model.backbone.body, {"dynamic": False, "options": INDUCTOR_OPTIONS})]
     assert not networks.replays(replace(RIVAL, compiled=True), "cuda")
     assert networks.replays(replace(RIVAL, model="resnet_mini", compiled=True), "cuda")
 
