@@ -16,6 +16,8 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 
 UNUSABLE = 2
 """The exit status of a command whose arguments or input cannot be used."""
+INTERRUPTED = 130
+"""The exit status of a command that Ctrl-C ended, as shells have it."""
 UNBOUNDED = 100_000
 """Columns of a console that breaks no line."""
 

@@ -12,9 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from halobench import models
 from halobench.attention.compilation import INDUCTOR_OPTIONS
+from halobench.terminal import INTERRUPTED
 from halobench.train import checkpoint
 from halobench.train.__main__ import main
-from halobench.train.command import INTERRUPTED
 from halobench.train.recipe import build, optimizer, schedule
 from halobench.train.report import Report
 from halobench.train.run import Run

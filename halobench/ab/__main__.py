@@ -21,7 +21,6 @@ from halobench.records.table import ResultsError
 from halobench.wording import counted
 
 NAME = "halobench.ab"
-INTERRUPTED = 130
 INSTRUMENTS = (
     "halobench/measure", "halobench/machine", "halobench/records/roofline.py", "halobench/cases/workload.py",
     "halobench/train/step.py", "halobench/train/workload.py", "suites",
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             note_instruments(outcome, worktrees.changed(root, base, head, *INSTRUMENTS))
     except KeyboardInterrupt:
         print(f"{NAME}: interrupted; the worktrees are removed", file=sys.stderr)
-        return INTERRUPTED
+        return terminal.INTERRUPTED
     except (GitError, ResultsError, RunError, OSError) as error:
         return terminal.refuse(NAME, error)
     finally:

@@ -95,13 +95,13 @@ class Part:
         return tuple(entry["name"] for entry in sorted(self.content["categories"], key=lambda entry: entry["id"]))
 
     @property
-    def numbers(self) -> list[int]:
-        """COCO's numbers of the categories; a label is a place in here, counted from 1."""
-        return sorted(entry["id"] for entry in self.content["categories"])
+    def labels(self) -> dict[int, int]:
+        """The labels of COCO's numbers of the categories: from 1 on, in the order of the numbers."""
+        return {number: label for label, (number, _) in enumerate(sorted(self.categories), 1)}
 
     def read(self) -> tuple[Pictures, int]:
         """The images with their objects, crowds aside; and how many objects were left out for boxes without area."""
-        labels = {number: label for label, number in enumerate(self.numbers, 1)}
+        labels = self.labels
         found = {
             entry["id"]: Objects(entry["id"], (entry["height"], entry["width"])) for entry in self.content["images"]
         }

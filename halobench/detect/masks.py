@@ -1,9 +1,13 @@
 """From what COCO writes of objects and their masks to pixels."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from halobench.train.unusable import DataError
 
 
 @dataclass(frozen=True)
@@ -14,6 +18,15 @@ class Objects:
     size: tuple[int, int]
     labels: list[int] = field(default_factory=list)
     segmentations: list[Any] = field(default_factory=list)
+
+
+@contextmanager
+def decoding(what: str) -> Iterator[None]:
+    """Where masks are decoded: what goes wrong is a ``DataError`` that begins with ``what``."""
+    try:
+        yield
+    except Exception as error:  # the library raises whatever its C++ code meets
+        raise DataError(f"{what} cannot be decoded: {' '.join(str(error).split())}") from error
 
 
 def decoded(objects: Objects) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from halobench.detect.masks import Objects, decoded
+from halobench.detect.masks import Objects, decoded, decoding
 from halobench.train.data import Images
 from halobench.train.decode import upright_size
 from halobench.train.unusable import DataError
@@ -30,13 +30,8 @@ class Pictures(Images):
     def masks(self, index: int) -> np.ndarray:
         """The masks of an image's objects, (objects, height, width); ``DataError`` where one is damaged."""
         objects: Objects = self.targets[index]
-        try:
+        with decoding(f"{self.sources[index]}: a mask of image {objects.image}"):
             return decoded(objects)
-        except Exception as error:  # the library raises whatever its C++ code meets
-            said = " ".join(str(error).split())
-            raise DataError(
-                f"{self.sources[index]}: a mask of image {objects.image} cannot be decoded: {said}"
-            ) from error
 
     def refuse_other_size(self, index: int, size: tuple[int, int]) -> None:
         """Raise ``DataError`` where the annotations say another size than the image's (width, height)."""

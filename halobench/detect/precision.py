@@ -8,8 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from halobench.detect.annotations import Json, Part, is_flat
-from halobench.detect.masks import packed
-from halobench.train.unusable import DataError
+from halobench.detect.masks import decoding, packed
 
 KINDS = {"box": "bbox", "mask": "segmentation"}
 """What is judged, and where it stands: alone, since an object is as large as the box, or as the mask, that is found."""
@@ -56,7 +55,7 @@ class Truth:
         """
         sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in part.content["images"]}
         images = {number: place for place, number in enumerate(sorted(sizes), 1)}
-        labels = {number: label for label, number in enumerate(part.numbers, 1)}
+        labels = part.labels
         annotations: list[Json] = []
         for entry in part.content["annotations"]:
             crowd = int(entry.get("iscrowd") or 0)
@@ -83,14 +82,11 @@ def measured(part: Part, entry: Json, size: tuple[int, int]) -> tuple[Json, int]
     """An annotation's mask as compressed runs, and its pixels; ``DataError`` where it is damaged."""
     from faster_coco_eval.core import mask as coco  # noqa: PLC0415 - as above
 
-    try:
+    with decoding(f"{part.file}: annotation {entry['id']} has a mask that"):
         mask = packed(entry["segmentation"], size)
         if isinstance(mask["counts"], str):
             coco.decode(mask)
         return mask, int(coco.area(mask))
-    except Exception as error:  # the library raises whatever its C++ code meets
-        said = " ".join(str(error).split())
-        raise DataError(f"{part.file}: annotation {entry['id']} has a mask that cannot be decoded: {said}") from error
 
 
 def precisions(truth: Truth, found: Sequence[Detection], images: Sequence[int]) -> dict[str, float | None]:
@@ -98,9 +94,10 @@ def precisions(truth: Truth, found: Sequence[Detection], images: Sequence[int]) 
     from faster_coco_eval import COCO, COCOeval_faster  # noqa: PLC0415 - as above
 
     places = truth.images
+    # It writes into the annotations that it is given.
+    shown = COCO(truth.content | {"annotations": [dict(one) for one in truth.content["annotations"]]})
     values: list[float] = []
     for kind, alone in KINDS.items():
-        shown = COCO(truth.content | {"annotations": [dict(one) for one in truth.content["annotations"]]})
         asked = ("category_id", "score", alone)
         guessed = shown.loadRes(
             [{"image_id": places[one["image_id"]], **{name: one[name] for name in asked}} for one in found]

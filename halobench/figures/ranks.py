@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
 from halobench.figures.names import SAID, pair_name
 from halobench.figures.selection import NO_BACKEND, Drawn, Selection, measured
@@ -43,7 +43,7 @@ def over_ranks(selection: Selection, rows: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(sorted(rows["ranks"].unique())))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{100 * value:.4g}%"))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_xlabel("ranks")
         axes.set_ylim(bottom=0)
     figure.axes[0].set_ylabel("efficiency")

@@ -25,7 +25,7 @@ from halobench.fuzz.pool import Plan, Result
 from halobench.fuzz.shrink import shrunk
 
 NAME = "halobench.fuzz"
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
 SECONDS = 60.0
 MEMBERS = 32
 MOST_SHRUNK = 4
@@ -68,7 +68,7 @@ def hunt(plan: Plan, file: TextIO | None, shrink_s: float) -> int:
             show_shrunk(plan, failures, shrink_s)
         except KeyboardInterrupt:
             interrupted = True
-    return FAILED if failures else INTERRUPTED if interrupted else 0
+    return FAILED if failures else terminal.INTERRUPTED if interrupted else 0
 
 
 def report(plan: Plan, coverages: dict[str, Coverage], failures: Sequence[Result], seconds: float) -> None:

@@ -24,7 +24,7 @@ from halobench.scale.point import Calls, Fields, Point
 from halobench.scale.replay import warm
 from halobench.scale.settings import Settings
 from halobench.train.step import Step
-from halobench.train.workload import CLASSES, network_model, optimizer_of, settle
+from halobench.train.workload import CLASSES, autocast_dtype, network_model, optimizer_of, settle
 
 SUITE = "sharded"
 MAP_DIVISOR = 32  # the side of an image over that of a HaloNet's last map
@@ -145,8 +145,8 @@ def network_calls(
 
 def training(model: nn.Module, network: Network, images: Tensor, targets: Tensor) -> Call:
     """A step as the training suite's, on these pixels."""
-    dtype = None if network.dtype == "float32" else getattr(torch, network.dtype)
-    return partial(Step(model.train(), nn.CrossEntropyLoss(), optimizer_of(model), dtype), images, targets)
+    step = Step(model.train(), nn.CrossEntropyLoss(), optimizer_of(model), autocast_dtype(network))
+    return partial(step, images, targets)
 
 
 def inference(model: nn.Module, network: Network, images: Tensor, _targets: Tensor) -> Call:

@@ -24,7 +24,6 @@ NAME = "halobench.stamps"
 STAMPS = Path("/usr/share/tuxpaint/stamps")  # where Debian's package tuxpaint-stamps-default puts them
 BACKGROUNDS = (Path("/usr/share/backgrounds"), Path("/usr/share/wallpapers"))
 SMALLEST, LARGEST, QUALITY = 64, 65500, 90  # a JPEG has no more pixels on a side
-INTERRUPTED = 130
 PARTLY = "what was written is not whole: give a new folder"
 SOURCE = "Debian's tuxpaint-stamps-default (GPL-2) over Debian's wallpapers"
 
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return terminal.refuse(NAME, f"too little memory for scenes of --side {options.side}")
     except KeyboardInterrupt:
         print(f"\n{NAME}: interrupted; {PARTLY}", file=sys.stderr)
-        return INTERRUPTED
+        return terminal.INTERRUPTED
     return 0
 
 

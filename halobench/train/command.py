@@ -16,7 +16,7 @@ from halobench.train.run import Diverged, Run
 from halobench.train.settings import Settings
 from halobench.train.unusable import Unusable
 
-STOPPED, INTERRUPTED = 1, 130
+STOPPED = 1
 Parse = Callable[[Sequence[str] | None, int], tuple[Settings, bool]]
 """From arguments and the number of processes to the settings, and whether to resume."""
 
@@ -65,7 +65,7 @@ class Command:
                 left = "the same command with --resume goes on"
             if processes.first:
                 print(f"\n{self.name}: interrupted; {left}", file=sys.stderr)
-            return INTERRUPTED
+            return terminal.INTERRUPTED
         except (Unusable, RuntimeError, MemoryError) as error:
             problem = problem_of(error, settings, processes)
             if problem is None:

@@ -11,7 +11,7 @@ from halobench.attention.compilation import INDUCTOR_OPTIONS
 from halobench.attention.problem import Unsupported
 from halobench.cases.network import Network
 from halobench.train.step import DetectorStep, total_loss
-from halobench.train.workload import Bound, lasting, optimizer_of, random_images, settle
+from halobench.train.workload import Bound, autocast_dtype, lasting, optimizer_of, random_images, settle
 
 INSTANCES = 8  # of an image, about as many as COCO has
 CLASSES = 90
@@ -29,8 +29,7 @@ def training_step(model: Any, network: Network, device: torch.device | str) -> B
     images, targets = random_images(network, device)[0], fixed_targets(network, device)
     prepare(model, network, targets)
     optimizer = optimizer_of(model, LEARNING_RATE)
-    dtype = None if network.dtype == "float32" else getattr(torch, network.dtype)
-    step = DetectorStep(model, total_loss, optimizer, dtype)
+    step = DetectorStep(model, total_loss, optimizer, autocast_dtype(network))
     given = [images, *(tensor for target in targets for tensor in target.values())]
     return partial(step, images, targets), partial(lasting, model, optimizer, given)
 

@@ -85,6 +85,11 @@ def random_images(network: Network, device: torch.device | str) -> tuple[Tensor,
     return images.permute(0, 3, 1, 2).contiguous(memory_format=layout), targets
 
 
+def autocast_dtype(network: Network) -> torch.dtype | None:
+    """In which dtype autocast computes beside float32 parameters; none where the network's own is that."""
+    return None if network.dtype == "float32" else getattr(torch, network.dtype)
+
+
 def called(model: nn.Module, network: Network, mode: CompileMode) -> Callable[[Tensor], Tensor]:
     """The model as it is called: compiled, or itself."""
     if not network.compiled:
@@ -101,7 +106,7 @@ def training_step(model: nn.Module, network: Network, device: torch.device | str
     model.train()
     images, targets = random_images(network, device)
     optimizer = optimizer_of(model)
-    dtype = None if network.dtype == "float32" else getattr(torch, network.dtype)
+    dtype = autocast_dtype(network)
     forward = called(model, network, mode)
     step = Step(model, nn.CrossEntropyLoss(label_smoothing=network.label_smoothing), optimizer, dtype, forward)
     call = partial(step, images, targets)
@@ -147,7 +152,7 @@ def settle(model: nn.Module, network: Network, device: torch.device | str) -> No
         if norm.weight is not None and not norm.weight.any():
             nn.init.constant_(norm.weight, BRANCH)
     seen = replace(network, batch=max(network.batch, SEEN), side=min(network.side, SEEN_SIDE))
-    dtype = None if network.dtype == "float32" else getattr(torch, network.dtype)
+    dtype = autocast_dtype(network)
     with torch.no_grad(), torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None):
         model.train()(random_images(seen, device)[0])
     for norm, momentum in zip(norms, momenta, strict=True):
