@@ -45,8 +45,8 @@ def over_ranks(selection: Selection, rows: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_xlabel("ranks")
-        axes.set_ylim(bottom=0)
     figure.axes[0].set_ylabel("efficiency")
+    figure.axes[0].set_ylim(0, 1.05 * rows["efficiency"].max())  # of all panels; no mark is cut by the frame
     legend(figure, list(handles.values()))
     return figure
 
