@@ -3,9 +3,11 @@
 from typing import Any
 
 import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.distributed import ProcessGroup
 
-from halobench.scale import replay, sharded
+from halobench.scale import replay, replica, sharded
 from halobench.scale.campaign import Campaign
 from halobench.scale.settings import Settings
 from tests import ranks
@@ -16,6 +18,26 @@ def campaign(group: ProcessGroup, settings: Settings) -> tuple[list[dict[str, An
     made = Campaign(settings, torch.device("cpu"), group.rank())
     rows = [row for model in settings.models for row in made.rows(model)]
     return rows, made.ceilings
+
+
+class Two(nn.Module):
+    """A network of two layers, not of a class of PyTorch's own, which Dynamo passes over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(600, 600), nn.Linear(600, 600)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.other(self.one(x))
+
+
+def graphs(group: ProcessGroup, settings: Settings) -> int:
+    """How many graphs a network of two layers is compiled as, whose buckets are smaller than a layer."""
+    together = replica.spread(Two(), settings, group, torch.device("cpu"))
+    compiled = CompileCounter()
+    with replica.compiling(settings):
+        torch.compile(together, backend=compiled)(torch.ones(1, 600)).sum().backward()
+    return compiled.frame_count
 
 
 def replays(group: ProcessGroup, settings: Settings) -> None:

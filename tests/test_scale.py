@@ -64,6 +64,13 @@ def test_one_kind_of_scaling_alone(kind: str) -> None:
     assert [(point.kind, point.ranks) for point in points] == [("weak", 1), *several]
 
 
+@pytest.mark.parametrize("one_graph", [False, True])
+def test_a_compiled_network_is_cut_where_buckets_end(two: Ranks, *, one_graph: bool) -> None:
+    """Or is one graph, as on a single rank."""
+    settings = replace(SETTINGS, compiled=True, bucket_mib=1, one_graph=one_graph)
+    assert two.ask(2, scaled_calls.graphs, settings) == [1 if one_graph else 2] * 2
+
+
 def test_the_bytes_are_those_of_all_gradients(rows: list[dict], two: Ranks) -> None:
     """Of float32, and half of it where they are sent as bfloat16."""
     count = sum(parameter.numel() for parameter in models.create("halonet_mini", "sdpa").parameters())
@@ -169,6 +176,7 @@ def test_numbers_of_ranks(text: str | None, world: int, counts: tuple[int, ...])
             "argument --scaling: strong divides the batch among ranks, got a batch of 3 for 2",
         ),
         (["--batch", "0"], "argument --batch: must be at least 1, got 0"),
+        (["--one-graph"], "argument --one-graph: is for networks that are compiled, give --compiled, too"),
         (["--bucket-mib", "-1"], "argument --bucket-mib: must be at least 1, got -1"),
         (["--device", "cpu", "--sync-batch-norm"], "argument --sync-batch-norm: PyTorch's SyncBatchNorm needs a GPU"),
     ],

@@ -1,9 +1,11 @@
 """Training steps on 1, 2, ... ranks with a part of the batch each, with communication and without."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
@@ -51,10 +53,11 @@ def replica(network: Network, settings: Settings, group: ProcessGroup | None, de
         together = spread(model, settings, group, device)
         step, tensors = training_step(together, network, device)
         silent = partial(without_communication, together, step)
-    warm(step, settings)
-    if silent is not None:
-        warm(silent, settings)
-        step()  # logs the buckets of a step that communicates
+    with compiling(settings):
+        warm(step, settings)
+        if silent is not None:
+            warm(silent, settings)
+            step()  # logs the buckets of a step that communicates
     resident = sum(tensor.nbytes for tensor in tensors())
     made = Calls(step, silent or step, resident, step, parameters)
     if group is not None:
@@ -64,6 +67,11 @@ def replica(network: Network, settings: Settings, group: ProcessGroup | None, de
     if settings.captured:
         made.capture()
     return made
+
+
+def compiling(settings: Settings) -> AbstractContextManager[None]:
+    """Where compiled networks are called first: Dynamo cuts them where buckets end, or does not."""
+    return torch._dynamo.config.patch(optimize_ddp=not settings.one_graph)  # noqa: SLF001 - documented, but private
 
 
 def spread(model: nn.Module, settings: Settings, group: ProcessGroup, device: torch.device) -> DistributedDataParallel:

@@ -41,7 +41,7 @@ class Settings:
     ``counts`` are the numbers of ranks, the first of them 1. Of each point ``rounds`` times ``steps`` are timed.
     ``what`` is one of ``WHAT``; ``sides`` are those of the image that ranks share. ``captured``: calls are replayed.
     ``grid`` are the rows and columns of ranks that share an image; without it all stand in rows. ``scaling``: of which
-    kinds points with a part of the batch each are.
+    kinds points with a part of the batch each are. ``one_graph``: a compiled network is not cut where buckets end.
     """
 
     models: tuple[str, ...]
@@ -61,6 +61,7 @@ class Settings:
     sides: tuple[int, ...] = ()
     captured: bool = False
     static_graph: bool = False
+    one_graph: bool = False
     grid: tuple[int, int] | None = None
     scaling: tuple[str, ...] = SCALING
 
@@ -110,7 +111,7 @@ def parse(arguments: Sequence[str] | None, world: int) -> Settings:
         batch, counts, options.steps or (20 if gpu else 2),
         options.rounds or (10 if gpu else 2), options.compiled, options.bucket_mib, options.compress,
         options.sync_batch_norm, options.output, options.what, sides, options.captured, options.static_graph,
-        grid, (options.scaling,) if options.scaling else SCALING,
+        options.one_graph, grid, (options.scaling,) if options.scaling else SCALING,
     )  # fmt: skip
 
 
@@ -123,6 +124,8 @@ def refuse(command: argparse.ArgumentParser, options: argparse.Namespace, *, gpu
         command.error("argument --sync-batch-norm: PyTorch's SyncBatchNorm needs a GPU")
     if options.captured and not gpu:
         command.error("argument --captured: CUDA graphs need a GPU")
+    if options.one_graph and not options.compiled:
+        command.error("argument --one-graph: is for networks that are compiled, give --compiled, too")
     for name in ("batch", "scaling", "compiled", "compress", "sync_batch_norm", "static_graph"):
         if shared and getattr(options, name):
             command.error(f"argument --{name.replace('_', '-')}: is for --what {STEPS}, got --what {options.what}")
@@ -219,6 +222,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--compiled", action="store_true", help="torch.compile each network")
     command.add_argument("--captured", action="store_true", help="replay calls as CUDA graphs, communication included")
     command.add_argument("--static-graph", action="store_true", help="DistributedDataParallel's static_graph")
+    command.add_argument(
+        "--one-graph", action="store_true",
+        help="compile a network as on one rank, not cut where buckets end: gradients are sent when all are there",
+    )  # fmt: skip
     command.add_argument(
         "--bucket-mib", type=int, default=25, metavar="N", help="gradients of an all-reduce; default: 25"
     )
