@@ -1,7 +1,7 @@
 """Training steps on 1, 2, ... ranks with a part of the batch each, with communication and without."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -69,9 +69,11 @@ def replica(network: Network, settings: Settings, group: ProcessGroup | None, de
     return made
 
 
-def compiling(settings: Settings) -> AbstractContextManager[None]:
+@contextmanager
+def compiling(settings: Settings) -> Iterator[None]:
     """Where compiled networks are called first: Dynamo cuts them where buckets end, or does not."""
-    return torch._dynamo.config.patch(optimize_ddp=not settings.one_graph)  # noqa: SLF001 - documented, but private
+    with torch._dynamo.config.patch(optimize_ddp=not settings.one_graph):  # noqa: SLF001 - documented, but private
+        yield
 
 
 def spread(model: nn.Module, settings: Settings, group: ProcessGroup, device: torch.device) -> DistributedDataParallel:

@@ -120,12 +120,14 @@ def refuse(command: argparse.ArgumentParser, options: argparse.Namespace, *, gpu
     for name in ("batch", "steps", "rounds", "bucket_mib"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             command.error(f"argument --{name.replace('_', '-')}: must be at least 1, got {getattr(options, name)}")
-    if options.sync_batch_norm and not gpu:
-        command.error("argument --sync-batch-norm: PyTorch's SyncBatchNorm needs a GPU")
-    if options.captured and not gpu:
-        command.error("argument --captured: CUDA graphs need a GPU")
-    if options.one_graph and not options.compiled:
-        command.error("argument --one-graph: is for networks that are compiled, give --compiled, too")
+    needs = {
+        "sync_batch_norm": (gpu, "PyTorch's SyncBatchNorm needs a GPU"),
+        "captured": (gpu, "CUDA graphs need a GPU"),
+        "one_graph": (options.compiled, "is for networks that are compiled, give --compiled, too"),
+    }
+    for name, (there, said) in needs.items():
+        if getattr(options, name) and not there:
+            command.error(f"argument --{name.replace('_', '-')}: {said}")
     for name in ("batch", "scaling", "compiled", "compress", "sync_batch_norm", "static_graph"):
         if shared and getattr(options, name):
             command.error(f"argument --{name.replace('_', '-')}: is for --what {STEPS}, got --what {options.what}")
