@@ -1,14 +1,15 @@
 """What ranks are asked to measure, and to replay."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import nn
-from torch._dynamo.testing import CompileCounter
+from torch import distributed, nn
 from torch.distributed import ProcessGroup
 
-from halobench.scale import replay, replica, sharded
+from halobench.scale import replay, sharded
 from halobench.scale.campaign import Campaign
+from halobench.scale.flat import Flat
 from halobench.scale.settings import Settings
 from tests import ranks
 
@@ -20,25 +21,34 @@ def campaign(group: ProcessGroup, settings: Settings) -> tuple[list[dict[str, An
     return rows, made.ceilings
 
 
-class Two(nn.Module):
-    """A network of two layers, not of a class of PyTorch's own, which Dynamo passes over."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.other = nn.Linear(600, 600), nn.Linear(600, 600)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden: torch.Tensor = self.one(x)
-        return hidden + self.other(hidden)
-
-
-def graphs(group: ProcessGroup, settings: Settings) -> int:
-    """How many graphs a network of two layers is compiled as, whose buckets are smaller than a layer."""
-    together = replica.spread(Two(), settings, group, torch.device("cpu"))
-    compiled = CompileCounter()
-    with replica.compiling(settings):
-        torch.compile(together, backend=compiled)(torch.ones(1, 600)).sum().backward()
-    return compiled.frame_count
+def averaged(group: ProcessGroup) -> list[bool]:
+    """Whether gradients are the mean of all ranks', whatever their layout, and this rank's own where they are to be."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(16, 5))
+    model = model.to(memory_format=torch.channels_last)
+    flat = Flat(model, group)
+    found = []
+    for alone in (False, True, False):
+        images = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(group.rank()))
+        model.zero_grad()
+        model(images).square().sum().backward()
+        contiguous = model[0].weight.grad.contiguous()
+        model[0].weight.grad = None
+        model[0].weight.grad = contiguous  # not as its parameter lies
+        own = [parameter.grad.clone() for parameter in model.parameters()]
+        wanted = [gradient.clone() for gradient in own]
+        if not alone:
+            for gradient in wanted:
+                distributed.all_reduce(gradient, group=group)
+                gradient.div_(group.size())
+        with flat.no_sync() if alone else nullcontext():
+            flat.average()
+        pairs = zip(wanted, own, model.parameters(), strict=True)
+        found += [
+            torch.equal(one, parameter.grad) and alone == torch.equal(mine, parameter.grad)
+            for one, mine, parameter in pairs
+        ]
+    return found
 
 
 def replays(group: ProcessGroup, settings: Settings) -> None:

@@ -64,11 +64,15 @@ def test_one_kind_of_scaling_alone(kind: str) -> None:
     assert [(point.kind, point.ranks) for point in points] == [("weak", 1), *several]
 
 
-@pytest.mark.parametrize("one_graph", [False, True])
-def test_a_compiled_network_is_cut_where_buckets_end(two: Ranks, *, one_graph: bool) -> None:
-    """Or is one graph, as on a single rank."""
-    settings = replace(SETTINGS, compiled=True, bucket_mib=1, one_graph=one_graph)
-    assert two.ask(2, scaled_calls.graphs, settings) == [1 if one_graph else 2] * 2
+def test_gradients_are_averaged_in_one_message(two: Ranks) -> None:
+    """And not where a step is to be without communication."""
+    assert two.ask(2, scaled_calls.averaged) == [[True] * 18] * 2
+
+
+def test_one_message_is_measured_as_buckets_are(rows: list[dict], two: Ranks) -> None:
+    (found, _), _ = two.ask(2, scaled_calls.campaign, replace(SETTINGS, flat=True, scaling=("weak",)))
+    assert found[1]["scaling"]["communicated_bytes"] == rows[1]["scaling"]["communicated_bytes"]
+    assert found[1]["scaling"]["communication_ms"] > 0
 
 
 def test_the_bytes_are_those_of_all_gradients(rows: list[dict], two: Ranks) -> None:
@@ -108,7 +112,7 @@ def test_readers_know_the_file(rows: list[dict], tmp_path: Path) -> None:
     [selection] = network_selections(results)
     with look():
         [(name, drawn)] = figure.draw(selection)
-    assert name == "efficiency"
+    assert name == "efficiency-eager"
     assert [axes.get_title() for axes in drawn.axes] == ["weak scaling", "strong scaling"]
     said = [command.said(row) for row in rows]
     assert said[0].startswith("scaling/sdpa/training/halonet_mini-64-n2-float32-weak-x1: ")
@@ -176,7 +180,8 @@ def test_numbers_of_ranks(text: str | None, world: int, counts: tuple[int, ...])
             "argument --scaling: strong divides the batch among ranks, got a batch of 3 for 2",
         ),
         (["--batch", "0"], "argument --batch: must be at least 1, got 0"),
-        (["--one-graph"], "argument --one-graph: is for networks that are compiled, give --compiled, too"),
+        (["--flat", "--compress"], "argument --compress: is for buckets of gradients, got --flat"),
+        (["--what", "operator", "--flat"], "argument --flat: is for --what steps, got --what operator"),
         (["--bucket-mib", "-1"], "argument --bucket-mib: must be at least 1, got -1"),
         (["--device", "cpu", "--sync-batch-norm"], "argument --sync-batch-norm: PyTorch's SyncBatchNorm needs a GPU"),
     ],
@@ -351,22 +356,27 @@ def test_the_table_of_networks_that_share_an_image(of_one_image: dict[str, list[
     assert "| - |" not in line
 
 
-def test_the_table_of_training_steps(rows: list[dict], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("gradients", "called"), [("buckets", "eager"), ("flat", "eager, flat")])
+def test_the_table_of_training_steps(rows: list[dict], gradients: str, called: str, tmp_path: Path) -> None:
     """A line a kind of scaling and number of ranks, beside one rank's step, which is of both kinds."""
     rows = deepcopy(rows)
     for row, ms in zip(rows, (10.0, 12.5, 8.0), strict=True):
         row["latency"] |= {"median_ms": ms}
+        row["scaling"] |= {"gradients": gradients}
         if row["scaling"]["ranks"] > 1:
             row["scaling"] |= {"efficiency": 10 / ms / (1 if row["scaling"]["kind"] == "weak" else 2)}
             row["scaling"] |= {"efficiency_low": 0.5, "efficiency_high": 0.95}
             row["scaling"] |= {"communication_ms": 0.25, "exposed_ms": 1.5}
     command.write(tmp_path / "mine.json", results_files.section(dtype="float32") | {"failures": []}, rows)
-    lines = steps.table(network_selections(read(tmp_path / "mine.json"))).splitlines()[2:4]
-    start = "| halonet_mini, sdpa, eager |"
+    chosen = network_selections(read(tmp_path / "mine.json"))
+    lines = steps.table(chosen).splitlines()[2:4]
+    start = f"| halonet_mini, sdpa, {called} |"
     assert lines == [
         f"{start} strong | 2 | 2 | 10.0 | 8.00 | 62.5% [50.0%, 95.0%] | 250 / 1500 |",
         f"{start} weak | 2 | 4 | 10.0 | 12.5 | 80.0% [50.0%, 95.0%] | 250 / 1500 |",
     ]
+    with look():
+        assert [name for name, _ in figure.draw(chosen[0])] == [f"efficiency-{called.replace(', ', '-')}"]
 
 
 def test_two_maps_predict_without_copies(predictable: Selection) -> None:

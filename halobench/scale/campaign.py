@@ -131,6 +131,8 @@ class Campaign:
     def scaling(self, point: Point, single: Point) -> Fields:
         """What a row says about scaling."""
         found = point.named
+        if self.settings.what == STEPS:
+            found |= {"gradients": "flat" if self.settings.flat else "buckets"}
         if self.rank == 0 and (shares := point.efficiencies(single)):  # which took part in all points
             share = summarize(shares)
             found |= {"efficiency": share.median, "efficiency_low": share.low, "efficiency_high": share.high}

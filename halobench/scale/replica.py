@@ -1,11 +1,9 @@
 """Training steps on 1, 2, ... ranks with a part of the batch each, with communication and without."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 
 import torch
-import torch._dynamo
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
@@ -14,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from halobench.cases.network import Network, NetworkCase
 from halobench.distributed.messages import Message
 from halobench.scale.collective import bus_bytes, reduction
+from halobench.scale.flat import Flat
 from halobench.scale.point import Calls, Point
 from halobench.scale.replay import warm
 from halobench.scale.settings import Settings
@@ -46,22 +45,26 @@ def replica(network: Network, settings: Settings, group: ProcessGroup | None, de
     """The network's step, warm; ``group`` is ``None`` for a single rank, which needs no ``DistributedDataParallel``."""
     model = network_model(network, device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    silent: Callable[[], Tensor] | None = None
     if group is None:
         step, tensors = training_step(model, network, device)
-        silent: Callable[[], Tensor] | None = None
+    elif settings.flat:
+        flat = Flat(synchronised(model, settings, group), group)
+        step, tensors = training_step(model, network, device, flat.average)
+        silent = partial(without_communication, flat, step)
     else:
         together = spread(model, settings, group, device)
         step, tensors = training_step(together, network, device)
         silent = partial(without_communication, together, step)
-    with compiling(settings):
-        warm(step, settings)
-        if silent is not None:
-            warm(silent, settings)
-            step()  # logs the buckets of a step that communicates
+    warm(step, settings)
+    if silent is not None:
+        warm(silent, settings)
+        step()  # logs the buckets of a step that communicates
     resident = sum(tensor.nbytes for tensor in tensors())
     made = Calls(step, silent or step, resident, step, parameters)
     if group is not None:
-        sizes = [size // 2 if settings.compress else size for size in buckets(together)]
+        sizes = [flat.buffer.nbytes] if settings.flat else buckets(together)
+        sizes = [size // 2 if settings.compress else size for size in sizes]
         made.alone, made.sent_bytes = reduction(sizes, device, group), sum(sizes)
         made.bus_bytes = bus_bytes([Message(summed=size) for size in sizes], group.size())
     if settings.captured:
@@ -69,28 +72,25 @@ def replica(network: Network, settings: Settings, group: ProcessGroup | None, de
     return made
 
 
-@contextmanager
-def compiling(settings: Settings) -> Iterator[None]:
-    """Where compiled networks are called first: Dynamo cuts them where buckets end, or does not."""
-    with torch._dynamo.config.patch(optimize_ddp=not settings.one_graph):  # noqa: SLF001 - documented, but private
-        yield
-
-
 def spread(model: nn.Module, settings: Settings, group: ProcessGroup, device: torch.device) -> DistributedDataParallel:
     """The model as it is called in training, its gradients averaged over the group."""
-    if settings.sync_batch_norm:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
     together = DistributedDataParallel(
-        model,
+        synchronised(model, settings, group),
         device_ids=[device] if device.type == "cuda" else None,
         process_group=group,
         bucket_cap_mb=settings.bucket_mib,
         gradient_as_bucket_view=True,
+        broadcast_buffers=False,  # running statistics, which training does not read
         static_graph=settings.static_graph,
     )
     if settings.compress:
         together.register_comm_hook(group, bf16_compress_hook)
     return together
+
+
+def synchronised(model: nn.Module, settings: Settings, group: ProcessGroup) -> nn.Module:
+    """The model with its normalisation over all ranks' images, if the settings say so."""
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model, group) if settings.sync_batch_norm else model
 
 
 def buckets(together: DistributedDataParallel) -> list[int]:
@@ -100,7 +100,7 @@ def buckets(together: DistributedDataParallel) -> list[int]:
     return [int(size) for size in sizes.split(", ")]
 
 
-def without_communication(together: DistributedDataParallel, step: Callable[[], Tensor]) -> Tensor:
+def without_communication(together: DistributedDataParallel | Flat, step: Callable[[], Tensor]) -> Tensor:
     """The step with gradients of this rank's images alone."""
     with together.no_sync():
         return step()

@@ -41,7 +41,8 @@ class Settings:
     ``counts`` are the numbers of ranks, the first of them 1. Of each point ``rounds`` times ``steps`` are timed.
     ``what`` is one of ``WHAT``; ``sides`` are those of the image that ranks share. ``captured``: calls are replayed.
     ``grid`` are the rows and columns of ranks that share an image; without it all stand in rows. ``scaling``: of which
-    kinds points with a part of the batch each are. ``one_graph``: a compiled network is not cut where buckets end.
+    kinds points with a part of the batch each are. ``flat``: gradients are averaged in one message, without
+    ``DistributedDataParallel``.
     """
 
     models: tuple[str, ...]
@@ -61,7 +62,7 @@ class Settings:
     sides: tuple[int, ...] = ()
     captured: bool = False
     static_graph: bool = False
-    one_graph: bool = False
+    flat: bool = False
     grid: tuple[int, int] | None = None
     scaling: tuple[str, ...] = SCALING
 
@@ -111,7 +112,7 @@ def parse(arguments: Sequence[str] | None, world: int) -> Settings:
         batch, counts, options.steps or (20 if gpu else 2),
         options.rounds or (10 if gpu else 2), options.compiled, options.bucket_mib, options.compress,
         options.sync_batch_norm, options.output, options.what, sides, options.captured, options.static_graph,
-        options.one_graph, grid, (options.scaling,) if options.scaling else SCALING,
+        options.flat, grid, (options.scaling,) if options.scaling else SCALING,
     )  # fmt: skip
 
 
@@ -123,12 +124,13 @@ def refuse(command: argparse.ArgumentParser, options: argparse.Namespace, *, gpu
     needs = {
         "sync_batch_norm": (gpu, "PyTorch's SyncBatchNorm needs a GPU"),
         "captured": (gpu, "CUDA graphs need a GPU"),
-        "one_graph": (options.compiled, "is for networks that are compiled, give --compiled, too"),
+        "compress": (not options.flat, "is for buckets of gradients, got --flat"),
+        "static_graph": (not options.flat, "is for DistributedDataParallel, got --flat"),
     }
     for name, (there, said) in needs.items():
         if getattr(options, name) and not there:
             command.error(f"argument --{name.replace('_', '-')}: {said}")
-    for name in ("batch", "scaling", "compiled", "compress", "sync_batch_norm", "static_graph"):
+    for name in ("batch", "scaling", "compiled", "compress", "sync_batch_norm", "static_graph", "flat"):
         if shared and getattr(options, name):
             command.error(f"argument --{name.replace('_', '-')}: is for --what {STEPS}, got --what {options.what}")
     if options.sides and not shared:
@@ -225,8 +227,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--captured", action="store_true", help="replay calls as CUDA graphs, communication included")
     command.add_argument("--static-graph", action="store_true", help="DistributedDataParallel's static_graph")
     command.add_argument(
-        "--one-graph", action="store_true",
-        help="compile a network as on one rank, not cut where buckets end: gradients are sent when all are there",
+        "--flat", action="store_true",
+        help="average gradients in one message behind the backward pass, without DistributedDataParallel",
     )  # fmt: skip
     command.add_argument(
         "--bucket-mib", type=int, default=25, metavar="N", help="gradients of an all-reduce; default: 25"

@@ -17,7 +17,7 @@ class Step:
     ``dtype`` is that of autocast, ``None`` computes in the parameters' own. ``forward`` is the model as it is called,
     possibly compiled; ``None`` calls ``model`` itself. ``clip`` is the largest norm that the gradient of all parameters
     may have, ``None`` allows any. ``scaler`` keeps float16's gradients from vanishing and leaves out a step where they
-    overflow; by default it does nothing.
+    overflow; by default it does nothing. ``average`` is what ranks do with their gradients when all are there.
     """
 
     model: nn.Module
@@ -27,12 +27,15 @@ class Step:
     forward: Callable[..., Any] | None = None
     clip: float | None = None
     scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
+    average: Callable[[], None] | None = None
 
     def __call__(self, images: Tensor, targets: Any) -> Tensor:
         """Train on (batch, 3, H, W) images with their (batch,) classes; the mean loss, still on the device."""
         loss = self.loss(images, targets)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        if self.average is not None:
+            self.average()
         if self.clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)

@@ -97,10 +97,12 @@ def called(model: nn.Module, network: Network, mode: CompileMode) -> Callable[[T
     return torch.compile(model, dynamic=False, options=INDUCTOR_OPTIONS | (mode.options or {}))
 
 
-def training_step(model: nn.Module, network: Network, device: torch.device | str) -> Bound:
+def training_step(
+    model: nn.Module, network: Network, device: torch.device | str, average: Callable[[], None] | None = None
+) -> Bound:
     """One step of Nesterov SGD, which returns the loss; and all tensors that it leaves in memory.
 
-    Parameters are float32 and autocast computes in the network's dtype.
+    Parameters are float32 and autocast computes in the network's dtype. ``average`` is that of ``Step``.
     """
     mode = compile_mode(network, "training")
     model.train()
@@ -108,7 +110,8 @@ def training_step(model: nn.Module, network: Network, device: torch.device | str
     optimizer = optimizer_of(model)
     dtype = autocast_dtype(network)
     forward = called(model, network, mode)
-    step = Step(model, nn.CrossEntropyLoss(label_smoothing=network.label_smoothing), optimizer, dtype, forward)
+    criterion = nn.CrossEntropyLoss(label_smoothing=network.label_smoothing)
+    step = Step(model, criterion, optimizer, dtype, forward, average=average)
     call = partial(step, images, targets)
     if network.magnitude is not None:
         images = v2.functional.to_dtype(images.sigmoid(), torch.uint8, scale=True)
