@@ -71,8 +71,8 @@ SCALING = {
         "grid", "text", "rows and columns of them, `2x3`, that share an image", "", "none is shared, or an older file"
     ),
     "gradients": of_scaling(
-        "gradients", "text", "how the run's steps average them: in `buckets`, by DistributedDataParallel, or `flat`, in one "
-        "message", "", "a row of the suites, a shared image, or an older file, which has buckets",
+        "gradients", "text", "how the run's steps average them: in `buckets`, by DistributedDataParallel, or `flat`, "
+        "in one message", "", "a row of the suites, a shared image, or an older file, which has buckets",
     ),
     "efficiency": of_scaling(
         "efficiency", "number", "t1 / tN; under strong scaling t1 / (N tN), paired by rounds", "", NO_SINGLE
