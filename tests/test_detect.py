@@ -118,9 +118,10 @@ def answered_with_the_truth(folder, output, monkeypatch, **changes):
     def truth(images):
         for _ in images:
             objects = next(places)
-            masks = torch.from_numpy(decoded(objects))
-            found = target_of(masks, torch.tensor(objects.labels, dtype=torch.long))
-            yield {**found, "masks": masks[:, None].float(), "scores": torch.full((len(masks),), 0.9)}
+            masks = decoded(objects)
+            found = target_of(torch.from_numpy(masks), torch.tensor(objects.labels, dtype=torch.long))
+            runs = [mask.encode(np.asfortranarray(one)) for one in masks]
+            yield {**found, "masks": runs, "scores": torch.full((len(masks),), 0.9)}
 
     monkeypatch.setattr(run, "detected", lambda images: list(truth(images)))
     return run, run.evaluate()
@@ -144,7 +145,8 @@ def test_what_is_found_lies_in_the_image_as_it_was(data, tmp_path):
     images = [torch.zeros((3, height, 60), dtype=torch.uint8) for height in (20, 24)]
     found = run.detected(images)
     assert sizes == [(2, 3, 64, 64)]  # one size, whatever the images have
-    assert [tuple(one["masks"].shape[2:]) for one in found] == [(20, 60), (24, 60)]
+    assert all(len(one["masks"]) == len(one["boxes"]) > 0 for one in found)
+    assert [{tuple(runs["size"]) for runs in one["masks"]} for one in found] == [{(20, 60)}, {(24, 60)}]
     written = list(precision.detections(7, found[1]))
     assert {one["category_id"] for one in written} <= {1, 2}
     assert {one["image_id"] for one in written} == {7}
