@@ -10,6 +10,7 @@ import pytest
 import torch
 from faster_coco_eval.core import mask
 from PIL import ExifTags, Image
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from halobench.detect import precision
 from halobench.detect.__main__ import main
@@ -151,6 +152,20 @@ def test_what_is_found_lies_in_the_image_as_it_was(data, tmp_path):
     assert {one["category_id"] for one in written} <= {1, 2}
     assert {one["image_id"] for one in written} == {7}
     assert all(one["bbox"][1] + one["bbox"][3] <= 24.01 for one in written)
+
+
+def test_squares_to_train_on_are_those_that_torchvision_would_scale(data, tmp_path, monkeypatch):
+    """Scaled by one, and with the mean and deviation that it has on the host."""
+    run = DetectorRun(settings_of(data, tmp_path / "run"), Processes(), torch.device("cpu"), resume=False)
+    theirs = GeneralizedRCNNTransform(64, 64, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    squares, targets, _ = next(iter(run.loader))
+    expected, scaled = theirs(list(run.normalised(squares)), targets)
+    monkeypatch.setattr("torchvision.models.detection.transform._resize_image_and_masks", None)
+    found, kept = run.model.train().transform(list(run.normalised(squares)), targets)
+    torch.testing.assert_close(found.tensors, expected.tensors)
+    assert found.image_sizes == expected.image_sizes == [(64, 64)] * 2
+    for one, other in zip(kept, scaled, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in ("boxes", "labels", "masks"))
 
 
 def test_a_gradient_is_no_longer_than_allowed(data, tmp_path):

@@ -52,6 +52,9 @@ class DetectorRun(Run):
         transform: Any = self.model.transform
         transform.min_size, transform.max_size, transform.size_divisible = (side,), side, side
         transform.postprocess = in_their_images
+        transform._skip_resize = True  # noqa: SLF001 - in training; scaled by one, each box would be waited for
+        for name in ("image_mean", "image_std"):  # of numbers on the host, each image would wait for the device, too
+            setattr(transform, name, torch.tensor(getattr(transform, name), device=self.device))
 
     def build(self) -> nn.Module:
         """The detector with fresh weights, the same for the same seed."""
