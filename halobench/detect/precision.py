@@ -4,9 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from halobench.detect.annotations import Json, Part, is_flat
 from halobench.detect.masks import decoding, packed
 
@@ -19,19 +16,16 @@ PRECISIONS = tuple(f"ap_{kind}{name}" for kind in KINDS for name in NAMES)
 Detection = dict[str, Any]
 
 
-def detections(number: int, found: dict[str, Tensor]) -> Iterator[Detection]:
-    """What torchvision's detector found in an image, as COCO writes it, with labels for categories."""
-    from faster_coco_eval.core import mask as coco  # noqa: PLC0415 - an extra, which need not be installed
-
-    masks = (found["masks"][:, 0] >= 0.5).to("cpu").numpy().astype(np.uint8)
-    boxes, scores, labels = (found[name].float().cpu().tolist() for name in ("boxes", "scores", "labels"))
-    for (left, top, right, bottom), score, label, mask in zip(boxes, scores, labels, masks, strict=True):
+def detections(number: int, found: dict[str, Any]) -> Iterator[Detection]:
+    """What a detector found in an image, its masks as runs, as COCO writes it, with labels for categories."""
+    boxes, scores, labels = (found[name].float().tolist() for name in ("boxes", "scores", "labels"))
+    for (left, top, right, bottom), score, label, mask in zip(boxes, scores, labels, found["masks"], strict=True):
         yield {
             "image_id": number,
             "category_id": int(label),
             "bbox": [left, top, right - left, bottom - top],
             "score": score,
-            "segmentation": coco.encode(np.asfortranarray(mask)),
+            "segmentation": mask,
         }
 
 

@@ -11,6 +11,7 @@ from halobench import models
 from halobench.attention.compilation import INDUCTOR_OPTIONS
 from halobench.detect import precision
 from halobench.detect.coco import Coco
+from halobench.detect.pasting import Found, in_their_images
 from halobench.detect.pictures import Pictures
 from halobench.detect.reading import Squares, Target, Whole, join_squares, join_whole
 from halobench.detect.settings import DetectorSettings
@@ -42,11 +43,18 @@ class DetectorRun(Run):
         return Coco.of(self.settings.data)
 
     def prepare_step(self) -> None:
-        """The detector with fresh weights, which takes squares as they are, and all that trains it."""
+        """The detector with fresh weights, which takes squares as they are, and all that trains it.
+
+        The masks of what it finds are runs.
+        """
         super().prepare_step()
         side = self.settings.image_size
         transform: Any = self.model.transform
         transform.min_size, transform.max_size, transform.size_divisible = (side,), side, side
+        transform.postprocess = in_their_images
+        transform._skip_resize = True  # noqa: SLF001 - in training; scaled by one, each box would be waited for
+        for name in ("image_mean", "image_std"):  # of numbers on the host, each image would wait for the device, too
+            setattr(transform, name, torch.tensor(getattr(transform, name), device=self.device))
 
     def build(self) -> nn.Module:
         """The detector with fresh weights, the same for the same seed."""
@@ -120,11 +128,11 @@ class DetectorRun(Run):
         return dict(self.processes.gathered(judged)[0])
 
     @torch.no_grad()
-    def detected(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+    def detected(self, images: list[Tensor]) -> list[Found]:
         """What is found in each image, in its own pixels."""
         once = torch.backends.cudnn.flags(enabled=True, benchmark=False)
         with once, torch.autocast(self.device.type, self.step.dtype, enabled=self.step.dtype is not None):
-            found: list[dict[str, Tensor]] = self.model(self.normalised(images))
+            found: list[Found] = self.model(self.normalised(images))
         return found
 
     @staticmethod

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from halobench.figures.curves import FOLDER, footer, named, of_models, read
-from halobench.figures.detection import DETECTOR, RIVAL, TABLE
+from halobench.figures.detection import DETECTOR, TABLE
 from halobench.figures.selection import Drawn
 from halobench.figures.style import WIDEST, canvas, legend
 
@@ -68,7 +68,7 @@ def at_the_end(runs: pd.DataFrame) -> pd.DataFrame:
     last = runs.sort_values("epoch").groupby("run").tail(1)
     found = []
     for (model, backend), of in last.groupby(["model", "backend"], sort=True):
-        row = {"model": model, "backend": backend, "runs": len(of), "epochs": of["epoch"].max()}
+        row = {"model": model, "backend": backend, "runs": len(of), "epochs": span(of["epoch"])}
         for column in KINDS:
             row[column] = 100 * of[column].mean()
             row[f"{column}_spread"] = 50 * (of[column].max() - of[column].min())
@@ -78,9 +78,19 @@ def at_the_end(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([row for _, row in sorted(zip(places, found, strict=True), key=lambda pair: pair[0])])
 
 
-def published_gain(model: str, column: str) -> float | None:
-    """By how much the published precision is above ResNet-50's."""
-    own, rival = TABLE.get(model.removeprefix(DETECTOR)), TABLE[RIVAL]
-    if own is None:
-        return None
-    return own.boxes - rival.boxes if column == "ap_box" else own.masks - rival.masks
+def span(epochs: "pd.Series[int]") -> str:
+    """The last epochs of runs: one number, or from where to where."""
+    first, last = epochs.min(), epochs.max()
+    return f"{last}" if first == last else f"{first} to {last}"
+
+
+def base_of(model: str) -> str | None:
+    """The detector whose backbone the model's changes in one thing, by the published table."""
+    own = TABLE.get(model.removeprefix(DETECTOR))
+    return None if own is None or own.base is None else DETECTOR + own.base
+
+
+def published_gain(model: str, base: str, column: str) -> float:
+    """By how much the published precision is above that of ``base``."""
+    own, other = (TABLE[name.removeprefix(DETECTOR)] for name in (model, base))
+    return own.boxes - other.boxes if column == "ap_box" else own.masks - other.masks

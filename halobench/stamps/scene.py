@@ -28,7 +28,7 @@ def make(
     generator: np.random.Generator, stamps: Sequence[Stamp], backgrounds: Sequence[Image.Image], side: int
 ) -> tuple[Image.Image, list[Instance]]:
     """A scene of ``side`` x ``side`` pixels with one to eight objects, the later ones in front of the earlier."""
-    canvas = np.asarray(crop(generator, backgrounds[int(generator.integers(len(backgrounds)))], side), np.float64)
+    canvas = np.array(crop(generator, backgrounds[int(generator.integers(len(backgrounds)))], side), np.float64)
     wanted = int(generator.integers(1, MOST_OBJECTS + 1))
     found: list[Instance] = []
     for _ in range(ATTEMPTS * wanted):
@@ -43,8 +43,9 @@ def make(
             continue
         found = [Instance(one.category, left) for one, left in zip(found, seen, strict=True)]
         found.append(Instance(stamp.category, covered))
-        share = alpha[..., None] / 255
-        canvas = canvas * (1 - share) + colour * share
+        inside = alpha > 0
+        share = alpha[inside, None] / 255
+        canvas[inside] = canvas[inside] * (1 - share) + colour[inside] * share
     return Image.fromarray(canvas.round().astype(np.uint8)), found
 
 
