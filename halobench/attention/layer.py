@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from halobench.attention.geometry import Geometry
+from halobench.attention.points import pointwise
 from halobench.attention.problem import Attend, LayerSpec, RelativeTables
 
 
@@ -111,7 +112,7 @@ class HaloAttention(AttentionLayer):
         self.attend = attend
         key_channels = spec.heads * spec.key_dim
         # Attention downsampling: only the queries are strided, keys and values stay whole.
-        self.query = nn.Conv2d(spec.channels, key_channels, 1, stride=spec.geometry.stride, bias=False)
+        self.query = pointwise(spec.channels, key_channels, spec.geometry.stride)
         self.key = nn.Conv2d(spec.channels, key_channels, 1, bias=False)
         self.value = nn.Conv2d(spec.channels, spec.value_channels, 1, bias=False)
         self.relative = RelativePositions(spec) if spec.positions else None

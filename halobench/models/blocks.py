@@ -5,6 +5,7 @@ from timm.layers.drop import DropPath
 from timm.layers.squeeze_excite import SEModule
 from torch import Tensor, nn
 
+from halobench.attention.points import pointwise
 from halobench.models.architecture import Activation, Architecture, Block
 from halobench.models.folded import FoldedConv2d
 from halobench.models.norm.module import NormActivation
@@ -54,7 +55,7 @@ def convolution_norm(
     channels: int, out_channels: int, stride: int = 1, activation: type[nn.Module] | None = None
 ) -> nn.Sequential:
     """A 1x1 convolution without bias, batch normalisation and, on request, an activation."""
-    convolution, norm = nn.Conv2d(channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+    convolution, norm = pointwise(channels, out_channels, stride), nn.BatchNorm2d(out_channels)
     if activation is None:
         return nn.Sequential(convolution, norm)
     return NormActivation(convolution, norm, activation(inplace=True))
