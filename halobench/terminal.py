@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import sys
 import traceback
@@ -130,6 +131,8 @@ def end(name: str, main: Callable[[], int]) -> NoReturn:
     would make it 1, which is a verdict of some commands.
     """
     if sys.stdout is not None:
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are no text, as on stderr
         sys.stdout = cast("TextIO", Output(sys.stdout))
     status: Any = UNUSABLE
     try:

@@ -112,6 +112,22 @@ def test_readers_know_the_file(rows: list[dict], tmp_path: Path) -> None:
     assert "exposed" in said[2]
 
 
+def test_an_efficiency_beside_its_interval_is_drawn(
+    rows: list[dict], of_one_image: dict[str, list[dict]], tmp_path: Path
+) -> None:
+    """A file of somebody else has any."""
+    found = deepcopy([*rows, *of_one_image["operator"], *of_one_image["inference"][:2]])
+    for number, row in enumerate(found):
+        row["scaling"]["efficiency"] = (0.0, 9.0)[number % 2]
+    header = results_files.section(dtype="float32") | {"failures": []}
+    command.write(tmp_path / "mine.json", header, found)
+    results = read(tmp_path / "mine.json")
+    with look():
+        drawn = [*shared.draw(selections(results)[0]), *shared.draw(network_selections(results)[0])]
+        drawn += [*figure.draw(network_selections(results)[0])]
+    assert {str(name) for name, one in drawn if not isinstance(one, str)} >= {"efficiency", "shared-operator-forward"}
+
+
 def test_efficiency_is_paired_by_rounds() -> None:
     """A machine that is slower in one round is slower for both; strong scaling shares the work."""
     single = point(1, "weak", [[10, 10, 10], [20, 20, 20]])
