@@ -144,6 +144,7 @@ inline void gradients(float (&dv)[channels], float (&dk)[dims], const u32 (&p)[w
   }
 }
 template <class... Arrays> inline void products_wait(Arrays&...) {}
+template <int columns> inline void scores_wait(float (&)[columns]) {}
 
 // Those that query_gradient.py writes.
 template <int columns, int steps, int value_steps, int chunks>

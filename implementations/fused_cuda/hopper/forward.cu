@@ -28,9 +28,11 @@ struct Scene {
   bool polls;
 };
 
-// The pieces of an item from key AT on, of which LEFT keys are left. On entry the first of them is scored in s; the
-// next one is scored under its exponentials, at the end the next item's first one.
-constexpr int piece_of(int left) { return left <= PIECE + 16 ? left : PIECE; }
+// The pieces of an item from key AT on, of which LEFT keys are left. On entry the first of them is scored in s, and the
+// products with the weights of the piece before may be under way. The next piece is scored under the exponentials, at
+// the end the next item's first one. Products end in the order in which they are issued, so none with weights is waited
+// for before the last piece.
+constexpr int piece_of(int left) { return left <= PIECE + 8 ? left : PIECE; }
 template <int AT, int LEFT>
 DEVICE void pieces(State& w, float (&s)[piece_of(LEFT) / 2], u64 keys, const Values& values, u64 hot, const Scene& x) {
   constexpr int N = piece_of(LEFT), OCTETS_HERE = N / 8, LATE = LATEST < OCTETS_HERE ? LATEST : OCTETS_HERE;
@@ -39,20 +41,20 @@ DEVICE void pieces(State& w, float (&s)[piece_of(LEFT) / 2], u64 keys, const Val
 #pragma unroll
   for (int i = 0; i < CHUNKS; i++) from[i] = values.chunks[i] + AT * VALUE_LINE / 16;
   const u64 ones = descriptor<16>(x.me.base + AT_ONES);
-  exponentials<0, COVER>(p, s, x.me.scale);
-  products_wait(w.o, w.sum);
   if constexpr (N < LEFT) {
     float t[piece_of(LEFT - N) / 2];
     if (AT == 0 && x.polls) x.refills.poll(x.all, x.me);
     scores(t, w.a.q, w.a.rows, w.a.columns, keys + (AT + N) * KEY_LINE / 16, hot + (AT + N) * 4);
     if constexpr (AT == 0) finish(w.o, w.sum, x.to, x.all, x.me), x.to = target_of(x.now, x.all, x.me);
-    exponentials<COVER, OCTETS_HERE>(p, s, x.me.scale);
-    products_wait(t);
+    exponentials<0, OCTETS_HERE>(p, s, x.me.scale);
     if constexpr (AT == 0) weigh(w.o, w.sum, p, from, ones);
     else weigh_more(w.o, w.sum, p, from, ones);
+    scores_wait(t);
     pieces<AT + N, LEFT - N>(w, t, keys, values, hot, x);
   } else {
     static_assert(AT > 0, "a window is at least two pieces");
+    exponentials<0, COVER>(p, s, x.me.scale);
+    products_wait(w.o, w.sum);
     if (x.polls)
       do x.refills.poll(x.all, x.me);
       while (!arrived(x.next, x.me));
@@ -65,9 +67,8 @@ DEVICE void pieces(State& w, float (&s)[piece_of(LEFT) / 2], u64 keys, const Val
     exponentials<COVER, LATE>(p, s, x.me.scale);
     scores(w.first, w.a.q, w.a.rows, w.a.columns, keys_of(x.next, x.me), hot_of(x.few_columns, x.me));
     exponentials<LATE, OCTETS_HERE>(p, s, x.me.scale);
-    products_wait(w.first);
     weigh_more(w.o, w.sum, p, from, ones);
-    products_wait(w.o, w.sum);
+    products_wait(w.first, w.o, w.sum);
   }
 }
 template <int KEYS_HERE> DEVICE void step(State& w, bool few_columns, const Scene& x) {

@@ -149,7 +149,7 @@ def pieces(keys: int, piece: int) -> list[int]:
     """The keys of a window in the pieces that it is scored in, as ``forward.cu`` here cuts it."""
     found = []
     while keys:
-        found.append(keys if keys <= piece + 16 else piece)
+        found.append(keys if keys <= piece + 8 else piece)
         keys -= found[-1]
     return found
 

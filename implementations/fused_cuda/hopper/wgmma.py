@@ -18,8 +18,8 @@ def vocabulary(
     for steps in sorted({-(-keys // 16) for keys in pieces}):
         functions += [weigh(half, steps, chunk, chunks, value_line, more=more) for more in (False, True)]
     sums = chunk * chunks // 2, 4
-    groups = [*((keys // 2,) for keys in pieces), sums, (piece // 2, *sums)]
-    return "".join([*functions, *map(wait, groups)])
+    functions += [scores_wait(keys) for keys in pieces]
+    return "".join([*functions, *map(wait, (sums, (piece // 2, *sums)))])
 
 
 def scores(half: str, keys: int, steps: int) -> str:
@@ -134,6 +134,12 @@ def wait(sizes: Sequence[int]) -> str:
     parameters = ", ".join(f"float (&x{i})[{size}]" for i, size in enumerate(sizes))
     tied = outputs("+", **{f"x{i}": size for i, size in enumerate(sizes)})
     return f"DEVICE void products_wait({parameters}) {assembly(['wgmma.wait_group.sync.aligned 0;'], tied, [])}"
+
+
+def scores_wait(keys: int) -> str:
+    """Until scores are there. Products with weights that were issued behind them, two groups, may be under way."""
+    text = assembly(["wgmma.wait_group.sync.aligned 2;"], outputs("+", s=keys // 2), [])
+    return f"DEVICE void scores_wait(float (&s)[{keys // 2}]) {text}"
 
 
 FENCE, COMMIT = "wgmma.fence.sync.aligned;", "wgmma.commit_group.sync.aligned;"
