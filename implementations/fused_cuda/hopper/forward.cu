@@ -18,6 +18,12 @@ template <int A, int B, int N, int P> DEVICE void exponentials(u32 (&p)[P], cons
   if (B == N / 4 && B % 2) p[2 * B] = p[2 * B + 1] = 0;
 }
 
+// The first octets of an item, under the sums of the one before. As operands these would be held up by those sums.
+DEVICE void begin(State& w, float scale) {
+#pragma unroll
+  for (int i = 0; i < 4 * COVER; i++) w.begun[i] = exp2_fast(fmaf(w.first[i], scale, SHIFT));
+}
+
 struct Scene {
   const HopperArgs& all;
   const Role& me;
@@ -46,7 +52,9 @@ DEVICE void pieces(State& w, float (&s)[piece_of(LEFT) / 2], u64 keys, const Val
     if (AT == 0 && x.polls) x.refills.poll(x.all, x.me);
     scores(t, w.a.q, w.a.rows, w.a.columns, keys + (AT + N) * KEY_LINE / 16, hot + (AT + N) * 4);
     if constexpr (AT == 0) finish(w.o, w.sum, x.to, x.all, x.me), x.to = target_of(x.now, x.all, x.me);
-    exponentials<0, OCTETS_HERE>(p, s, x.me.scale);
+#pragma unroll
+    for (int i = 0; AT == 0 && i < 2 * COVER; i++) p[i] = pack(w.begun[2 * i], w.begun[2 * i + 1]);
+    exponentials<AT ? 0 : COVER, OCTETS_HERE>(p, s, x.me.scale);
     if constexpr (AT == 0) weigh(w.o, w.sum, p, from, ones);
     else weigh_more(w.o, w.sum, p, from, ones);
     scores_wait(t);
@@ -68,7 +76,9 @@ DEVICE void pieces(State& w, float (&s)[piece_of(LEFT) / 2], u64 keys, const Val
     scores(w.first, w.a.q, w.a.rows, w.a.columns, keys_of(x.next, x.me), hot_of(x.few_columns, x.me));
     exponentials<LATE, OCTETS_HERE>(p, s, x.me.scale);
     weigh_more(w.o, w.sum, p, from, ones);
-    products_wait(w.first, w.o, w.sum);
+    scores_wait(w.first);
+    begin(w, x.me.scale);
+    products_wait(w.o, w.sum);
   }
 }
 template <int KEYS_HERE> DEVICE void step(State& w, bool few_columns, const Scene& x) {
@@ -113,6 +123,7 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
     operands(w.a, now, seen, me);
     scores(w.first, w.a.q, w.a.rows, w.a.columns, keys_of(now, me), hot_of(few_columns, me));
     products_wait(w.first, w.o, w.sum);
+    begin(w, me.scale);
     Refills refills = {(int)(cta() + (STAGES + me.group) * ctas()), me.group, 0};
     while (now.number < all.count) {
       Item next = now;

@@ -34,7 +34,8 @@ struct Operands {
 };
 struct State {
   Operands a;
-  float first[PIECE / 2], o[E / 2], sum[4];
+  float first[PIECE / 2], o[E / 2], sum[4];  // scores of an item's first piece; outputs and sums
+  float begun[4 * COVER];                    // that piece's first weights
 };
 
 // Have a stage of the ring filled with a block's queries and window.
