@@ -51,7 +51,7 @@ DEVICE void pieces(State& w, float (&s)[piece_of(LEFT) / 2], u64 keys, const Val
     float t[piece_of(LEFT - N) / 2];
     if (AT == 0 && x.polls) x.refills.poll(x.all, x.me);
     scores(t, w.a.q, w.a.rows, w.a.columns, keys + (AT + N) * KEY_LINE / 16, hot + (AT + N) * 4);
-    if constexpr (AT == 0) finish(w.o, w.sum, x.to, x.all, x.me), x.to = target_of(x.now, x.all, x.me);
+    if constexpr (AT == 0) finish(w.o, w.sum, x.to, x.all, x.me), x.to = target_of(x.now, x.me);
 #pragma unroll
     for (int i = 0; AT == 0 && i < 2 * COVER; i++) p[i] = pack(w.begun[2 * i], w.begun[2 * i + 1]);
     exponentials<AT ? 0 : COVER, OCTETS_HERE>(p, s, x.me.scale);
@@ -69,8 +69,8 @@ DEVICE void pieces(State& w, float (&s)[piece_of(LEFT) / 2], u64 keys, const Val
     else if (SKIPS)
       while (!arrived(x.next, x.me)) {}
     else barrier_wait(x.me.barriers + 16 * x.next.stage, x.next.parity);
-    const Seen seen = seen_of(x.all, x.next.number);
-    x.few_rows = seen.few_rows(), x.few_columns = seen.few_columns();
+    const Part seen = part_of(x.next, x.me);
+    x.few_rows = warp_any(seen.few_rows()), x.few_columns = warp_any(seen.few_columns());
     operands(w.a, x.next, seen, x.me);
     exponentials<COVER, LATE>(p, s, x.me.scale);
     scores(w.first, w.a.q, w.a.rows, w.a.columns, keys_of(x.next, x.me), hot_of(x.few_columns, x.me));
@@ -93,8 +93,10 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
   Role me = role_of(lane);
   me.scale = all.args.scale * LOG2_E;
   const View& output = all.args.output;
-  if (STAGED) me.output = offset_of(output, 0, 2 * me.warp + (me.lane >> 4), me.lane >> 1 & 7) + (me.lane & 1) * 8;
-  else me.output = offset_of(output, 0, 2 * me.warp, me.g) + (me.t & 1 ? 6 : 0) + 2 * me.t;
+  const int head = me.group % HEADS;
+  if (STAGED) me.output = offset_of(output, head, 2 * me.warp + (me.lane >> 4), me.lane >> 1 & 7) + (me.lane & 1) * 8;
+  else me.output = offset_of(output, head, 2 * me.warp, me.g) + (me.t & 1 ? 6 : 0) + 2 * me.t;
+  me.sum = head * all.args.blocks_y * all.args.blocks_x * 64 + 16 * me.warp + me.g;
   const u32 base = me.base - shared_base();
   // Lines that a copy may leave unwritten count for nothing, but must be numbers.
   constexpr u32 SEEN_KEYS = BORDERED ? (NARROW ? SEEN : WINDOW) * SEEN : WINDOW * WINDOW;
@@ -118,8 +120,8 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
 #pragma unroll
     for (int i = 0; i < 4; i++) w.sum[i] = 1.f;
     barrier_wait(me.barriers + 16 * now.stage, 0);
-    const Seen seen = seen_of(all, now.number);
-    bool few_rows = seen.few_rows(), few_columns = seen.few_columns();
+    const Part seen = part_of(now, me);
+    bool few_rows = warp_any(seen.few_rows()), few_columns = warp_any(seen.few_columns());
     operands(w.a, now, seen, me);
     scores(w.first, w.a.q, w.a.rows, w.a.columns, keys_of(now, me), hot_of(few_columns, me));
     products_wait(w.first, w.o, w.sum);
@@ -135,7 +137,7 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
       else step<MOST>(w, false, x);
       if (!fit(w.o, w.sum)) {
         attend_exactly(w.a, now, all, me), to = nowhere;
-        operands(w.a, next, seen_of(all, next.number), me);
+        operands(w.a, next, part_of(next, me), me);
       }
       if (me.lane == 0) barrier_arrive(me.barriers + 16 * now.stage + 8);
       now.next();

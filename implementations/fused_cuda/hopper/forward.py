@@ -142,7 +142,8 @@ def constant_bytes(shape: Shape, layout: Layout) -> int:
     window, seen = shape.geometry.window, shape.geometry.window - shape.geometry.halo
     hot = 64 * (most_keys(shape) + layout.narrow * whole(window * seen, 8))
     tables, ones, kept, asked, alignment = shape.relative * 128 * key_channels(shape, 1), 256, 17 * 32, 16, 1024
-    return hot + tables + ones + kept + layout.staged * layout.warpgroups * 2048 + asked + alignment
+    notes = 48 * MOST_STAGES
+    return hot + tables + ones + kept + layout.staged * layout.warpgroups * 2048 + asked + notes + alignment
 
 
 def pieces(keys: int, piece: int) -> list[int]:

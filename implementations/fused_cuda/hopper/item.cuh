@@ -5,7 +5,7 @@
 #include "ring.cuh"
 
 // An item's queries as operands, and their products with the tables.
-DEVICE void operands(Operands& w, const Item& item, const Seen& s, const Role& me) {
+DEVICE void operands(Operands& w, const Item& item, const Part& s, const Role& me) {
   const int octet = me.lane >> 4, t = me.t;
 #pragma unroll
   for (int k = 0; k < KEY_STEPS; k++) {
@@ -18,15 +18,12 @@ DEVICE void operands(Operands& w, const Item& item, const Seen& s, const Role& m
   hide(w.rows, w.columns, kept_rows, kept_columns);
 }
 
-DEVICE Target target_of(const Item& item, const HopperArgs& all, const Role& me) {
-  const Args& args = all.args;
-  const Seen s = seen_of(all, item.number);
-  const int head = s.first_head + item.head, y = s.y * BLOCK, x = s.x * BLOCK;
-  const int rows = args.query_height - y - 2 * me.warp, columns = args.query_width - x;
-  const bool inside = me.g < columns, valid = !STAGED || (me.lane >> 4 < rows && (me.lane >> 1 & 7) < columns);
-  u16* output = image_of(args.output, s.image) + offset_of(args.output, head, y, x) + me.output;
-  const u32 index = index_of(args, s, head) + 16 * me.warp + me.g;
-  return {valid ? output : nullptr, 4 * index + (inside && rows > 0) + 2 * (inside && rows > 1)};
+DEVICE Target target_of(const Item& item, const Role& me) {
+  const u32 notes = notes_of(item.stage, me) - shared_base();
+  u16* output = at<u16*>(notes + 16) + me.output;
+  const u32 inside = at<u16>(notes + 32 + 2 * me.warp), mine = inside >> me.g;
+  const bool valid = STAGED ? inside >> (me.lane >> 1) & 1 : true;
+  return {valid ? output : nullptr, 4 * (at<u32>(notes + 24) + me.sum) + (mine & 1) + (mine >> 7 & 2)};
 }
 // Whether what a warp summed for its queries can be trusted: no sum outside the safe range, nothing that is not finite.
 DEVICE bool fit(const float (&o)[E / 2], const float (&sum)[4]) {

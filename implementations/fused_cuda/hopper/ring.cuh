@@ -46,9 +46,6 @@ DEVICE Values values_of(const Item& item, const Role& me) {
   }
   return values;
 }
-DEVICE u32 index_of(const Args& args, const Seen& s, int head) {  // of a block's first log-sum-exp
-  return (((s.image * HEAD_COUNT + head) * args.blocks_y + s.y) * args.blocks_x + s.x) * 64;
-}
 
 // What is the same for all items, in shared memory: one-hot operands, tables, ones, what of 16 slots the first n are.
 DEVICE void lay_out_constants(const HopperArgs& all, u32 base, int thread) {

@@ -30,21 +30,28 @@ struct HopperArgs {
   int count;  // items of all CTAs: blocks, with a group of heads each
   Order order;
 };
-// A block and what is seen of its window: its first row and column, and how many.
-struct Seen {
-  int image, y, x, first_head, top, left, rows, columns;
+// What is seen of a block's window: its first row and column, and how many.
+struct Part {
+  int top, left, rows, columns;
   DEVICE bool few_rows() const { return BORDERED && rows <= SEEN; }
   DEVICE bool few_columns() const { return BORDERED && NARROW && columns <= SEEN; }
+};
+struct Seen : Part {
+  int image, y, x, first_head;  // the block
 };
 DEVICE Seen seen_of(const HopperArgs& all, int number) {
   const Args& args = all.args;
   const Spot spot = spot_of(all.order, number / HEAD_GROUPS, args.blocks_y, args.blocks_x);
-  Seen s = {spot.image, spot.y, spot.x, number % HEAD_GROUPS * HEADS};
+  Seen s = {};
+  s.image = spot.image, s.y = spot.y, s.x = spot.x, s.first_head = number % HEAD_GROUPS * HEADS;
   const int y0 = s.y * BLOCK - HALO, x0 = s.x * BLOCK - HALO;
   s.top = ZERO_BORDER ? 0 : max(0, -y0), s.left = ZERO_BORDER ? 0 : max(0, -x0);
   s.rows = ZERO_BORDER ? WINDOW : min(WINDOW, args.height - y0) - s.top;
   s.columns = ZERO_BORDER ? WINDOW : min(WINDOW, args.width - x0) - s.left;
   return s;
+}
+DEVICE u32 index_of(const Args& args, const Seen& s, int head) {  // of a block's first log-sum-exp
+  return (((s.image * HEAD_COUNT + head) * args.blocks_y + s.y) * args.blocks_x + s.x) * 64;
 }
 // What a warpgroup works on: a head of a CTA's group, and the stage of the ring that has its block.
 struct Item {
@@ -59,6 +66,7 @@ struct Role {  // where a warp is
   u32 base, barriers;
   int lane, g, t, warp, group;
   int output;   // where a lane's part of a block's output begins
+  u32 sum;      // the same of its log-sum-exps
   float scale;  // of logits, in powers of two
 };
 DEVICE u32 select(u32 x, u32 y, u32 mask) { return (x & mask) | (y & ~mask); }
