@@ -14,6 +14,7 @@ WIDEST_WINDOW = 16  # 32 positions of rows and columns are two of its K
 LINE_CHANNELS = 64  # of a line in shared memory, at most: 128 bytes, the widest swizzle
 MOST_STAGES = 12
 MAP_BYTES = 128
+NOTES = 48  # bytes of a stage's block
 SHAPES = 4  # of windows: 2 * few rows + few columns
 MAPS = 1 + 2 * SHAPES
 
@@ -68,7 +69,7 @@ def layout_of(shape: Shape) -> Layout | None:
     for (groups, piece), heads, narrowed, staged in product(teams, (4, 2, 1), (narrow, False), (True, False)):
         layout = Layout(heads, 0, groups, 32 if geometry.window == BLOCK else piece, narrowed, staged)
         if divides(shape, layout):
-            found = with_stages(layout, constant_bytes(shape, layout), stage_bytes(shape, layout))
+            found = with_stages(layout, constant_bytes(shape, layout), stage_bytes(shape, layout) + NOTES)
             if found:
                 return found
     return None
@@ -141,9 +142,13 @@ def constant_bytes(shape: Shape, layout: Layout) -> int:
     """Everything but the stages and their barriers."""
     window, seen = shape.geometry.window, shape.geometry.window - shape.geometry.halo
     hot = 64 * (most_keys(shape) + layout.narrow * whole(window * seen, 8))
-    tables, ones, kept, asked, alignment = shape.relative * 128 * key_channels(shape, 1), 256, 17 * 32, 16, 1024
-    notes = 48 * MOST_STAGES
-    return hot + tables + ones + kept + layout.staged * layout.warpgroups * 2048 + asked + notes + alignment
+    tables, ones, kept, asked, alignment = table_bytes(shape), 256, 17 * 32, 16, 1024
+    return hot + tables + ones + kept + layout.staged * layout.warpgroups * 2048 + asked + alignment
+
+
+def table_bytes(shape: Shape) -> int:
+    """Both tables in shared memory: 28 lines each, 16 bytes longer than a head's channels."""
+    return shape.relative * 56 * (2 * shape.key_dim + 16)
 
 
 def pieces(keys: int, piece: int) -> list[int]:

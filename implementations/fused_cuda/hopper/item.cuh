@@ -6,15 +6,12 @@
 
 // An item's queries as operands, and their products with the tables.
 DEVICE void operands(Operands& w, const Item& item, const Part& s, const Role& me) {
-  const int octet = me.lane >> 4, t = me.t;
+  const int t = me.t;
 #pragma unroll
-  for (int k = 0; k < KEY_STEPS; k++) {
-    const u32 from = me.base + item.stage * STAGE_SIZE + STAGE_QUERIES;
-    ldmatrix(w.q[k], from + swizzled<KEY_LINE>(16 * me.warp + (me.lane & 15), item.head * (D / 8) + 2 * k + octet));
-  }
+  for (int k = 0; k < KEY_STEPS; k++) ldmatrix(w.q[k], (me.queries + item.stage * STAGE_SIZE) ^ 32 * k);
   const uint2 kept_rows = at<uint2>(me.base - shared_base() + AT_KEPT + s.rows * 32 + t * 8);
   const uint2 kept_columns = at<uint2>(me.base - shared_base() + AT_KEPT + s.columns * 32 + t * 8);
-  if (RELATIVE) positions(w.rows, w.columns, w.q, me.base + AT_POSITIONS, s.top, s.left, me);
+  if (RELATIVE) positions(w.rows, w.columns, w.q, s.top, s.left, me);
   hide(w.rows, w.columns, kept_rows, kept_columns);
 }
 

@@ -44,7 +44,7 @@ def constant_bytes(shape: Shape, layout: Layout) -> int:
     """Everything but the stages and their barriers."""
     window, seen = shape.geometry.window, shape.geometry.window - shape.geometry.halo
     hot = 2 * SLOTS * (whole(window**2, 16) + layout.narrow * whole(window * seen, 16))
-    tables, kept, asked, alignment = shape.relative * 128 * forward.key_channels(shape, 1), 17 * 32, 16, 1024
+    tables, kept, asked, alignment = forward.table_bytes(shape), 17 * 32, 16, 1024
     skews = QUERIES * 112 if shape.relative else 2048
     return hot + tables + kept + layout.warpgroups * (skews + 16) + asked + alignment
 

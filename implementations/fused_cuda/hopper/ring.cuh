@@ -58,10 +58,10 @@ DEVICE void lay_out_constants(const HopperArgs& all, u32 base, int thread) {
       at<u16>(line + swizzled<64>(key, row >> 3) + (row & 7) * 2) = ONE;
       if (row < WINDOW) at<u16>(line + swizzled<64>(key, column >> 3) + (column & 7) * 2) = ONE;
     }
-  for (int i = thread; RELATIVE && i < 2 * 32 * (D / 8); i += THREADS) {
-    const int chunk = i % (D / 8), row = i / (D / 8) % 32, table = i / (D / 8) / 32;
+  for (int i = thread; RELATIVE && i < 2 * POSITION_LINES * (D / 8); i += THREADS) {
+    const int chunk = i % (D / 8), row = i / (D / 8) % POSITION_LINES, table = i / (D / 8) / POSITION_LINES;
     const uint4* source = static_cast<const uint4*>(table ? all.args.columns : all.args.rows) + row * (D / 8) + chunk;
-    at<uint4>(base + AT_POSITIONS + table * POSITIONS + swizzled<POSITION_LINE>(row, chunk)) =
+    at<uint4>(base + AT_POSITIONS + table * POSITIONS + row * POSITION_LINE + 16 * chunk) =
         row < ENTRIES ? *source : make_uint4(0, 0, 0, 0);
   }
   for (int i = thread; i < ONES; i += THREADS) at<u32>(base + AT_ONES + 4 * i) = ONE | ONE << 16;
@@ -76,6 +76,10 @@ DEVICE Role role_of(const Lane& lane) {
   me.base = (shared_base() + 1023) & ~1023u, me.barriers = me.base + AT_BARRIERS;
   me.lane = lane.lane, me.g = lane.g, me.t = lane.t;
   me.warp = shuffle(lane.warp & 3, 0), me.group = shuffle(lane.warp >> 2, 0);
+  const int octet = me.lane >> 4, chunk = me.lane >> 3 & 1, query = 16 * me.warp + (me.lane & 15);
+  const u32 tables = me.base + AT_POSITIONS + ((me.lane & 7) + 8 * octet) * POSITION_LINE + 16 * chunk;
+  me.queries = kept(me.base + STAGE_QUERIES + swizzled<KEY_LINE>(query, me.group % HEADS * (D / 8) + octet));
+  me.rows = kept(tables + (BLOCK - 1 - 2 * me.warp) * POSITION_LINE), me.columns = kept(tables + POSITIONS);
   return me;
 }
 // The ring's barriers and first windows, and what is the same for all items. What else must stand in shared memory, a

@@ -13,8 +13,9 @@ constexpr bool BORDERED = !ZERO_BORDER && HALO > 0;
 constexpr int SEEN = WINDOW - HALO;  // rows or columns of a window that are in the map, at its border
 constexpr int octets_of(int keys) { return (keys + 7) / 8 * 8; }
 constexpr int MOST = octets_of(WINDOW * WINDOW);
-constexpr int POSITION_LINE = D == 48 ? 128 : 2 * D;
-constexpr u32 POSITIONS = 32 * POSITION_LINE;
+constexpr int POSITION_LINE = 2 * D + 16;  // of an odd number of chunks: needs no swizzle
+constexpr int POSITION_LINES = 28;  // are read of a table, at most: to the 24th entry, from the window's fifth column on
+constexpr u32 POSITIONS = POSITION_LINES * POSITION_LINE;
 // Barriers tell odd phases from even ones. Where a warpgroup does not see every phase of a stage, it must know, too,
 // that the block it waits for was asked for.
 constexpr bool SKIPS = STAGES % BLOCKS_AT_A_TIME != 0;
@@ -65,6 +66,9 @@ struct Item {
 struct Role {  // where a warp is
   u32 base, barriers;
   int lane, g, t, warp, group;
+  // Where a lane reads queries of a stage, and both tables, from the window's first row and column on. Opaque: the
+  // compiler would rather find them again for each item.
+  u32 queries, rows, columns;
   int output;   // where a lane's part of a block's output begins
   u32 sum;      // the same of its log-sum-exps
   float scale;  // of logits, in powers of two
