@@ -81,6 +81,17 @@ def test_order(near: int, images: int, ran: list[Program], monkeypatch: pytest.M
     launch.images_near.cache_clear()
 
 
+@pytest.mark.parametrize("ctas", [4, 5])
+def test_last_round(ctas: int, ran: list[Program], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sixth of six blocks by four of five CTAs, a head each; the last two by two of four, which are too few."""
+    monkeypatch.setattr(launch, "resident", lambda *_: ctas)
+    only(monkeypatch, "hopper", "hopper_query")
+    backend = replace(backends.load("strided_gather"), name="emulated", attend=fused_cuda.attend)
+    with poisoned():
+        assert accuracy.check(backend, WHOLE, "cpu", "training").fault is None
+    assert ran[:2] == ["hopper", "hopper_query"]
+
+
 def around(problem: Problem, logit: float) -> dict[str, Tensor]:
     """Inputs whose logits all lie around one: the last channel of queries is 4, of keys this, of tables 0."""
     tensors = {name: tensor.detach().clone() for name, tensor in problem.inputs(seed=3).tensors.items()}

@@ -97,6 +97,7 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
   if (STAGED) me.output = offset_of(output, head, 2 * me.warp + (me.lane >> 4), me.lane >> 1 & 7) + (me.lane & 1) * 8;
   else me.output = offset_of(output, head, 2 * me.warp, me.g) + (me.t & 1 ? 6 : 0) + 2 * me.t;
   me.sum = head * all.args.blocks_y * all.args.blocks_x * 64 + 16 * me.warp + me.g;
+  share_last_round(me, all.count);
   const u32 base = me.base - shared_base();
   // Lines that a copy may leave unwritten count for nothing, but must be numbers.
   constexpr u32 SEEN_KEYS = BORDERED ? (NARROW ? SEEN : WINDOW) * SEEN : WINDOW * WINDOW;
@@ -127,10 +128,10 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
     products_wait(w.first, w.o, w.sum);
     begin(w, me.scale);
     Refills refills = {(int)(cta() + (STAGES + me.group) * ctas()), me.group, 0};
-    while (now.number < all.count) {
+    while (now.number < me.end) {
       Item next = now;
       next.next();
-      if (next.number >= all.count) next = now;
+      if (next.number >= me.end) next = now;
       const Scene x = {all, me, now, next, refills, to, few_rows, few_columns, refills_stages(me)};
       if (few_rows && few_columns) step<octets_of(SEEN * SEEN)>(w, true, x);
       else if (few_rows || few_columns) step<octets_of(SEEN * WINDOW)>(w, few_columns, x);
@@ -144,6 +145,6 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
     }
     products_wait(w.first, w.o, w.sum);
     finish(w.o, w.sum, to, all, me);
-    while (refills_stages(me) && refills.number < all.count) refills.poll(all, me);  // for slower warpgroups
+    while (refills_stages(me) && refills.number < me.count) refills.poll(all, me);  // for slower warpgroups
   }
 }

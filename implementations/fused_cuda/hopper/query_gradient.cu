@@ -75,7 +75,8 @@ DEVICE void store_tables(const float (&tables)[D / 8][4], const Args& args, u32 
 
 KERNEL __launch_bounds__(THREADS, 1) void halo_hopper_query(const __grid_constant__ HopperQueryArgs all) {
   const Lane lane = who();
-  const Role me = role_of(lane);
+  Role me = role_of(lane);
+  share_last_round(me, all.count);
   const u32 base = me.base - shared_base();
   // Lines that no copy writes count for nothing, but must be numbers.
   for (u32 i = 16 * lane.thread; i < STAGES * STAGE_SIZE; i += 16 * THREADS)
@@ -91,8 +92,8 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper_query(const __grid_constan
   Item now = first_item(me);
   Refills refills = {(int)(cta() + (STAGES + me.group) * ctas()), me.group, 0};
   float tables[D / 8][4] = {};
-  for (u32 turn = 0; now.number < all.count; now.next(), turn ^= 1) {
-    const Seen seen = seen_of(all, now.number);
+  for (u32 turn = 0; now.number < me.end; now.next(), turn ^= 1) {
+    const Seen seen = seen_of(all, block_of(now.number, me));
     const u32 index = index_of(args, seen, seen.first_head + now.head);
     Operands w;
 #pragma unroll
@@ -110,6 +111,6 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper_query(const __grid_constan
     finish(sums, tables, seen, now, turn, args, me);
     if (me.lane == 0) barrier_arrive(me.barriers + 16 * now.stage + 8);
   }
-  while (polls && refills.number < all.count) refills.poll(all, me);  // for slower warpgroups
+  while (polls && refills.number < me.count) refills.poll(all, me);  // for slower warpgroups
   if (RELATIVE) store_tables(tables, args, base, me);
 }

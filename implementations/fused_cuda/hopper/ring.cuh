@@ -10,7 +10,7 @@ struct Refills {
   int number, stage;
   u32 parity;
   template <class Arguments> DEVICE void poll(const Arguments& all, const Role& me) {
-    if (number >= all.count || !barrier_test(me.barriers + 16 * stage + 8, parity)) return;
+    if (number >= me.count || !barrier_test(me.barriers + 16 * stage + 8, parity)) return;
     if (me.lane == 0) refill(all, me, stage, number);
     number += REFILLERS * ctas();
     if (SKIPS && me.lane == 0) store_shared(me.base + AT_ASKED, number);

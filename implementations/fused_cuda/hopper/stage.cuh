@@ -59,8 +59,8 @@ DEVICE Part part_of(const Item& item, const Role& me) {
 
 // Have a stage of the ring filled with a block's queries and window.
 DEVICE void refill(const HopperArgs& all, const Role& me, int stage, int number) {
-  if (number >= all.count) return;
-  const Seen s = seen_of(all, number);
+  if (number >= me.count) return;
+  const Seen s = seen_of(all, block_of(number, me));
   const u32 full = me.barriers + 16 * stage, to = me.base + stage * STAGE_SIZE;
   const int rows = s.few_rows() ? SEEN : WINDOW, columns = s.few_columns() ? SEEN : WINDOW;
   const int shape = 2 * s.few_rows() + s.few_columns();

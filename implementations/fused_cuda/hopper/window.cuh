@@ -66,6 +66,7 @@ struct Item {
 struct Role {  // where a warp is
   u32 base, barriers;
   int lane, g, t, warp, group;
+  int count, tail, end;  // items of all CTAs, of which those from ``tail`` on are one head of a block; of a warpgroup
   // Where a lane reads queries of a stage, and both tables, from the window's first row and column on. Opaque: the
   // compiler would rather find them again for each item.
   u32 queries, rows, columns;
@@ -73,4 +74,14 @@ struct Role {  // where a warp is
   u32 sum;      // the same of its log-sum-exps
   float scale;  // of logits, in powers of two
 };
+// The last round has few items. Where there are as many CTAs as heads in it, each takes one.
+DEVICE void share_last_round(Role& me, int items) {
+  const int rest = items % ctas(), heads = rest * HEADS;
+  const bool shares = BLOCKS_AT_A_TIME == 1 && heads <= ctas(), mine = cta() % HEADS == me.group % HEADS;
+  me.tail = shares ? items - rest : items, me.count = me.tail + (shares ? heads : 0);
+  me.end = mine ? me.count : me.tail;
+}
+DEVICE int block_of(int number, const Role& me) {
+  return number < me.tail ? number : me.tail + (number - me.tail) / HEADS;
+}
 DEVICE u32 select(u32 x, u32 y, u32 mask) { return (x & mask) | (y & ~mask); }
