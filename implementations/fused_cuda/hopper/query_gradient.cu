@@ -7,8 +7,6 @@
 // exact, whatever the logits, and those of the pass by keys. So nothing leaves a safe range, or is computed again.
 #include "query_item.cuh"
 
-// Whether a piece's gradients are computed under the next one's scores: four warpgroups lack the registers (C7512).
-constexpr bool UNDER_WAY = WARPGROUPS < 4;
 // A piece of the window's keys.
 template <int N>
 DEVICE void visit(Sums& sums, const Operands& w, u64 keys, const u64 (&values)[CHUNKS], u64 hot, float scale) {
@@ -26,32 +24,40 @@ DEVICE void visit(Sums& sums, const Operands& w, u64 keys, const u64 (&values)[C
   }
   if (N / 8 % 2) ds[N / 4] = ds[N / 4 + 1] = 0;
   add_gradients(sums.query, sums.positions, ds, keys, hot);
-  if (!UNDER_WAY) products_wait(sums.query, sums.positions);
 }
-// The keys of a window: whole pieces, then what is left, up to 16 keys more.
+// The keys of a window: whole pieces, and a last one that has up to 16 keys more. Gradients of a piece are computed
+// under the next one's scores.
 constexpr int whole_pieces(int keys) { return (keys - 17) / PIECE; }
 constexpr int rest_of(int keys) { return keys - whole_pieces(keys) * PIECE; }
-// Between them, one warp looks for stages to refill: with two of them, a window has no time to lose.
-DEVICE void walk(Sums& sums, const Operands& w, const Seen& s, const Item& item, Refills& refills, bool polls,
-                 const HopperQueryArgs& all, const Role& me) {
-  constexpr int FEW = octets_of(SEEN * WINDOW), FEWEST = octets_of(SEEN * SEEN);
-  const bool few = s.few_rows() || s.few_columns(), fewest = s.few_rows() && s.few_columns();
-  u64 keys = keys_of(item, me), hot = hot_of(s.few_columns(), me);
-  Values values = values_of(item, me);
-  const float scale = all.args.scale * LOG2_E;
-  const int whole = fewest ? whole_pieces(FEWEST) : few ? whole_pieces(FEW) : whole_pieces(MOST);
-#pragma unroll 1
-  for (int i = 0; i < whole; i++) {
-    visit<PIECE>(sums, w, keys, values.chunks, hot, scale);
+struct Matrices {
+  u64 keys, hot;
+  Values values;
+  DEVICE void advance() {
     keys += PIECE * KEY_LINE / 16, hot += PIECE * 4;
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) values.chunks[c] += PIECE * VALUE_LINE / 16;
-    if (polls) refills.poll(all, me);
   }
-  if (fewest) visit<rest_of(FEWEST)>(sums, w, keys, values.chunks, hot, scale);
-  else if (few) visit<rest_of(FEW)>(sums, w, keys, values.chunks, hot, scale);
-  else visit<rest_of(MOST)>(sums, w, keys, values.chunks, hot, scale);
+};
+// Between some of them, one warp looks for stages to refill: with two of them, a window has no time to lose.
+template <int KEYS_HERE>
+DEVICE void pieces(Sums& sums, const Operands& w, Matrices m, float scale, Refills& refills, bool polls,
+                   const HopperQueryArgs& all, const Role& me) {
+#pragma unroll
+  for (int i = 0; i < whole_pieces(KEYS_HERE); i++) {
+    visit<PIECE>(sums, w, m.keys, m.values.chunks, m.hot, scale), m.advance();
+    if (polls && i % 2 == 0) refills.poll(all, me);
+  }
+  visit<rest_of(KEYS_HERE)>(sums, w, m.keys, m.values.chunks, m.hot, scale);
   products_wait(sums.query, sums.positions);
+}
+DEVICE void walk(Sums& sums, const Operands& w, const Seen& s, const Item& item, Refills& refills, bool polls,
+                 const HopperQueryArgs& all, const Role& me) {
+  const bool few = s.few_rows() || s.few_columns(), fewest = s.few_rows() && s.few_columns();
+  const Matrices m = {keys_of(item, me), hot_of(s.few_columns(), me), values_of(item, me)};
+  const float scale = all.args.scale * LOG2_E;
+  if (fewest) pieces<octets_of(SEEN * SEEN)>(sums, w, m, scale, refills, polls, all, me);
+  else if (few) pieces<octets_of(SEEN * WINDOW)>(sums, w, m, scale, refills, polls, all, me);
+  else pieces<MOST>(sums, w, m, scale, refills, polls, all, me);
 }
 
 // The CTA's share of the tables' gradients, summed over its warpgroups, where its windows were.
