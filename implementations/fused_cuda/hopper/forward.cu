@@ -114,6 +114,7 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
   Item now = first_item(me);
   const Target nowhere = {nullptr, NOTHING};
   Target to = nowhere;
+  // A whole round comes first. Asked as in the loop, the assembler turns the loop round and serialises its products.
   if (now.number < all.count) {
     State w;
 #pragma unroll

@@ -91,10 +91,10 @@ def teams_of(shape: Shape) -> tuple[tuple[int, int], ...]:
     """Warpgroups of a CTA and keys of a piece, the best first: what registers allow, and what was seen to be faster."""
     accumulators = shape.value_dim // 2 + shape.key_dim // 4
     if accumulators <= 12:
-        return ((4, 48),)
+        return ((4, 32 if shape.geometry.window == WIDEST_WINDOW else 48),)
     if shape.key_dim == shape.value_dim == 32:
         return ((3, 48), (4, 32))
-    if accumulators <= 28:
+    if accumulators <= 28 and (shape.key_dim, shape.value_dim) != (48, 32):  # these would spill
         return ((4, 32),)
     return (3, 32), (2, 32 if shape.key_dim == 64 else 48)
 

@@ -21,7 +21,7 @@ def layout_of(shape: Shape) -> Layout | None:
         return None
     # Registers that a thread keeps through a piece: operands, gradients of queries and tables, sums by position.
     kept = shape.key_dim * (5 / 4 + shape.relative / 2) + shape.value_dim / 4 + SLOTS / 2
-    teams = ((4, 32), (3, 32), (2, 32))[(kept > 72) + (kept > 140) :]
+    teams = ((4, 32), (3, 32), (2, 32))[(kept > 72) + (kept > 104) :]
     narrow = geometry.border == "masked" and geometry.halo > 0
     for (groups, piece), heads, narrowed in product(teams, (4, 2, 1), (narrow, False)):
         layout = Layout(heads, 0, groups, piece, narrowed)

@@ -21,7 +21,8 @@ extern "C" __constant__ const int launch[2] = {THREADS, (int)SHARED};
 constexpr float LEAST = FP16 ? 0.015625f : 8.6736174e-19f, GREATEST = 1.1529215e18f;
 constexpr float SHIFT = FP16 ? -6.f : 0.f;
 constexpr u32 NOTHING = 0xffffffffu;
-constexpr int COVER = 2, LATEST = 5;  // octets under the sums of the piece before; octets under the next item's biases
+// Octets under the sums of the piece before the last, and of the item before; octets under the next item's biases.
+constexpr int COVER = 2, LATEST = 5;
 
 // Where a lane's part of a finished item goes: its output, nowhere if null; the index of its log-sum-exps, and below it
 // two bits that say which of its two queries are on the map.
@@ -38,9 +39,9 @@ struct State {
   float begun[4 * COVER];                    // that piece's first weights
 };
 
-// What all warps must know of a stage's block is found once, by the one that asks for its window: the part of the window
-// that is seen; where the output and the log-sum-exps of the first head begin; of four times 16 queries, which are on
-// the map.
+// What all warps must know of a stage's block is found once, by the one that asks for its window: the part of the
+// window that is seen; where the output and the log-sum-exps of the first head begin; of four times 16 queries, which
+// are on the map.
 DEVICE u32 notes_of(int stage, const Role& me) { return me.base + AT_NOTES + 48 * stage; }
 DEVICE void take_notes(const HopperArgs& all, const Role& me, int stage, const Seen& s) {
   const Args& args = all.args;

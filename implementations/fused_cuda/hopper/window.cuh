@@ -14,7 +14,7 @@ constexpr int SEEN = WINDOW - HALO;  // rows or columns of a window that are in 
 constexpr int octets_of(int keys) { return (keys + 7) / 8 * 8; }
 constexpr int MOST = octets_of(WINDOW * WINDOW);
 constexpr int POSITION_LINE = 2 * D + 16;  // of an odd number of chunks: needs no swizzle
-constexpr int POSITION_LINES = 28;  // are read of a table, at most: to the 24th entry, from the window's fifth column on
+constexpr int POSITION_LINES = 28;  // that are read of a table: 24 entries from the window's fifth column on
 constexpr u32 POSITIONS = POSITION_LINES * POSITION_LINE;
 // Barriers tell odd phases from even ones. Where a warpgroup does not see every phase of a stage, it must know, too,
 // that the block it waits for was asked for.
