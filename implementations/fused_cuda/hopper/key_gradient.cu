@@ -141,7 +141,7 @@ DEVICE bool walk_over(const HopperKeyArgs& all, Walk now, Refills& refills, cons
   State w;
   bool redo = false;
   while (now.number < all.count) {
-    const Place p = tile_of(all, now.number);
+    const Place p = now.place;
     const int row = 2 * me.warp, y = p.y * BLOCK - HALO + row;
     await(all, now, refills, me);
     load_keys(w, stage_of(now, me), me);
