@@ -63,20 +63,28 @@ DEVICE float2 statistics_of(u32 stage, int octet, const Role& me) {
 struct Weights {
   u32 p[PIECE / 4], ds[PIECE / 4];
 };
-DEVICE void differentiate(Weights& x, const float (&s)[PIECE / 2], const float (&dp)[PIECE / 2], u32 stage, int from,
-                          float scale, const Role& me) {
+// Scores become weights.
+DEVICE void weigh(float (&s)[PIECE / 2], u32 stage, int from, float scale, const Role& me) {
 #pragma unroll
   for (int o = 0; o < PIECE / 8; o++) {
     const float2 sums = statistics_of(stage, from / 8 + o, me);
-    const float2 minus_delta = statistics_of(stage, QUERIES / 8 + from / 8 + o, me);
-    float e[4], g[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      e[i] = exp2_fast(fmaf(s[4 * o + i], scale, -(i & 1 ? sums.y : sums.x)));
-      g[i] = e[i] * (dp[4 * o + i] + (i & 1 ? minus_delta.y : minus_delta.x));
+    for (int i = 4 * o; i < 4 * o + 4; i++) s[i] = exp2_fast(fmaf(s[i], scale, -(i & 1 ? sums.y : sums.x)));
+  }
+}
+DEVICE void differentiate(Weights& x, const float (&e)[PIECE / 2], const float (&dp)[PIECE / 2], u32 stage, int from,
+                          const Role& me) {
+#pragma unroll
+  for (int o = 0; o < PIECE / 8; o++) {
+    const float2 minus_delta = statistics_of(stage, QUERIES / 8 + from / 8 + o, me);
+    float g[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) g[i] = e[4 * o + i] * (dp[4 * o + i] + (i & 1 ? minus_delta.y : minus_delta.x));
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      x.p[2 * o + h] = pack(e[4 * o + 2 * h], e[4 * o + 2 * h + 1]);
+      x.ds[2 * o + h] = pack(g[2 * h], g[2 * h + 1]);
     }
-    x.p[2 * o] = pack(e[0], e[1]), x.p[2 * o + 1] = pack(e[2], e[3]);
-    x.ds[2 * o] = pack(g[0], g[1]), x.ds[2 * o + 1] = pack(g[2], g[3]);
   }
 }
 // What a warp makes of a block: nothing where its keys are hidden, or are not on the map.
@@ -85,29 +93,44 @@ struct Visit {
   bool works;
   u32 seen;           // a mask: whether the block sees a lane's column
 };
-// A tile meets a block. The last products are under way at the end; ``next`` is where the walk goes on.
+// The operands of a piece's gradients.
+DEVICE void finish_piece(Weights& x, const float (&e)[PIECE / 2], const float (&dp)[PIECE / 2], const Visit& visit,
+                         int from, const Role& me) {
+  if (visit.works) {
+    differentiate(x, e, dp, visit.stage, from, me);
+#pragma unroll
+    for (int i = 0; HIDES && i < PIECE / 4; i++) x.p[i] &= visit.seen, x.ds[i] &= visit.seen;
+  } else {
+#pragma unroll
+    for (int i = 0; i < PIECE / 4; i++) x.p[i] = zero_here(), x.ds[i] = zero_here();
+  }
+}
+// A tile meets a block, in two pieces. The second one's scores are there before its weights are wanted: they are
+// computed under the first one's weights. The last products are under way at the end; ``next`` is where the walk goes
+// on.
+static_assert(QUERIES == 2 * PIECE, "two pieces");
 DEVICE void visit_block(State& w, const HopperKeyArgs& all, const Visit& visit, const Walk& next, Refills& refills,
                         float scale, const Role& me) {
-#pragma unroll
-  for (int from = 0; from < QUERIES; from += PIECE) {
-    float s[PIECE / 2], dp[PIECE / 2];
-    Weights x;
-    const Matrices m = matrices_of(visit.stage, from, me);
-    scores(s, dp, w.k, w.hot, w.v, m.queries, m.biases, m.gradients);
-    if (from) refills.poll(all, me);
-    products_wait(s, dp, w.dv, w.dk);
-    if (from == 0 && me.lane == 0) barrier_arrive(visit.behind);
-    if (from + PIECE == QUERIES) pick(w.hot, next, me);  // while nothing is under way
-    if (visit.works) {
-      differentiate(x, s, dp, visit.stage, from, scale, me);
-#pragma unroll
-      for (int i = 0; HIDES && i < PIECE / 4; i++) x.p[i] &= visit.seen, x.ds[i] &= visit.seen;
-    } else {
-#pragma unroll
-      for (int i = 0; i < PIECE / 4; i++) x.p[i] = zero_here(), x.ds[i] = zero_here();
-    }
-    gradients(w.dv, w.dk, x.p, x.ds, m.gradients, m.queries);
-  }
+  float s[PIECE / 2], dp[PIECE / 2], t[PIECE / 2], u[PIECE / 2];
+  const Matrices m = matrices_of(visit.stage, 0, me), n = matrices_of(visit.stage, PIECE, me);
+  Weights x, y;
+  logits(s, w.k, w.hot, m.queries, m.biases);
+  weight_gradients(dp, w.v, m.gradients);
+  logits(t, w.k, w.hot, n.queries, n.biases);
+  logits_wait(s);
+  if (me.lane == 0) barrier_arrive(visit.behind);
+  if (visit.works) weigh(s, visit.stage, 0, scale, me);
+  weight_gradients_wait(dp);
+  finish_piece(x, s, dp, visit, 0, me);
+  gradients(w.dv, w.dk, x.p, x.ds, m.gradients, m.queries);
+  weight_gradients(u, w.v, n.gradients);
+  refills.poll(all, me);
+  logits_wait(t);
+  if (visit.works) weigh(t, visit.stage, PIECE, scale, me);
+  products_wait(u, w.dv, w.dk);
+  pick(w.hot, next, me);  // while nothing is under way
+  finish_piece(y, t, u, visit, PIECE, me);
+  gradients(w.dv, w.dk, y.p, y.ds, n.gradients, n.queries);
 }
 // Zero, if one of a lane's two keys has finite gradients.
 DEVICE float unless_finite(const State& w, int half) {
