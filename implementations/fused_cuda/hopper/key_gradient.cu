@@ -106,10 +106,9 @@ DEVICE void finish_piece(Weights& x, const float (&e)[PIECE / 2], const float (&
   }
 }
 // A tile meets a block, in two pieces. The second one's scores are there before its weights are wanted: they are
-// computed under the first one's weights. The last products are under way at the end; ``next`` is where the walk goes
-// on.
+// computed under the first one's weights. The last products are under way at the end. The walk goes on under the first.
 static_assert(QUERIES == 2 * PIECE, "two pieces");
-DEVICE void visit_block(State& w, const HopperKeyArgs& all, const Visit& visit, const Walk& next, Refills& refills,
+DEVICE void visit_block(State& w, const HopperKeyArgs& all, const Visit& visit, Walk& walk, Refills& refills,
                         float scale, const Role& me) {
   float s[PIECE / 2], dp[PIECE / 2], t[PIECE / 2], u[PIECE / 2];
   const Matrices m = matrices_of(visit.stage, 0, me), n = matrices_of(visit.stage, PIECE, me);
@@ -117,6 +116,7 @@ DEVICE void visit_block(State& w, const HopperKeyArgs& all, const Visit& visit, 
   logits(s, w.k, w.hot, m.queries, m.biases);
   weight_gradients(dp, w.v, m.gradients);
   logits(t, w.k, w.hot, n.queries, n.biases);
+  walk.next(all);
   logits_wait(s);
   if (me.lane == 0) barrier_arrive(visit.behind);
   if (visit.works) weigh(s, visit.stage, 0, scale, me);
@@ -128,7 +128,7 @@ DEVICE void visit_block(State& w, const HopperKeyArgs& all, const Visit& visit, 
   logits_wait(t);
   if (visit.works) weigh(t, visit.stage, PIECE, scale, me);
   products_wait(u, w.dv, w.dk);
-  pick(w.hot, next, me);  // while nothing is under way
+  pick(w.hot, walk, me);  // while nothing is under way
   finish_piece(y, t, u, visit, PIECE, me);
   gradients(w.dv, w.dk, y.p, y.ds, n.gradients, n.queries);
 }
@@ -180,7 +180,6 @@ DEVICE bool walk_over(const HopperKeyArgs& all, Walk now, Refills& refills, cons
       const u32 seen = me.g + now.right() * BLOCK < WINDOW ? ~0u : 0u, own = left(now, me);
       const Visit visit = {stage_of(now, me), behind, works, seen};
       await(all, now, refills, me);
-      now.next(all);
       visit_block(w, all, visit, now, refills, scale, me);
       behind = own;
     }
