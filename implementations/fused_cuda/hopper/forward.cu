@@ -97,6 +97,9 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
   if (STAGED) me.output = offset_of(output, head, 2 * me.warp + (me.lane >> 4), me.lane >> 1 & 7) + (me.lane & 1) * 8;
   else me.output = offset_of(output, head, 2 * me.warp, me.g) + (me.t & 1 ? 6 : 0) + 2 * me.t;
   me.sum = head * all.args.blocks_y * all.args.blocks_x * 64 + 16 * me.warp + me.g;
+  const u32 room = me.base + AT_OUTPUT + me.group * 2048 + me.warp * 512;
+  me.written = kept(room + swizzled<32>(me.lane & 15, me.lane >> 4));
+  me.read = kept(room + swizzled<32>(me.lane >> 1, me.lane & 1));
   share_last_round(me, all.count);
   const u32 base = me.base - shared_base();
   // Lines that a copy may leave unwritten count for nothing, but must be numbers.

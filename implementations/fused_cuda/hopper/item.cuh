@@ -34,7 +34,6 @@ DEVICE bool fit(const float (&o)[E / 2], const float (&sum)[4]) {
 DEVICE void finish(const float (&o)[E / 2], const float (&sum)[4], const Target& to, const HopperArgs& all,
                    const Role& me, float2 shift = make_float2(SHIFT, SHIFT)) {
   const float factor[2] = {reciprocal(sum[0]), reciprocal(sum[2])};
-  const u32 stage = me.base + AT_OUTPUT + me.group * 2048 + me.warp * 512;
 #pragma unroll
   for (int c = 0; c < E / 16; c++) {
     u32 words[4];
@@ -43,9 +42,9 @@ DEVICE void finish(const float (&o)[E / 2], const float (&sum)[4], const Target&
       words[i] = pack(o[8 * c + 2 * i] * factor[i & 1], o[8 * c + 2 * i + 1] * factor[i & 1]);
     if (STAGED) {
       if (c) warp_sync();
-      stmatrix(stage + swizzled<32>(me.lane & 15, me.lane >> 4), words[0], words[1], words[2], words[3]);
+      stmatrix(me.written, words[0], words[1], words[2], words[3]);
       warp_sync();
-      const uint4 v = load_shared(stage + swizzled<32>(me.lane >> 1, me.lane & 1));
+      const uint4 v = load_shared(me.read);
       if (to.output) store_16(to.output + 16 * c, v);
     } else {
       const bool odd = me.t & 1;

@@ -22,10 +22,9 @@ DEVICE void positions(u32 (&rows)[4], u32 (&columns)[4], const u32 (&q)[KEY_STEP
   }
   rows[0] = pack(h[0][0], h[0][1]), rows[2] = pack(h[1][0], h[1][1]);
   rows[1] = pack(h[2][2], h[2][3]), rows[3] = pack(h[3][2], h[3][3]);
-  // A query's 24 entries, a pair in each of four lanes and three octets, ``shift`` entries further on. What is
-  // ``whole`` lanes further on is in the next octet where a lane begins a turn.
-  const int shift = 7 - me.g, whole = shift >> 1, near = (me.lane & 28) | ((me.t + whole) & 3);
-  const int next = (me.lane & 28) | ((me.t + whole + 1) & 3);
+  // A query's 24 entries, a pair in each of four lanes and three octets, ``shift`` entries further on. What is ``whole``
+  // lanes further on is in the next octet where a lane begins a turn.
+  const int shift = 7 - me.g, whole = shift >> 1;
   const bool wraps = me.t < whole, next_wraps = me.t <= whole;
   const u32 pick = shift & 1 ? 0x5432 : 0x3210;
 #pragma unroll
@@ -35,8 +34,8 @@ DEVICE void positions(u32 (&rows)[4], u32 (&columns)[4], const u32 (&q)[KEY_STEP
     for (int n = 0; n < 3; n++) pairs[n] = pack(d[n][2 * half], d[n][2 * half + 1]);
 #pragma unroll
     for (int o = 0; o < 2; o++) {
-      const u32 x = shuffle(wraps ? pairs[o + 1] : pairs[o], near);
-      const u32 y = shuffle(next_wraps ? pairs[o + 1] : pairs[o], next);
+      const u32 x = shuffle(wraps ? pairs[o + 1] : pairs[o], me.near);
+      const u32 y = shuffle(next_wraps ? pairs[o + 1] : pairs[o], me.next);
       columns[2 * o + half] = permute(x, y, pick);
     }
   }

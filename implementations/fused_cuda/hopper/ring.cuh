@@ -80,6 +80,9 @@ DEVICE Role role_of(const Lane& lane) {
   const u32 tables = me.base + AT_POSITIONS + ((me.lane & 7) + 8 * octet) * POSITION_LINE + 16 * chunk;
   me.queries = kept(me.base + STAGE_QUERIES + swizzled<KEY_LINE>(query, me.group % HEADS * (D / 8) + octet));
   me.rows = kept(tables + (BLOCK - 1 - 2 * me.warp) * POSITION_LINE), me.columns = kept(tables + POSITIONS);
+  const int whole = (7 - me.g) >> 1;
+  me.near = (int)kept((u32)((me.lane & 28) | ((me.t + whole) & 3)));
+  me.next = (int)kept((u32)((me.lane & 28) | ((me.t + whole + 1) & 3)));
   return me;
 }
 // The ring's barriers and first windows, and what is the same for all items. What else must stand in shared memory, a

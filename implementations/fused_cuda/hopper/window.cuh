@@ -70,6 +70,8 @@ struct Role {  // where a warp is
   // Where a lane reads queries of a stage, and both tables, from the window's first row and column on. Opaque: the
   // compiler would rather find them again for each item.
   u32 queries, rows, columns;
+  u32 written, read;  // of the forward kernel: where outputs pass through shared memory
+  int near, next;     // lanes that have what a skewed pair is made of
   int output;   // where a lane's part of a block's output begins
   u32 sum;      // the same of its log-sum-exps
   float scale;  // of logits, in powers of two
