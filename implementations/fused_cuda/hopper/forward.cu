@@ -104,10 +104,14 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper(const __grid_constant__ Ho
   const u32 base = me.base - shared_base();
   // Lines that a copy may leave unwritten count for nothing, but must be numbers.
   constexpr u32 SEEN_KEYS = BORDERED ? (NARROW ? SEEN : WINDOW) * SEEN : WINDOW * WINDOW;
+#pragma unroll 1
   for (int stage = 0; stage < STAGES; stage++) {
+#pragma unroll 1
     for (u32 i = SEEN_KEYS * KEY_LINE / 16 + lane.thread; i < KEYS / 16; i += THREADS)
       at<uint4>(base + stage * STAGE_SIZE + 16 * i) = make_uint4(0, 0, 0, 0);
+#pragma unroll 1
     for (int box = 0; box < VALUE_BOXES; box++)
+#pragma unroll 1
       for (u32 i = SEEN_KEYS * VALUE_LINE / 16 + lane.thread; i < VALUES / 16; i += THREADS)
         at<uint4>(base + stage * STAGE_SIZE + KEYS + box * VALUES + 16 * i) = make_uint4(0, 0, 0, 0);
   }

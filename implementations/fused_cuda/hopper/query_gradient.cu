@@ -85,6 +85,7 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper_query(const __grid_constan
   share_last_round(me, all.count);
   const u32 base = me.base - shared_base();
   // Lines that no copy writes count for nothing, but must be numbers.
+#pragma unroll 1
   for (u32 i = 16 * lane.thread; i < STAGES * STAGE_SIZE; i += 16 * THREADS)
     at<uint4>(base + i) = make_uint4(0, 0, 0, 0);
   if (lane.thread < 1 + 2 * SHAPES) prefetch((&all.query)[lane.thread]);

@@ -48,8 +48,11 @@ DEVICE Values values_of(const Item& item, const Role& me) {
 }
 
 // What is the same for all items, in shared memory: one-hot operands, tables, ones, what of 16 slots the first n are.
+// Loops that few threads turn more than once are not unrolled: what is run once is waited for as it is fetched.
 DEVICE void lay_out_constants(const HopperArgs& all, u32 base, int thread) {
+#pragma unroll 1
   for (int width = WINDOW; width >= (BORDERED && NARROW ? SEEN : WINDOW); width -= max(HALO, 1))
+#pragma unroll 1
     for (int key = thread; key < hot_lines(width); key += THREADS) {
       const int row = key / width, column = 16 + key % width;
       const u32 line = base + (width == WINDOW ? AT_HOT : AT_HOT_NARROW);
@@ -58,13 +61,16 @@ DEVICE void lay_out_constants(const HopperArgs& all, u32 base, int thread) {
       at<u16>(line + swizzled<64>(key, row >> 3) + (row & 7) * 2) = ONE;
       if (row < WINDOW) at<u16>(line + swizzled<64>(key, column >> 3) + (column & 7) * 2) = ONE;
     }
+#pragma unroll 1
   for (int i = thread; RELATIVE && i < 2 * POSITION_LINES * (D / 8); i += THREADS) {
     const int chunk = i % (D / 8), row = i / (D / 8) % POSITION_LINES, table = i / (D / 8) / POSITION_LINES;
     const uint4* source = static_cast<const uint4*>(table ? all.args.columns : all.args.rows) + row * (D / 8) + chunk;
     at<uint4>(base + AT_POSITIONS + table * POSITIONS + row * POSITION_LINE + 16 * chunk) =
         row < ENTRIES ? *source : make_uint4(0, 0, 0, 0);
   }
+#pragma unroll 1
   for (int i = thread; i < ONES; i += THREADS) at<u32>(base + AT_ONES + 4 * i) = ONE | ONE << 16;
+#pragma unroll 1
   for (int i = thread; i < 17 * 8; i += THREADS) {
     const int left = i / 8 - (i % 2 * 8 + i / 2 % 4 * 2);
     at<u32>(base + AT_KEPT + 4 * i) = left <= 0 ? 0u : left == 1 ? 0xffffu : 0xffffffffu;
@@ -100,6 +106,7 @@ template <class Arguments> DEVICE void begin_ring(const Arguments& all, const Ro
   fence_async();
   block_sync();
   if (thread == 0)
+#pragma unroll 1
     for (int s = 0; s < STAGES; s++) refill(all, me, s, cta() + s * ctas());
   lay_out_constants(all, base, thread);
   fence_async();
