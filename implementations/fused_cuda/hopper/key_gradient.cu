@@ -143,23 +143,33 @@ DEVICE float unless_finite(const State& w, int half) {
     if ((i >> 1 & 1) == half) sum = fmaf(w.dv[i], 0.f, sum);
   return sum;
 }
-// The end of a tile: store its gradients. Tells whether some of a warp's are not finite.
-DEVICE bool finish(const State& w, const Args& args, const Place& p, const Lane& lane, const Role& me) {
-  const int y0 = p.y * BLOCK - HALO + 2 * me.warp, x0 = p.x * BLOCK - HALO + me.g, head = p.head + me.head;
-  const int y[2] = {y0, y0 + 1}, x[2] = {x0, x0};
-  bool valid[2];
+// Gradients of a lane's two keys, one row below the other, where they are on the map: 8 bytes a lane.
+template <int dim>
+DEVICE void store_keys(const float (&c)[dim / 2], float factor, const View& view, const Place& p, const bool (&valid)[2],
+                       const Role& me) {
+  const int y = p.y * BLOCK - HALO + 2 * me.warp, x = p.x * BLOCK - HALO + me.g, odd = me.t & 1;
+  u16* target = image_of(view, p.image) + offset_of(view, p.head + me.head, y, x) + 2 * me.t + 6 * odd;
 #pragma unroll
-  for (int h = 0; h < 2; h++)
-    valid[h] = (unsigned)x[h] < (unsigned)args.width && (unsigned)y[h] < (unsigned)args.height;
-  const float factor[2] = {args.scale, args.scale}, one[2] = {1.f, 1.f};
-  const auto& dk = reinterpret_cast<const float(&)[D / 8][4]>(w.dk);
-  const auto& dv = reinterpret_cast<const float(&)[E / 8][4]>(w.dv);
-  store_rows<D, D>(dk, factor, args.key_gradient, p, head, y, x, valid, lane);
-  store_rows<E, E>(dv, one, args.value_gradient, p, head, y, x, valid, lane);
+  for (int n = 0; n < dim / 16; n++)
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const int i = 8 * n + 2 * h;
+      const u32 low = pack(c[i] * factor, c[i + 1] * factor), high = pack(c[i + 4] * factor, c[i + 5] * factor);
+      const u32 other = shuffle_xor(odd ? low : high, 1);
+      if (valid[h]) store(target + h * view.row + 16 * n, odd ? make_uint2(other, high) : make_uint2(low, other));
+    }
+}
+// The end of a tile: store its gradients. Tells whether some of a warp's are not finite.
+DEVICE bool finish(const State& w, const Args& args, const Place& p, const Role& me) {
+  const int y = p.y * BLOCK - HALO + 2 * me.warp, x = p.x * BLOCK - HALO + me.g;
+  const bool inside = (unsigned)x < (unsigned)args.width;
+  const bool valid[2] = {inside && (unsigned)y < (unsigned)args.height, inside && (unsigned)(y + 1) < (unsigned)args.height};
+  store_keys<D>(w.dk, args.scale, args.key_gradient, p, valid, me);
+  store_keys<E>(w.dv, 1.f, args.value_gradient, p, valid, me);
   return warp_any((valid[0] && unless_finite(w, 0) != 0.f) || (valid[1] && unless_finite(w, 1) != 0.f));
 }
 // A warpgroup's walk. Tells whether some of a warp's gradients are not finite.
-DEVICE bool walk_over(const HopperKeyArgs& all, Walk now, Refills& refills, const Lane& lane, const Role& me) {
+DEVICE bool walk_over(const HopperKeyArgs& all, Walk now, Refills& refills, const Role& me) {
   const float scale = all.args.scale * LOG2_E;
   State w;
   bool redo = false;
@@ -185,7 +195,7 @@ DEVICE bool walk_over(const HopperKeyArgs& all, Walk now, Refills& refills, cons
     }
     products_wait(w.dv, w.dk);
     if (me.lane == 0) barrier_arrive(behind);
-    redo |= finish(w, all.args, p, lane, me);
+    redo |= finish(w, all.args, p, me);
   }
   while (refills.more(all)) refills.poll(all, me);  // for slower warpgroups
   return redo;
@@ -208,7 +218,7 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper_key(const __grid_constant_
   Refills refills = {first, me.warp == 0};
   refills.skip(all, me.head);
   for (int i = me.head; i < STAGES && refills.more(all); i += HEADS) refills.fill(all, me);
-  const bool redo = walk_over(all, first, refills, lane, me);
+  const bool redo = walk_over(all, first, refills, me);
   block_sync();
   if (redo) differentiate_again(all, (lane.thread >> 5) * 8 * QUERIES, me);
   // The last CTAs have the fewest tiles.
