@@ -217,6 +217,7 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper_key(const __grid_constant_
   const Walk first = begin(all, me);
   Refills refills = {first, me.warp == 0};
   refills.skip(all, me.head);
+#pragma unroll 1
   for (int i = me.head; i < STAGES && refills.more(all); i += HEADS) refills.fill(all, me);
   const bool redo = walk_over(all, first, refills, me);
   block_sync();

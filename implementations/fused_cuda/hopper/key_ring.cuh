@@ -99,6 +99,7 @@ struct Refills {
   Walk walk;
   bool mine;
   DEVICE void skip(const HopperKeyArgs& all, int count) {
+#pragma unroll 1
     for (int i = 0; i < count; i++) walk.next(all);
   }
   DEVICE void fill(const HopperKeyArgs& all, const Role& me) {
