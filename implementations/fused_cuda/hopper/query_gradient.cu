@@ -79,6 +79,24 @@ DEVICE void store_tables(const float (&tables)[D / 8][4], const Args& args, u32 
   }
 }
 
+// What is known of an item before its window is there. The log-sum-exps come from memory, while the item before ends.
+struct Ahead {
+  Seen seen;
+  u32 index;
+  float reference[2];
+};
+DEVICE Ahead look_ahead(const Item& item, const HopperQueryArgs& all, const Role& me) {
+  Ahead x;
+  x.seen = seen_of(all, block_of(item.number, me));
+  x.index = index_of(all.args, x.seen, x.seen.first_head + item.head);
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    const float* from = all.args.log_sum_exp + x.index + 16 * me.warp + me.g + 8 * h;
+    x.reference[h] = item.number < me.end ? as_float(load(from)) : 0.f;
+  }
+  return x;
+}
+
 KERNEL __launch_bounds__(THREADS, 1) void halo_hopper_query(const __grid_constant__ HopperQueryArgs all) {
   const Lane lane = who();
   Role me = role_of(lane);
@@ -99,24 +117,27 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper_query(const __grid_constan
   Item now = first_item(me);
   Refills refills = {(int)(cta() + (STAGES + me.group) * ctas()), me.group, 0};
   float tables[D / 8][4] = {};
-  for (u32 turn = 0; now.number < me.end; now.next(), turn ^= 1) {
-    const Seen seen = seen_of(all, block_of(now.number, me));
-    const u32 index = index_of(args, seen, seen.first_head + now.head);
-    Operands w;
-#pragma unroll
-    for (int h = 0; h < 2; h++) w.reference[h] = as_float(load(args.log_sum_exp + index + 16 * me.warp + me.g + 8 * h));
+  Ahead next = look_ahead(now, all, me);
+  for (u32 turn = 0; now.number < me.end; turn ^= 1) {
+    const Ahead here = next;
     if (polls || SKIPS) {
       while (!arrived(now, me))
         if (polls) refills.poll(all, me);
     } else {
       barrier_wait(me.barriers + 16 * now.stage, now.parity);
     }
-    load_operands(w, now, index, args, me);
-    load_positions(w, seen, index, args, me);
+    Operands w;
+#pragma unroll
+    for (int h = 0; h < 2; h++) w.reference[h] = here.reference[h];
+    load_operands(w, now, here.index, args, me);
+    load_positions(w, here.seen, here.index, args, me);
     Sums sums = {};
-    walk(sums, w, seen, now, refills, polls, all, me);
-    finish(sums, tables, seen, now, turn, args, me);
-    if (me.lane == 0) barrier_arrive(me.barriers + 16 * now.stage + 8);
+    walk(sums, w, here.seen, now, refills, polls, all, me);
+    const Item done = now;
+    now.next();
+    next = look_ahead(now, all, me);
+    finish(sums, tables, here.seen, done, turn, args, me);
+    if (me.lane == 0) barrier_arrive(me.barriers + 16 * done.stage + 8);
   }
   while (polls && refills.number < me.count) refills.poll(all, me);  // for slower warpgroups
   if (RELATIVE) store_tables(tables, args, base, me);
