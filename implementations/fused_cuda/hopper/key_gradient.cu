@@ -145,8 +145,8 @@ DEVICE float unless_finite(const State& w, int half) {
 }
 // Gradients of a lane's two keys, one row below the other, where they are on the map: 8 bytes a lane.
 template <int dim>
-DEVICE void store_keys(const float (&c)[dim / 2], float factor, const View& view, const Place& p, const bool (&valid)[2],
-                       const Role& me) {
+DEVICE void store_keys(const float (&c)[dim / 2], float factor, const View& view, const Place& p,
+                       const bool (&valid)[2], const Role& me) {
   const int y = p.y * BLOCK - HALO + 2 * me.warp, x = p.x * BLOCK - HALO + me.g, odd = me.t & 1;
   u16* target = image_of(view, p.image) + offset_of(view, p.head + me.head, y, x) + 2 * me.t + 6 * odd;
 #pragma unroll
@@ -163,7 +163,8 @@ DEVICE void store_keys(const float (&c)[dim / 2], float factor, const View& view
 DEVICE bool finish(const State& w, const Args& args, const Place& p, const Role& me) {
   const int y = p.y * BLOCK - HALO + 2 * me.warp, x = p.x * BLOCK - HALO + me.g;
   const bool inside = (unsigned)x < (unsigned)args.width;
-  const bool valid[2] = {inside && (unsigned)y < (unsigned)args.height, inside && (unsigned)(y + 1) < (unsigned)args.height};
+  const bool valid[2] = {inside && (unsigned)y < (unsigned)args.height,
+                         inside && (unsigned)(y + 1) < (unsigned)args.height};
   store_keys<D>(w.dk, args.scale, args.key_gradient, p, valid, me);
   store_keys<E>(w.dv, 1.f, args.value_gradient, p, valid, me);
   return warp_any((valid[0] && unless_finite(w, 0) != 0.f) || (valid[1] && unless_finite(w, 1) != 0.f));

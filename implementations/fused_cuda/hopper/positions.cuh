@@ -22,8 +22,8 @@ DEVICE void positions(u32 (&rows)[4], u32 (&columns)[4], const u32 (&q)[KEY_STEP
   }
   rows[0] = pack(h[0][0], h[0][1]), rows[2] = pack(h[1][0], h[1][1]);
   rows[1] = pack(h[2][2], h[2][3]), rows[3] = pack(h[3][2], h[3][3]);
-  // A query's 24 entries, a pair in each of four lanes and three octets, ``shift`` entries further on. What is ``whole``
-  // lanes further on is in the next octet where a lane begins a turn.
+  // A query's 24 entries, a pair in each of four lanes and three octets, ``shift`` entries further on. What is
+  // ``whole`` lanes further on is in the next octet where a lane begins a turn.
   const int shift = 7 - me.g, whole = shift >> 1;
   const bool wraps = me.t < whole, next_wraps = me.t <= whole;
   const u32 pick = shift & 1 ? 0x5432 : 0x3210;

@@ -90,8 +90,12 @@ def key_vocabulary(
 def transposed(half: str, queries: int, steps: int, *, relative: bool) -> str:
     """S^T (64 x queries) = [k one-hot] [queries biases]^T, not waited for."""
     count = queries // 2
-    names = [f"{name}[{step}][{i}]" for name, many in (("k", steps), ("hot", 2 * relative)) for step in range(many)
-             for i in range(4)]
+    names = [
+        f"{name}[{step}][{i}]"
+        for name, many in (("k", steps), ("hot", 2 * relative))
+        for step in range(many)
+        for i in range(4)
+    ]
     after = count + len(names)
     lines = []
     for number in range(steps + 2 * relative):
@@ -146,7 +150,7 @@ def gradients(half: str, key_dim: int, steps: int, chunk: int, chunks: int, line
 
 
 def wait(sizes: Sequence[int], name: str = "products_wait", behind: int = 0) -> str:
-    """Until no product is under way but the last groups ``behind``; what is in these accumulators is not read before."""
+    """Until no product is under way but the last groups; what is in these accumulators is not read before."""
     parameters = ", ".join(f"float (&x{i})[{size}]" for i, size in enumerate(sizes))
     tied = outputs("+", **{f"x{i}": size for i, size in enumerate(sizes)})
     return f"DEVICE void {name}({parameters}) {assembly([f'wgmma.wait_group.sync.aligned {behind};'], tied, [])}"
