@@ -136,7 +136,10 @@ def test_an_efficiency_beside_its_interval_is_drawn(
     with look():
         drawn = [*shared.draw(selections(results)[0]), *shared.draw(network_selections(results)[0])]
         drawn += [*figure.draw(network_selections(results)[0])]
-    assert {str(name) for name, one in drawn if not isinstance(one, str)} >= {"efficiency-eager", "shared-operator-forward"}
+    assert {str(name) for name, one in drawn if not isinstance(one, str)} >= {
+        "efficiency-eager",
+        "shared-operator-forward",
+    }
 
 
 def test_efficiency_is_paired_by_rounds() -> None:
