@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import sys
 import traceback
@@ -126,10 +127,12 @@ def end(name: str, main: Callable[[], int]) -> NoReturn:
     """Run a command and end with its exit status.
 
     Where it cannot say what it has to say, that is one line and ``UNUSABLE``; of a reader who has left, nothing is
-    said. What nobody foresaw is ``UNUSABLE``, too, with its traceback: Python would make it 1, which is a verdict of
-    some commands.
+    said. Ctrl-C is one line, too, and ``INTERRUPTED``. What nobody foresaw is ``UNUSABLE`` with its traceback: Python
+    would make it 1, which is a verdict of some commands.
     """
     if sys.stdout is not None:
+        if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are no text, as on stderr
         sys.stdout = cast("TextIO", Output(sys.stdout))
     status: Any = UNUSABLE
     try:
@@ -141,6 +144,10 @@ def end(name: str, main: Callable[[], int]) -> NoReturn:
             sys.stdout.flush()
     except Unshown as error:
         status = UNUSABLE if error.unread else refuse(name, error)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+        with suppress(OSError):
+            print(f"\n{name}: interrupted", file=sys.stderr)
     except Exception:  # noqa: BLE001 - whatever it is, it is no verdict
         status = UNUSABLE
         with suppress(OSError):  # nobody reads on

@@ -1,4 +1,6 @@
-"""Numbers in sentences: 1 file, 2 files; 1.3 times as long, and never "1 times" as long."""
+"""Numbers in sentences: 1 file, 2 files; 1.3 times as long, and never "1 times" as long. Names of files as text."""
+
+import os
 
 
 def counted(number: float, noun: str, many: str | None = None) -> str:
@@ -16,3 +18,8 @@ def told_apart(one: float, other: float) -> tuple[str, str]:
     """Two numbers in three digits, or in as many more as tell them apart."""
     said = [(f"{one:.{digits}g}", f"{other:.{digits}g}") for digits in range(3, 18)]
     return next((pair for pair in said if pair[0] != pair[1]), said[0])
+
+
+def legible(name: str) -> str:
+    """The name of a file as text: UTF-8 in any locale, with bytes that are none escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

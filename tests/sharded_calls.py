@@ -1,5 +1,6 @@
 """What ranks are asked: calls on shards of a map, and calls that some rank does not join; and what is right."""
 
+import copy
 import os
 import time
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._python_dispatch import _disable_current_modes as disable_current_modes
@@ -260,6 +261,41 @@ def layer(
     return numbers({"output": output, "map": mine.grad, **weights})
 
 
+class Adapted(nn.Module):
+    """A projection with a low rank beside it, as adapters put one."""
+
+    def __init__(self, projection: nn.Conv2d) -> None:
+        super().__init__()
+        self.projection, channels = projection, (projection.in_channels, projection.out_channels)
+        self.down = nn.Conv2d(channels[0], 2, 1, projection.stride, bias=False)
+        self.up = nn.Conv2d(2, channels[1], 1, bias=False)
+        self.to(projection.weight.dtype)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        found: Tensor = self.projection(pixels) + self.up(self.down(pixels))
+        return found
+
+
+def dressed(module: HaloAttention) -> HaloAttention:
+    """The layer with projections that are more than a weight: an adapter, a hook, a bias."""
+    module.query = Adapted(module.query)  # type: ignore[assignment]
+    module.key.register_forward_hook(lambda _module, _inputs, output: output * 2)
+    module.value.bias = nn.Parameter(torch.zeros(module.value.out_channels, dtype=module.value.weight.dtype))
+    return module
+
+
+def dressed_layer(
+    group: ProcessGroup, spec: LayerSpec, shards: Shards, pixels: Tensor, state: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """This rank's pixels of the output of such a layer's copy, and the gradients of its weights."""
+    module = distributed.HaloAttention(spec, group, backend="sdpa", shards=shards).to(pixels.dtype)
+    module = copy.deepcopy(dressed(module))  # of the same group
+    module.load_state_dict(state)
+    output = module(shards.local(pixels, group.rank()))
+    output.square().sum().backward()
+    return numbers({"output": output, **{name: weight.grad for name, weight in module.named_parameters()}})
+
+
 def network(
     group: ProcessGroup, name: str, overrides: dict[str, Any], image: Tensor, state: dict[str, Any], shards: Shards
 ) -> Any:
@@ -289,14 +325,37 @@ def training(
 
 
 def before_any_backward(
-    group: ProcessGroup, images: tuple[Tensor, Tensor], state: dict[str, Any]
+    group: ProcessGroup, images: tuple[Tensor, Tensor], state: dict[str, Any], again: bool
 ) -> dict[str, np.ndarray]:
-    """The gradients of a loss of two images of which this rank has its rows: the ranks ask one another for these."""
+    """The gradients of a loss of two images of which this rank has its rows: the ranks ask one another for these.
+
+    ``again`` as in ``training``.
+    """
     model = models.create("halonet_mini", "sdpa", 10).to(images[0].dtype)
     model.load_state_dict(state)
     distributed.shard_network(model, group, backend="sdpa")
+    model.set_grad_checkpointing(again)
     shards = [Shards((128, image.shape[2] - 128)) for image in images]
     return gradients_of(model, [each.local(image, group.rank()) for each, image in zip(shards, images, strict=True)])
+
+
+def changed_network(
+    group: ProcessGroup, images: Tensor, state: dict[str, Any], shards: Shards
+) -> dict[str, np.ndarray]:
+    """Features, logits and gradients of a network that was changed after it was sharded: all it had is replaced."""
+    model = models.create("halonet_mini", "sdpa", 1000).to(images.dtype)
+    distributed.shard_network(model, group, backend="sdpa", shards=shards)
+    model.reset_classifier(10)
+    model.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
+    return by_parts(copy.deepcopy(model), shards.local(images, group.rank()))
+
+
+def by_parts(model: torch.nn.Module, images: Tensor) -> dict[str, np.ndarray]:
+    """What a network's methods make of images, one after the other, and the gradients."""
+    features, _ = model.forward_intermediates(images)
+    logits = model.forward_head(features) + model.forward_head(model.forward_features(images))
+    logits.square().sum().backward()
+    return numbers({"logits": logits, **{name: weight.grad for name, weight in model.named_parameters()}})
 
 
 def gradients_of(model: torch.nn.Module, images: list[Tensor]) -> dict[str, np.ndarray]:

@@ -4,16 +4,17 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from halobench import Geometry, LayerSpec, Problem, Unsupported, models
 from halobench.attention import oracle
-from halobench.attention.layer import AttentionLayer
-from halobench.distributed import RankLost, Shards, shard_map, shard_network
+from halobench.attention.layer import AttentionLayer, HaloAttention
+from halobench.distributed import RankLost, Shards, attend, shard_map, shard_network
 from halobench.distributed.areas import Area
 from halobench.distributed.sharded import cut
 from halobench.distributed.shards import overhang, routes
@@ -193,6 +194,24 @@ def test_layer(ranks: Ranks, name: str, grid: tuple[int, int]) -> None:
         torch.testing.assert_close(found[one], wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("grid", [(2, 1), (4, 1), (1, 2)])
+def test_projections_that_are_more_than_a_weight(ranks: Ranks, grid: tuple[int, int]) -> None:
+    """Adapters, hooks and biases act as in a layer of the whole map, also on a rank that has no pixels."""
+    spec = LAYERS["downsampling"]
+    pixels = torch.randn(2, 6, 3 * spec.geometry.block - 1, 5, dtype=torch.float64)
+    shards = shard_map(pixels.shape[2], grid, spec.geometry, 5)
+    whole = sharded_calls.dressed(HaloAttention(spec, oracle.attend).double())
+    torch.nn.init.normal_(whole.value.bias)
+    output = whole(pixels)
+    output.square().sum().backward()
+    weights = {name: weight.grad for name, weight in whole.named_parameters()}
+    parts = ranks.ask(shards.ranks, sharded_calls.dressed_layer, spec, shards, pixels, whole.state_dict())
+    assert not [part for part in parts if isinstance(part, Exception)]
+    found = sharded_calls.together(parts, shards, set(weights))
+    for one, wanted in {"output": output.detach(), **weights}.items():
+        torch.testing.assert_close(found[one], wanted, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("overrides", "shards"),
     [
@@ -256,14 +275,25 @@ def test_training_step_of_a_network(ranks: Ranks, name: str) -> None:
     sharded_calls.assert_alike(parts, whole, shards)
 
 
-def test_two_images_before_their_gradients(ranks: Ranks) -> None:
+@pytest.mark.parametrize("again", [False, True])
+def test_two_images_before_their_gradients(ranks: Ranks, again: bool) -> None:
     """Of different heights: each backward pass knows its own image."""
     torch.manual_seed(0)
     model = sharded_calls.unlike_itself(models.create("halonet_mini", "sdpa", 10).double())
     images = tuple(torch.randn(1, 3, height, 40, dtype=torch.float64) for height in (160, 256))
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     whole = sharded_calls.gradients_of(model, list(images))
-    sharded_calls.assert_alike(ranks.ask(2, sharded_calls.before_any_backward, images, state), whole, Shards((0, 0)))
+    parts = ranks.ask(2, sharded_calls.before_any_backward, images, state, again)
+    sharded_calls.assert_alike(parts, whole, Shards((0, 0)))
+
+
+def test_a_network_that_is_changed_after_it_was_sharded(ranks: Ranks) -> None:
+    """A copy, with weights that were assigned and a new head, called method by method."""
+    torch.manual_seed(0)
+    model = sharded_calls.unlike_itself(models.create("halonet_mini", "sdpa", 10).double()).eval()
+    images, shards = torch.randn(1, 3, 228, 40, dtype=torch.float64), Shards((128, 100))
+    parts = ranks.ask(2, sharded_calls.changed_network, images, model.state_dict(), shards)
+    sharded_calls.assert_alike(parts, sharded_calls.by_parts(model.train(), images), shards)
 
 
 def test_training_step_under_autocast(ranks: Ranks) -> None:
@@ -381,6 +411,18 @@ def test_bad_input_is_one_error() -> None:
         Shards((8,), (4, 5, 0, 1)).check(Geometry(4, 1))
     with pytest.raises(ValueError, match=r"above must be an integer >= 0, got -1"):
         Geometry(4, 1, above=-1)
+
+
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [(None, "got None before init_process_group"), (distributed.GroupMember.NON_GROUP_MEMBER, "who are not in it")],
+)
+def test_a_group_that_is_none_of_this_process(group: Any, said: str) -> None:
+    pixels = torch.zeros(1, 1, 4, 4, 4)
+    with pytest.raises(ValueError, match=said):
+        attend(pixels, pixels, pixels, None, Geometry(4, 1), group, backend="sdpa")
+    with pytest.raises(ValueError, match=said):
+        shard_network(models.create("halonet_mini", "sdpa", 10), group, backend="sdpa")
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,12 @@ def test_cells_of_block_and_halo_are_of_replayed_steps_where_there_are_any(tmp_p
     assert [row["case"].endswith("captured-block=8-halo=3") for row in drawn if row["suite"] == "training"] == [True]
 
 
+def test_a_run_that_was_killed_before_its_first_case_makes_a_page(tmp_path, capsys):
+    path = files.write_journal(tmp_path / "mine.jsonl", [], gpu=files.H100)
+    assert main([str(path), "-o", str(tmp_path / "page.html")]) == 0
+    assert "0 cases of 1 file" in capsys.readouterr().out
+
+
 def test_rows_with_a_time_and_nothing_else_make_a_page(tmp_path):
     bare = {"cost": None, "floor": None, "memory": None, "groups": []}
     rows = [files.row("sdpa", **bare), files.network_row("halonet_h0", "sdpa", memory=None, throughput=None, groups=[])]

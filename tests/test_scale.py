@@ -1,5 +1,7 @@
 """Training steps on several ranks: what is measured, on two ranks of a CPU, and what is made of it."""
 
+import errno
+import os
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -8,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from halobench import Geometry, Problem, Unsupported, models
+from halobench import Geometry, Problem, models
+from halobench.distributed import RankLost
 from halobench.figures import predicted, shared
 from halobench.figures import ranks as figure
 from halobench.figures.selection import Selection, network_selections, selections
@@ -17,7 +20,7 @@ from halobench.pages import shared as page
 from halobench.pages import steps
 from halobench.records.table import read
 from halobench.scale import __main__ as command
-from halobench.scale import collective, replay, replica, sharded
+from halobench.scale import collective, replay, replica
 from halobench.scale.campaign import Campaign
 from halobench.scale.point import Calls, Point
 from halobench.scale.settings import Settings, counts_of, parse
@@ -120,6 +123,25 @@ def test_readers_know_the_file(rows: list[dict], tmp_path: Path) -> None:
     assert "exposed" in said[2]
 
 
+def test_an_efficiency_beside_its_interval_is_drawn(
+    rows: list[dict], of_one_image: dict[str, list[dict]], tmp_path: Path
+) -> None:
+    """A file of somebody else has any."""
+    found = deepcopy([*rows, *of_one_image["operator"], *of_one_image["inference"][:2]])
+    for number, row in enumerate(found):
+        row["scaling"]["efficiency"] = (0.0, 9.0)[number % 2]
+    header = results_files.section(dtype="float32") | {"failures": []}
+    command.write(tmp_path / "mine.json", header, found)
+    results = read(tmp_path / "mine.json")
+    with look():
+        drawn = [*shared.draw(selections(results)[0]), *shared.draw(network_selections(results)[0])]
+        drawn += [*figure.draw(network_selections(results)[0])]
+    assert {str(name) for name, one in drawn if not isinstance(one, str)} >= {
+        "efficiency-eager",
+        "shared-operator-forward",
+    }
+
+
 def test_efficiency_is_paired_by_rounds() -> None:
     """A machine that is slower in one round is slower for both; strong scaling shares the work."""
     single = point(1, "weak", [[10, 10, 10], [20, 20, 20]])
@@ -160,6 +182,12 @@ def test_numbers_of_ranks(text: str | None, world: int, counts: tuple[int, ...])
         (["--what", "training", "--compiled"], "argument --compiled: is for --what steps, got --what training"),
         (["--what", "operator", "--batch", "2"], "argument --batch: is for --what steps, got --what operator"),
         (["--what", "inference", "--models", "efficientnet_mini"], "models with attention, got 'efficientnet_mini'"),
+        (
+            ["--what", "training", "--models", "halonet_mini,seresnet50_halo_b8"],
+            "argument --what training: is for HaloNets, got 'seresnet50_halo_b8'",
+        ),
+        (["--what", "operator", "--backend", "conv"], "backend 'conv' is no attention"),
+        (["--what", "training", "--sides", "64,32"], "argument --sides: of more than 32 in training"),
         (
             ["--what", "inference", "--sides", "0"],
             "--sides must be numbers of at least 1, separated by commas, got '0'",
@@ -457,10 +485,39 @@ def interrupted(output: Path, header: dict, rows: list[dict]) -> None:
         raise InterruptedError
 
 
-def test_only_halonets_are_shared() -> None:
-    settings = replace(SETTINGS, what="training", sides=(256,))
-    with pytest.raises(Unsupported, match="--what training is for HaloNets, got 'seresnet50_halo_b8'"):
-        next(sharded.networks("seresnet50_halo_b8", settings, {1: None}, torch.device("cpu")))
+def test_results_that_cannot_be_written_keep_earlier_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of them are on the full disk."""
+    path = tmp_path / "mine.json"
+    path.write_text("those of yesterday")
+
+    def full(path: Path, text: str, **_options: object) -> None:
+        with path.open("w") as file:
+            file.write(text[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(Unusable, match=r"mine.json cannot be written: No space left on device; the last one is kept"):
+        command.write(path, results_files.section(dtype="float32"), [])
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("mine.json", "those of yesterday")]
+
+
+@pytest.mark.parametrize(
+    ("ends", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "\nhalobench.scale: interrupted; the rows so far are in {}\n"),
+        (RankLost(0, "its halo", [1]), 2, "halobench.scale: rank 0 waited in vain for its halo: no word from rank 1\n"),
+    ],
+)
+def test_what_ends_a_run_is_one_line(
+    ends: BaseException, status: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    def ended(*_: object) -> None:
+        raise ends
+
+    monkeypatch.setattr(command, "measure", ended)
+    assert command.main(["--device", "cpu", "--output", str(tmp_path / "mine.json")]) == status
+    assert capsys.readouterr().err == said.format(tmp_path / "mine.jsonl")
 
 
 def test_what_runs_out_of_memory_alone_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,3 +118,10 @@ def test_what_nobody_foresaw_is_no_regression(ended):
     status, said = ended("a.command", broken)
     assert status == terminal.UNUSABLE
     assert "unforeseen" in said
+
+
+def test_ctrl_c_is_one_line(ended):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    assert ended("a.command", interrupted) == (terminal.INTERRUPTED, "\na.command: interrupted\n")

@@ -102,3 +102,15 @@ def test_processes_that_do_not_find_each_other_are_one_line(tmp_path, fashion, m
     assert main(command(fashion, tmp_path)) == 2
     said = "halobench.train: the 2 processes do not find each other: The client socket has timed out\n"
     assert capsys.readouterr().err == said
+
+
+def test_processes_that_are_not_told_of_each_other_are_one_line(tmp_path, fashion, monkeypatch, capsys):
+    """As those of a launcher that counts processes as torchrun does, and says no more."""
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(command(fashion, tmp_path)) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("halobench.train: the 2 processes do not find each other: ")
+    assert "MASTER_ADDR expected, but not set" in line

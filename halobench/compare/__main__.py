@@ -13,7 +13,7 @@ from halobench.compare.settings import Settings
 from halobench.compare.sides import Side
 from halobench.compare.verdict import judge
 from halobench.records.table import ResultsError
-from halobench.wording import counted
+from halobench.wording import counted, legible
 
 NAME = "halobench.compare"
 
@@ -66,13 +66,14 @@ def compare(base: Side, head: Side, chosen: Settings, *, across: bool = False) -
     for side in (base, head):
         sampled = all(len(samples) > 1 for case in side.cases.values() for samples in case.samples_ms)
         if (tool := side.headers[0].tier) in foreign.LACKS:
-            notes.append(foreign.lacking(side.name, tool, sampled=sampled))
+            notes.append(foreign.lacking(legible(side.name), tool, sampled=sampled))
     if min(base.runs, head.runs) < ENOUGH_RUNS:
         notes.append(
             f"{base.runs} against {counted(head.runs, 'run')}: with fewer than {ENOUGH_RUNS} a side, changes below "
             f"{chosen.between_runs_percent:g} % count as what two processes differ in anyway"
         )
-    return Outcome(base.name, head.name, judge(base.cases, head.cases, chosen), chosen, notes=notes)
+    names = legible(base.name), legible(head.name)
+    return Outcome(*names, judge(base.cases, head.cases, chosen), chosen, notes=notes)
 
 
 def write(outcome: Outcome, as_json: Path | None, as_markdown: Path | None) -> Iterator[str]:

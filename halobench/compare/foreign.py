@@ -13,6 +13,7 @@ import pandas as pd
 from halobench.records.document import parse
 from halobench.records.schema import fits
 from halobench.records.table import OK, Header, Results, ResultsError
+from halobench.wording import legible
 
 LACKS = {
     "pytest-benchmark": "no raw samples are in it (--benchmark-json has them, or --benchmark-save-data)",
@@ -104,19 +105,19 @@ def nvbench_machine(document: dict[str, Any]) -> dict[str, Any]:
 
 def tabulated(path: Path, tool: str, cases: Iterator[Case], fingerprint: dict[str, Any], when: str | None) -> Results:
     """The cases in the form of a results file; ``tool`` stands for its tier."""
-    rows: list[tuple[Any, ...]] = []
+    file, rows = legible(path.name), list[tuple[Any, ...]]()
     samples_ms: dict[tuple[str, str], tuple[float, ...]] = {}
     for name, status, reason, samples in cases:
-        if (path.name, name) in samples_ms or any(row[1] == name for row in rows):
+        if (file, name) in samples_ms or any(row[1] == name for row in rows):
             raise ResultsError(f"{path}: case {name!r} stands in it twice")
         if not all(fits(each, "positive") for each in samples):
             raise ResultsError(f"{path}: case {name!r}: times must be finite numbers above 0")
-        rows.append((path.name, name, status, reason, None, None, None))
+        rows.append((file, name, status, reason, None, None, None))
         if samples:
-            samples_ms[path.name, name] = samples
-    header = Header(path.name, tool, {}, fingerprint, {}, {}, {}, when, complete=True)
+            samples_ms[file, name] = samples
+    header = Header(file, tool, {}, fingerprint, {}, {}, {}, when, complete=True)
     table = pd.DataFrame.from_records(rows, columns=list(COLUMNS))
-    return Results(table, table.iloc[:0], {path.name: header}, samples_ms)
+    return Results(table, table.iloc[:0], {file: header}, samples_ms)
 
 
 def lacking(side: str, tool: str, *, sampled: bool) -> str:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.func import functional_call
 
 from halobench.attention import layer
 from halobench.attention.geometry import Geometry
@@ -31,6 +31,10 @@ class Operator:
             query, key, value, relative, geometry, self.group, backend=self.backend, shards=self.shards
         )
 
+    def __deepcopy__(self, _memo: object) -> "Operator":
+        """The same: the copy of a layer is of the same group, which cannot be copied."""
+        return self
+
 
 class HaloAttention(layer.HaloAttention):
     """(batch, channels, h, w) -> (batch, value_channels, h / stride, w / stride), of this rank's pixels.
@@ -44,20 +48,27 @@ class HaloAttention(layer.HaloAttention):
         self, spec: LayerSpec, group: ProcessGroup | None = None, *, backend: str, shards: Shards | None = None
     ) -> None:
         super().__init__(spec, Operator(group, backend, shards))
-        self.group = group
+
+    @property
+    def group(self) -> ProcessGroup | None:
+        """Who holds the map; ``None`` is the default group."""
+        assert isinstance(self.attend, Operator)
+        return self.attend.group
 
     def project(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of this rank's pixels, (batch, heads, h, w, dim) each."""
         projections = self.projections()
-        weights = replicated(self.group, *(projection.weight for projection in projections))
-        pairs = zip(projections, weights, strict=True)
-        query, key, value = (self.heads(projected(pixels, projection, weight)) for projection, weight in pairs)
+        named = [dict(projection.named_parameters()) for projection in projections]
+        weights = iter(replicated(self.group, *(weight for each in named for weight in each.values())))
+        held = [{name: next(weights) for name in each} for each in named]
+        pairs = zip(projections, held, strict=True)
+        query, key, value = (self.heads(projected(pixels, projection, each)) for projection, each in pairs)
         return query, key, value
 
 
-def projected(pixels: Tensor, projection: nn.Conv2d, weight: Tensor) -> Tensor:
-    """The 1x1 convolution with this weight; of no pixels, too, which convolutions refuse."""
-    if 0 not in pixels.shape[2:]:
-        return F.conv2d(pixels, weight, stride=projection.stride)
-    down, across = projection.stride
-    return torch.einsum("bchw,oc->bohw", pixels[:, :, ::down, ::across], weight[:, :, 0, 0])
+def projected(pixels: Tensor, projection: nn.Module, weights: dict[str, Tensor]) -> Tensor:
+    """What a projection makes of pixels with these weights; of no pixels, too, which convolutions refuse."""
+    empty = [along == 0 for along in pixels.shape[2:]]
+    one_at_least = F.pad(pixels, (0, empty[1], 0, empty[0])) if any(empty) else pixels
+    made: Tensor = functional_call(projection, weights, (one_at_least,))
+    return made[:, :, : 0 if empty[0] else None, : 0 if empty[1] else None] if any(empty) else made

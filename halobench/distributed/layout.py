@@ -1,11 +1,12 @@
 """What a sharded network's layers share: the group, and who holds which pixels of each map."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.utils.weak import WeakIdKeyDictionary
 
 from halobench.attention.problem import Unsupported
 from halobench.distributed import sharded
@@ -26,15 +27,20 @@ class Layout:
     travels: bool = True
     image: Shards = field(default_factory=partial(Shards, ()))
     known_shares: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
+    summed_weights: WeakIdKeyDictionary = field(default_factory=WeakIdKeyDictionary)
 
-    def begin(self, network: HaloNet, images: tuple[Tensor]) -> None:
-        """Note the shards of the image; a hook before each forward pass."""
-        rank, (height, width) = self.group.rank(), images[0].shape[2:]
+    def __deepcopy__(self, _memo: object) -> "Layout":
+        """That of a copied network: of the same group, which cannot be copied. Its weights are others."""
+        return replace(self, known_shares={}, summed_weights=WeakIdKeyDictionary())
+
+    def begin(self, network: HaloNet, images: Tensor) -> None:
+        """Note the shards of the image, before its forward pass."""
+        rank, (height, width) = self.group.rank(), images.shape[2:]
         if network.training and network.drop_rate:
             raise Unsupported(
                 f"dropout of a sharded network would differ on each rank, got drop_rate {network.drop_rate}"
             )
-        shards = self.image = (self.told or sharded.asked(images[0], self.group)).of_width(width)
+        shards = self.image = (self.told or sharded.asked(images, self.group)).of_width(width)
         if 0 in (*shards.heights, *(shards.widths or ())):
             raise ValueError(f"every rank of a sharded network needs pixels, got {shards}")
         if shards.ranks != self.group.size() or shards.size(rank) != (height, width):
@@ -69,6 +75,13 @@ class Layout:
     def summed(self, own: Tensor, wanted: str) -> Tensor:
         """The same of a contiguous tensor that nobody else has: its sum is written into it."""
         return sum_over(self.group, own, wanted) if self.travels else own
+
+    def sum_gradients(self, module: nn.Module, _inputs: object) -> None:
+        """Have the gradients of the module's own weights summed, also of weights put there later: a hook before it."""
+        for weight in module.parameters(recurse=False):
+            if weight.requires_grad and weight not in self.summed_weights:
+                weight.register_hook(self.sum_gradient)
+                self.summed_weights[weight] = True
 
     def sum_gradient(self, gradient: Tensor) -> Tensor:
         """The gradient of a weight that every rank holds whole: a hook of it."""

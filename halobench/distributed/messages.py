@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, distributed
@@ -32,6 +33,20 @@ def recorded() -> Iterator[list[Message]]:
         yield messages
     finally:
         RECORDS.pop()
+
+
+def group_of(group: Any) -> ProcessGroup:
+    """The group that is meant, the default one if ``None``.
+
+    Raises:
+        ValueError: there is none, or this process is not one of its ranks.
+    """
+    found = group or distributed.group.WORLD
+    if found is None:
+        raise ValueError("group must be one of this process's, got None before init_process_group made a default one")
+    if found == distributed.GroupMember.NON_GROUP_MEMBER:
+        raise ValueError("group must be one of this process's, got what new_group returns to those who are not in it")
+    return cast("ProcessGroup", found)
 
 
 def note(message: Message) -> None:

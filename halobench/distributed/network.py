@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
@@ -21,7 +21,7 @@ from halobench.attention.problem import RelativeTables, Unsupported
 from halobench.distributed import sharded
 from halobench.distributed.exchange import Arrive, Depart, Exchange
 from halobench.distributed.layout import Layout
-from halobench.distributed.messages import exact
+from halobench.distributed.messages import exact, group_of
 from halobench.distributed.normalisation import normalised
 from halobench.distributed.shards import Shards
 from halobench.models.blocks import Bottleneck
@@ -57,9 +57,7 @@ def shard_network(
         Unsupported: a module mixes pixels in a way that is not known here.
         ValueError: no such backend.
     """
-    group = group or distributed.group.WORLD
-    assert group is not None
-    layout = Layout(group, shards, exchanged)
+    layout = Layout(group_of(group), shards, exchanged)
     changed = [
         (module, *change)
         for name, module in network.named_modules()
@@ -71,10 +69,48 @@ def shard_network(
         setattr(module, attribute, value)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):  # what sees pixels; normalisation and tables sum for themselves
-            for parameter in module.parameters(recurse=False):
-                hooked(parameter, layout.sum_gradient)
-    network.register_forward_pre_hook(layout.begin)
+            module.register_forward_pre_hook(layout.sum_gradients)
+    methods: dict[str, Callable[..., Any]] = {
+        "forward_features": begun,
+        "forward_intermediates": begun,
+        "forward_stage": staged,
+        "forward_head": ended,
+    }
+    for name, method in methods.items():
+        setattr(network, name, partial(method, layout, network, getattr(network, name)))
     return network
+
+
+def begun(
+    layout: Layout, network: HaloNet, forward: Callable[..., Any], pixels: Tensor, *options: Any, **named: Any
+) -> Any:
+    """What the network makes of this rank's pixels (b c h w) of an image."""
+    layout.begin(network, pixels)
+    return forward(pixels, *options, **named)
+
+
+def staged(
+    layout: Layout, network: HaloNet, forward: Callable[..., Tensor], stage: nn.Sequential, pixels: Tensor
+) -> Tensor:
+    """A stage; blocks that the backward pass computes again are then of this image, whatever others have begun."""
+    if not network.grad_checkpointing:
+        return forward(stage, pixels)
+    return forward([partial(of_image, layout, layout.image, block) for block in stage], pixels)
+
+
+def of_image(layout: Layout, image: Shards, block: nn.Module, pixels: Tensor) -> Tensor:
+    """What a block makes of this rank's pixels of a map of an image."""
+    layout.image = image
+    output: Tensor = block(pixels)
+    return output
+
+
+def ended(layout: Layout, network: HaloNet, forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    """What its head makes of the last map, with the pooling that ``reset_classifier`` may have put there."""
+    pooling = network.global_pool
+    if "forward" not in vars(pooling) and (change := sharded_as(layout, "", "global_pool", pooling)):
+        setattr(pooling, *change)
+    return forward(*given, **named)
 
 
 def sharded_as(layout: Layout, backend: str, name: str, module: nn.Module) -> tuple[str, Callable[..., Tensor]] | None:
@@ -94,15 +130,9 @@ def sharded_as(layout: Layout, backend: str, name: str, module: nn.Module) -> tu
     if isinstance(module, SelectAdaptivePool2d) and module.pool_type in MEANS:
         return "forward", partial(averaged, layout)
     if not isinstance(module, PIXEL_BY_PIXEL):
-        raise Unsupported(f"{name}, a {type(module).__name__}, may mix pixels in a way that is not sharded")
+        named = name or "the network"
+        raise Unsupported(f"{named}, a {type(module).__name__}, may mix pixels in a way that is not sharded")
     return None
-
-
-def hooked(parameter: nn.Parameter, hook: Callable[[Tensor], Tensor]) -> None:
-    """Put a hook on the gradient of a parameter, also of one that has none for now."""
-    wanted = parameter.requires_grad
-    parameter.requires_grad_().register_hook(hook)
-    parameter.requires_grad_(wanted)
 
 
 def reach_of(name: str, module: nn.Conv2d | nn.MaxPool2d) -> tuple[int, int]:

@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
-from halobench.distributed.messages import exact, sum_over
+from halobench.distributed.messages import exact, group_of, sum_over
 
 
 def replicated(group: ProcessGroup | None, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -25,7 +25,7 @@ class Replicated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, group: ProcessGroup | None, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Nothing is sent."""
-        ctx.group = group or distributed.group.WORLD
+        ctx.group = group_of(group)
         return tuple(tensor.view_as(tensor) for tensor in tensors)
 
     @staticmethod

@@ -15,7 +15,7 @@ is scored that belongs to another rank.
 from dataclasses import replace
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from halobench.attention import backends
@@ -23,7 +23,7 @@ from halobench.attention.geometry import Geometry
 from halobench.attention.problem import RelativeTables, check_inputs
 from halobench.distributed.areas import Area, Parted, joined
 from halobench.distributed.exchange import Arrive, Depart, Exchange
-from halobench.distributed.messages import sum_over
+from halobench.distributed.messages import group_of, sum_over
 from halobench.distributed.replicated import replicated
 from halobench.distributed.shards import Shards, overhang, unit
 from halobench.wording import counted
@@ -56,8 +56,7 @@ def attend(
         Unsupported: the backend refuses them, or knows no strips.
         RankLost: another rank did not answer within the group's time-out.
     """
-    compute, group = backends.operator(backend), group or distributed.group.WORLD
-    assert group is not None
+    compute, group = backends.operator(backend), group_of(group)
     check_inputs(query, key, value, relative, geometry)
     shards = (shards or asked(key, group)).of_width(key.shape[3])
     check_shard(key, geometry, group, shards)

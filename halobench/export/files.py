@@ -49,7 +49,8 @@ def write(path: Path, made: Mapping[str, pd.DataFrame]) -> None:
 
 def to_parquet(table: pd.DataFrame, file: Path) -> None:
     """A table as Parquet; columns without any value have their type, too."""
-    table.to_parquet(file, engine="pyarrow", index=False)
+    with file.open("wb") as stream:  # of a name that is no text, too, which pyarrow does not open
+        table.to_parquet(stream, engine="pyarrow", index=False)
 
 
 def to_csv(table: pd.DataFrame, file: Path) -> None:
@@ -62,7 +63,8 @@ def head_of_parquet(file: Path) -> list[str]:
     import pyarrow.parquet  # noqa: PLC0415 - an extra, which need not be installed
 
     try:
-        return list(pyarrow.parquet.read_schema(file).names[:2])
+        with file.open("rb") as stream:
+            return list(pyarrow.parquet.read_schema(stream).names[:2])
     except (pyarrow.ArrowException, OSError):
         return []
 

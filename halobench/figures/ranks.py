@@ -68,7 +68,8 @@ def lines(axes: Axes, rows: pd.DataFrame) -> dict[str, Line2D]:
         line: LineStyle = "--" if backend == NO_BACKEND else "-"
         by_rank = part.sort_values("ranks")
         share = by_rank["efficiency"]
-        spread = [share - by_rank["efficiency_low"], by_rank["efficiency_high"] - share]
+        beside = share - by_rank["efficiency_low"], by_rank["efficiency_high"] - share
+        spread = [length.clip(lower=0) for length in beside]  # a file of somebody else may have any interval
         axes.errorbar(by_rank["ranks"], share, spread, linestyle=line, capsize=2, label=name, **look.marked())
         handles[name] = entry(look, name, line)
     return handles

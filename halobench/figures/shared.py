@@ -97,7 +97,8 @@ def lines(axes: Axes, rows: pd.DataFrame, panel: Panel) -> dict[str, Line2D]:
         by_side, look = part.sort_values("side"), looks[part["subject"].iloc[0]]
         values, spread = by_side[panel.column].astype(float) * panel.scale, None
         if panel.share:
-            spread = [values - by_side["efficiency_low"], by_side["efficiency_high"] - values]
+            beside = values - by_side["efficiency_low"], by_side["efficiency_high"] - values
+            spread = [length.clip(lower=0) for length in beside]  # a file of somebody else may have any interval
             if single:  # the line that is drawn already
                 continue
         axes.errorbar(by_side["side"], values, spread, linestyle=line, capsize=2, label=name, **look.marked())

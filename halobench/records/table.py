@@ -36,7 +36,7 @@ from halobench.records.schema import (
     text,
 )
 from halobench.records.sweep import Part, joined
-from halobench.wording import counted
+from halobench.wording import counted, legible
 
 __all__ = [
     "COLUMNS",
@@ -131,7 +131,7 @@ def tables_of(path: Path, document: Document) -> Results:
         ResultsError: it holds an impossible value.
     """
     try:
-        return tabulate(checked_header(path.name, document), document.rows)
+        return tabulate(checked_header(legible(path.name), document), document.rows)
     except ResultsError as error:
         raise ResultsError(f"{path}: {error}") from None
 

@@ -62,7 +62,8 @@ class Plain:
 def cases(rows: pd.DataFrame) -> str:
     """All rows as a table that sorts, searches and filters by column. The text in it is escaped by itables."""
     shown = rows[[name for name in CASES if rows[name].notna().any()]].rename(columns=CASES)
-    shown["commit"] = shown["commit"].str.removeprefix("commit ")
+    if len(rows):  # a run that was killed before its first case has no row
+        shown["commit"] = shown["commit"].str.removeprefix("commit ")
     for name in shown.columns:
         if shown[name].dtype == float:
             shown[name] = shown[name].map(lambda value: float(f"{value:.{DIGITS}g}"))

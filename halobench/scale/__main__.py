@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import torch
 
 from halobench import terminal
 from halobench.attention.problem import Unsupported
+from halobench.distributed import RankLost
 from halobench.machine import load, memory
 from halobench.machine.environment import fingerprint
 from halobench.measure.journal import Journal, JournalError
@@ -23,13 +25,14 @@ from halobench.scale.campaign import Campaign
 from halobench.scale.settings import NAME, STEPS, Settings, parse
 from halobench.train.processes import LOST, Processes
 from halobench.train.unusable import Unusable
+from halobench.train.whole_file import whole
 from halobench.wording import counted
 
 Fields = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command on this rank. Exit status: 0, or 2 for what cannot be used."""
+    """Run the command on this rank. Exit status: 0, 2 for what cannot be used, 130 interrupted."""
     settings = parse(arguments, int(os.environ.get("WORLD_SIZE", "1")))
     try:
         processes = Processes.of_environment()
@@ -44,13 +47,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problem = problem_of(error, processes)
         if problem is None:
             raise
-        return terminal.refuse(NAME, problem) if processes.tells(problem) else terminal.UNUSABLE
+        of_all = LOST if isinstance(error, RankLost) else problem  # each rank that waits has words of its own
+        return terminal.refuse(NAME, problem) if processes.tells(of_all) else terminal.UNUSABLE
+    except KeyboardInterrupt:
+        if processes.first:
+            journal = settings.output.with_suffix(".jsonl")
+            print(f"\n{NAME}: interrupted; the rows so far are in {journal}", file=sys.stderr)
+        return terminal.INTERRUPTED
     return 0
 
 
 def problem_of(error: Exception, processes: Processes) -> str | None:
     """What the user is to read about an error, or ``None`` where it is a fault of the program."""
-    if isinstance(error, Unusable | Unsupported | JournalError):
+    if isinstance(error, Unusable | Unsupported | JournalError | RankLost):
         return str(error)
     if memory.ran_out(error):
         return f"out of memory: a smaller --batch, or fewer --models ({str(error).splitlines()[0]})"
@@ -123,7 +132,7 @@ def write(path: Path, header: Fields, rows: list[Fields]) -> None:
     """Write a results file as pytest-benchmark would, which readers know.
 
     Raises:
-        Unusable: it cannot be written.
+        Unusable: it cannot be written; an earlier one is kept.
     """
     benchmarks = [
         {
@@ -145,10 +154,8 @@ def write(path: Path, header: Fields, rows: list[Fields]) -> None:
         "datetime": datetime.now(UTC).isoformat(),
         "halobench": header,
     }
-    try:
-        path.write_text(json.dumps(document, indent=1, allow_nan=False))
-    except OSError as error:
-        raise Unusable(f"--output {path} cannot be written: {error.strerror}") from error
+    with whole(path) as beside:
+        beside.write_text(json.dumps(document, indent=1, allow_nan=False), encoding="utf-8")
 
 
 def said(row: Fields) -> str:

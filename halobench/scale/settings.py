@@ -11,6 +11,7 @@ import torch
 from halobench import models, terminal
 from halobench.attention import backends
 from halobench.cases.network import Network
+from halobench.models.architecture import Architecture
 from halobench.wording import counted
 
 NAME = "halobench.scale"
@@ -23,6 +24,7 @@ WHAT = {
     "training": "its training step",
 }
 SCALING = ("weak", "strong")
+MAP_DIVISOR = 32  # the side of an image over that of a HaloNet's last map
 SHARED = {  # models and sides of an image, if the user names none: on a GPU, and on a CPU
     ("operator", True): (("halonet_h0",), (1024, 2048, 4096, 8192)),
     ("operator", False): (("halonet_mini",), (256,)),
@@ -93,15 +95,23 @@ def parse(arguments: Sequence[str] | None, world: int) -> Settings:
     names = tuple(options.models.split(",")) if options.models else usual
     backend = options.backend or (("fused" if shared else "fused_cuda") if gpu else "sdpa")  # strips or not
     try:
-        without = [name for name in names if not models.entry(name).has_attention]
-        backends.load(backend)
+        known = {name: models.entry(name) for name in names}
+        (backends.operator if options.what == "operator" else backends.load)(backend)
         grid = grid_of(options.grid, world) if options.grid else None
         counts = counts_of(options.ranks, world) if grid is None else tuple(sorted({1, math.prod(grid)}))
         sides = numbers("--sides", options.sides, 1) if options.sides else sides
     except (ValueError, ModuleNotFoundError) as error:
         command.error(str(error))
-    if shared and without:
-        command.error(f"argument --what {options.what}: is for models with attention, got {without[0]!r}")
+    for name, entry in known.items():
+        if shared and not entry.has_attention:
+            command.error(f"argument --what {options.what}: is for models with attention, got {name!r}")
+        if options.what in ("inference", "training") and not isinstance(entry.recipe, Architecture):
+            command.error(f"argument --what {options.what}: is for HaloNets, got {name!r}")
+    if options.what == "training" and min(sides) <= MAP_DIVISOR:
+        command.error(
+            f"argument --sides: of more than {MAP_DIVISOR} in training, where an image's last map is to have more than "
+            f"a pixel to normalise over, got {min(sides)}"
+        )
     refuse(command, options, gpu=gpu, shared=shared)
     batch = options.batch or (128 if gpu else 4)
     if options.scaling == "strong" and all(batch % count for count in counts[1:]):

@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 from halobench import models
 from halobench.attention import backends
 from halobench.attention.geometry import Geometry
-from halobench.attention.problem import Attend, Direction, Problem, Unsupported
+from halobench.attention.problem import Attend, Direction, Problem
 from halobench.cases.case import Case
 from halobench.cases.network import Network, NetworkCase
 from halobench.cases.workload import cotangent
@@ -22,12 +22,11 @@ from halobench.models.work import attention_layers
 from halobench.scale.collective import bus_bytes, sending, sent_bytes
 from halobench.scale.point import Calls, Fields, Point
 from halobench.scale.replay import warm
-from halobench.scale.settings import Settings
+from halobench.scale.settings import MAP_DIVISOR, Settings
 from halobench.train.step import Step
 from halobench.train.workload import CLASSES, autocast_dtype, network_model, optimizer_of, settle
 
 SUITE = "sharded"
-MAP_DIVISOR = 32  # the side of an image over that of a HaloNet's last map
 DIRECTIONS: tuple[Direction, ...] = ("forward", "training")
 Groups = Mapping[int, ProcessGroup | None]
 Call = Callable[[], object]
@@ -46,15 +45,10 @@ def operators(model: str, settings: Settings, groups: Groups, device: torch.devi
 
 
 def networks(model: str, settings: Settings, groups: Groups, device: torch.device) -> Iterator[list[Point]]:
-    """A network on one image of each side, inference or a training step, on 1, 2, ... ranks.
-
-    Raises:
-        Unsupported: the model is no HaloNet.
-    """
+    """A HaloNet on one image of each side, inference or a training step, on 1, 2, ... ranks."""
     direction: Direction = "training" if settings.what == "training" else "forward"
     shapes = models.create(model, "strided_gather")
-    if not isinstance(shapes, HaloNet):
-        raise Unsupported(f"--what {settings.what} is for HaloNets, got {model!r}")
+    assert isinstance(shapes, HaloNet)
     cuts = Geometry(MAP_DIVISOR * shapes.architecture.block, 0)  # where each map is cut between blocks, on the image
     for side in settings.sides:
         network = Network(model, side, 1, settings.dtype, settings.backend, captured=settings.captured)

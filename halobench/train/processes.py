@@ -24,7 +24,7 @@ def finding(count: int) -> Iterator[None]:
     """Look for the other processes in here; ``Unusable`` where they are not found."""
     try:
         yield
-    except distributed.DistError as error:
+    except (distributed.DistError, ValueError) as error:  # of what torchrun tells, nothing or nonsense
         raise Unusable(
             f"the {counted(count, 'process', 'processes')} do not find each other: {str(error).splitlines()[0]}"
         ) from error

@@ -122,13 +122,15 @@ template <int channels, int words, int chunks>
 inline void weigh(float (&o)[channels], float (&sum)[4], const u32 (&p)[words], const u64 (&values)[chunks], u64 ones) {
   weigh_more(o, sum, p, values, ones, false);
 }
-template <int columns, int steps, int value_steps, int chunks>
-inline void scores(float (&s)[columns], float (&dp)[columns], const u32 (&k)[steps][4], const u32 (&hot)[2][4],
-                   const u32 (&v)[value_steps][4], u64 queries, u64 biases, const u64 (&gradients)[chunks]) {
+template <int columns, int steps>
+inline void logits(float (&s)[columns], const u32 (&k)[steps][4], const u32 (&hot)[2][4], u64 queries, u64 biases) {
   for (int step = 0; step < steps; step++) machine::product(s, 2 * columns, k[step], queries + 2 * step, step > 0);
   for (int step = 0; biases && step < 2; step++) machine::product(s, 2 * columns, hot[step], biases + 2 * step, true);
-  for (int step = 0; step < value_steps; step++) {
-    const int chunk = step * chunks / value_steps, within = step - chunk * value_steps / chunks;
+}
+template <int columns, int steps, int chunks>
+inline void weight_gradients(float (&dp)[columns], const u32 (&v)[steps][4], const u64 (&gradients)[chunks]) {
+  for (int step = 0; step < steps; step++) {
+    const int chunk = step * chunks / steps, within = step - chunk * steps / chunks;
     machine::product(dp, 2 * columns, v[step], gradients[chunk] + 2 * within, step > 0);
   }
 }
@@ -144,6 +146,9 @@ inline void gradients(float (&dv)[channels], float (&dk)[dims], const u32 (&p)[w
   }
 }
 template <class... Arrays> inline void products_wait(Arrays&...) {}
+template <int columns> inline void scores_wait(float (&)[columns]) {}
+template <int columns> inline void logits_wait(float (&)[columns]) {}
+template <int columns> inline void weight_gradients_wait(float (&)[columns]) {}
 
 // Those that query_gradient.py writes.
 template <int columns, int steps, int value_steps, int chunks>

@@ -46,10 +46,11 @@ def launches(
         assert device.type == "cpu"
         launched.append(kernel)
         library = emulator.library(kernel, shape, folder)
-        if kernel == "hopper_query":
-            layout = query_gradient.known(shape)
-            needed = query_gradient.constant_bytes(shape, layout)
-            needed += layout.stages * (query_gradient.stage_bytes(shape, layout) + 16)
+        if kernel in ("hopper", "hopper_query"):
+            module, notes = (forward, forward.NOTES) if kernel == "hopper" else (query_gradient, 0)
+            layout = module.known(shape)
+            needed = module.constant_bytes(shape, layout)
+            needed += layout.stages * (module.stage_bytes(shape, layout) + 16 + notes)
             assert list((ctypes.c_int * 2).in_dll(library, "launch"))[1] == needed
         before = library.loads_transposed()  # products of a warpgroup read shared memory as it is
         library.emulate(ctypes.byref(args), ctas)

@@ -8,7 +8,7 @@ DEVICE float nothing() { return as_float(0xff800000u); }  // minus infinity
 // What is seen of an item's window, a row of up to 16 keys at a time, as operands of mma.
 struct Rows {
   const Item& item;
-  const Seen& seen;
+  const Part& seen;
   const Role& me;
   // Where a lane finds a chunk of a key: zeros behind the row's last one, not what is there.
   template <int line> DEVICE u32 chunk(u32 from, int row, int column, int number) const {
@@ -49,7 +49,7 @@ struct Rows {
 DEVICE void attend_exactly(Operands& a, const Item& item, const HopperArgs& all, Role me) {
   // The compiler must not know where this warp is: it would have these addresses ready in registers at all times.
   me.base = kept(me.base), me.lane = (int)kept((u32)me.lane), me.g = me.lane >> 2, me.t = me.lane & 3;
-  const Seen seen = seen_of(all, item.number);
+  const Part seen = part_of(item, me);
   const Rows rows = {item, seen, me};
   const float scale = all.args.scale * LOG2_E;
   operands(a, item, seen, me);
@@ -77,5 +77,5 @@ DEVICE void attend_exactly(Operands& a, const Item& item, const HopperArgs& all,
     rows.weigh(o, p, row);
     mma(sum, p, ONE | ONE << 16, ONE | ONE << 16, sum);
   }
-  finish(reinterpret_cast<float(&)[E / 2]>(o), sum, target_of(item, all, me), all, me, make_float2(shift[0], shift[1]));
+  finish(reinterpret_cast<float(&)[E / 2]>(o), sum, target_of(item, me), all, me, make_float2(shift[0], shift[1]));
 }

@@ -14,6 +14,7 @@ WIDEST_WINDOW = 16  # 32 positions of rows and columns are two of its K
 LINE_CHANNELS = 64  # of a line in shared memory, at most: 128 bytes, the widest swizzle
 MOST_STAGES = 12
 MAP_BYTES = 128
+NOTES = 48  # bytes of a stage's block
 SHAPES = 4  # of windows: 2 * few rows + few columns
 MAPS = 1 + 2 * SHAPES
 
@@ -68,7 +69,7 @@ def layout_of(shape: Shape) -> Layout | None:
     for (groups, piece), heads, narrowed, staged in product(teams, (4, 2, 1), (narrow, False), (True, False)):
         layout = Layout(heads, 0, groups, 32 if geometry.window == BLOCK else piece, narrowed, staged)
         if divides(shape, layout):
-            found = with_stages(layout, constant_bytes(shape, layout), stage_bytes(shape, layout))
+            found = with_stages(layout, constant_bytes(shape, layout), stage_bytes(shape, layout) + NOTES)
             if found:
                 return found
     return None
@@ -90,10 +91,10 @@ def teams_of(shape: Shape) -> tuple[tuple[int, int], ...]:
     """Warpgroups of a CTA and keys of a piece, the best first: what registers allow, and what was seen to be faster."""
     accumulators = shape.value_dim // 2 + shape.key_dim // 4
     if accumulators <= 12:
-        return ((4, 48),)
+        return ((4, 32 if shape.geometry.window == WIDEST_WINDOW else 48),)
     if shape.key_dim == shape.value_dim == 32:
         return ((3, 48), (4, 32))
-    if accumulators <= 28:
+    if accumulators <= 28 and (shape.key_dim, shape.value_dim) != (48, 32):  # these would spill
         return ((4, 32),)
     return (3, 32), (2, 32 if shape.key_dim == 64 else 48)
 
@@ -141,15 +142,20 @@ def constant_bytes(shape: Shape, layout: Layout) -> int:
     """Everything but the stages and their barriers."""
     window, seen = shape.geometry.window, shape.geometry.window - shape.geometry.halo
     hot = 64 * (most_keys(shape) + layout.narrow * whole(window * seen, 8))
-    tables, ones, kept, asked, alignment = shape.relative * 128 * key_channels(shape, 1), 256, 17 * 32, 16, 1024
+    tables, ones, kept, asked, alignment = table_bytes(shape), 256, 17 * 32, 16, 1024
     return hot + tables + ones + kept + layout.staged * layout.warpgroups * 2048 + asked + alignment
+
+
+def table_bytes(shape: Shape) -> int:
+    """Both tables in shared memory: 28 lines each, 16 bytes longer than a head's channels."""
+    return shape.relative * 56 * (2 * shape.key_dim + 16)
 
 
 def pieces(keys: int, piece: int) -> list[int]:
     """The keys of a window in the pieces that it is scored in, as ``forward.cu`` here cuts it."""
     found = []
     while keys:
-        found.append(keys if keys <= piece + 16 else piece)
+        found.append(keys if keys <= piece + 8 else piece)
         keys -= found[-1]
     return found
 

@@ -5,28 +5,22 @@
 #include "ring.cuh"
 
 // An item's queries as operands, and their products with the tables.
-DEVICE void operands(Operands& w, const Item& item, const Seen& s, const Role& me) {
-  const int octet = me.lane >> 4, t = me.t;
+DEVICE void operands(Operands& w, const Item& item, const Part& s, const Role& me) {
+  const int t = me.t;
 #pragma unroll
-  for (int k = 0; k < KEY_STEPS; k++) {
-    const u32 from = me.base + item.stage * STAGE_SIZE + STAGE_QUERIES;
-    ldmatrix(w.q[k], from + swizzled<KEY_LINE>(16 * me.warp + (me.lane & 15), item.head * (D / 8) + 2 * k + octet));
-  }
+  for (int k = 0; k < KEY_STEPS; k++) ldmatrix(w.q[k], (me.queries + item.stage * STAGE_SIZE) ^ 32 * k);
   const uint2 kept_rows = at<uint2>(me.base - shared_base() + AT_KEPT + s.rows * 32 + t * 8);
   const uint2 kept_columns = at<uint2>(me.base - shared_base() + AT_KEPT + s.columns * 32 + t * 8);
-  if (RELATIVE) positions(w.rows, w.columns, w.q, me.base + AT_POSITIONS, s.top, s.left, me);
+  if (RELATIVE) positions(w.rows, w.columns, w.q, s.top, s.left, me);
   hide(w.rows, w.columns, kept_rows, kept_columns);
 }
 
-DEVICE Target target_of(const Item& item, const HopperArgs& all, const Role& me) {
-  const Args& args = all.args;
-  const Seen s = seen_of(all, item.number);
-  const int head = s.first_head + item.head, y = s.y * BLOCK, x = s.x * BLOCK;
-  const int rows = args.query_height - y - 2 * me.warp, columns = args.query_width - x;
-  const bool inside = me.g < columns, valid = !STAGED || (me.lane >> 4 < rows && (me.lane >> 1 & 7) < columns);
-  u16* output = image_of(args.output, s.image) + offset_of(args.output, head, y, x) + me.output;
-  const u32 index = index_of(args, s, head) + 16 * me.warp + me.g;
-  return {valid ? output : nullptr, 4 * index + (inside && rows > 0) + 2 * (inside && rows > 1)};
+DEVICE Target target_of(const Item& item, const Role& me) {
+  const u32 notes = notes_of(item.stage, me) - shared_base();
+  u16* output = at<u16*>(notes + 16) + me.output;
+  const u32 inside = at<u16>(notes + 32 + 2 * me.warp), mine = inside >> me.g;
+  const bool valid = STAGED ? inside >> (me.lane >> 1) & 1 : true;
+  return {valid ? output : nullptr, 4 * (at<u32>(notes + 24) + me.sum) + (mine & 1) + (mine >> 7 & 2)};
 }
 // Whether what a warp summed for its queries can be trusted: no sum outside the safe range, nothing that is not finite.
 DEVICE bool fit(const float (&o)[E / 2], const float (&sum)[4]) {
@@ -40,7 +34,6 @@ DEVICE bool fit(const float (&o)[E / 2], const float (&sum)[4]) {
 DEVICE void finish(const float (&o)[E / 2], const float (&sum)[4], const Target& to, const HopperArgs& all,
                    const Role& me, float2 shift = make_float2(SHIFT, SHIFT)) {
   const float factor[2] = {reciprocal(sum[0]), reciprocal(sum[2])};
-  const u32 stage = me.base + AT_OUTPUT + me.group * 2048 + me.warp * 512;
 #pragma unroll
   for (int c = 0; c < E / 16; c++) {
     u32 words[4];
@@ -49,9 +42,9 @@ DEVICE void finish(const float (&o)[E / 2], const float (&sum)[4], const Target&
       words[i] = pack(o[8 * c + 2 * i] * factor[i & 1], o[8 * c + 2 * i + 1] * factor[i & 1]);
     if (STAGED) {
       if (c) warp_sync();
-      stmatrix(stage + swizzled<32>(me.lane & 15, me.lane >> 4), words[0], words[1], words[2], words[3]);
+      stmatrix(me.written, words[0], words[1], words[2], words[3]);
       warp_sync();
-      const uint4 v = load_shared(stage + swizzled<32>(me.lane >> 1, me.lane & 1));
+      const uint4 v = load_shared(me.read);
       if (to.output) store_16(to.output + 16 * c, v);
     } else {
       const bool odd = me.t & 1;

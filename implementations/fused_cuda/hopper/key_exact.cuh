@@ -88,7 +88,7 @@ DEVICE float unless_finite(const u16* numbers, int count, const Role& me) {
 DEVICE void differentiate_again(const HopperKeyArgs& all, u32 room, const Role& me) {
   const Args& args = all.args;
   for (Walk walk = begin(all, me); walk.number < all.count; walk.enter(all, walk.number + TEAMS * ctas())) {
-    const Place p = tile_of(all, walk.number);
+    const Place p = walk.place;
     const int head = p.head + me.head;
     for (int i = 0; i < 16; i++) {
       const int row = 2 * me.warp + i / 8, column = i % 8;

@@ -63,20 +63,28 @@ DEVICE float2 statistics_of(u32 stage, int octet, const Role& me) {
 struct Weights {
   u32 p[PIECE / 4], ds[PIECE / 4];
 };
-DEVICE void differentiate(Weights& x, const float (&s)[PIECE / 2], const float (&dp)[PIECE / 2], u32 stage, int from,
-                          float scale, const Role& me) {
+// Scores become weights.
+DEVICE void weigh(float (&s)[PIECE / 2], u32 stage, int from, float scale, const Role& me) {
 #pragma unroll
   for (int o = 0; o < PIECE / 8; o++) {
     const float2 sums = statistics_of(stage, from / 8 + o, me);
-    const float2 minus_delta = statistics_of(stage, QUERIES / 8 + from / 8 + o, me);
-    float e[4], g[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      e[i] = exp2_fast(fmaf(s[4 * o + i], scale, -(i & 1 ? sums.y : sums.x)));
-      g[i] = e[i] * (dp[4 * o + i] + (i & 1 ? minus_delta.y : minus_delta.x));
+    for (int i = 4 * o; i < 4 * o + 4; i++) s[i] = exp2_fast(fmaf(s[i], scale, -(i & 1 ? sums.y : sums.x)));
+  }
+}
+DEVICE void differentiate(Weights& x, const float (&e)[PIECE / 2], const float (&dp)[PIECE / 2], u32 stage, int from,
+                          const Role& me) {
+#pragma unroll
+  for (int o = 0; o < PIECE / 8; o++) {
+    const float2 minus_delta = statistics_of(stage, QUERIES / 8 + from / 8 + o, me);
+    float g[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) g[i] = e[4 * o + i] * (dp[4 * o + i] + (i & 1 ? minus_delta.y : minus_delta.x));
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      x.p[2 * o + h] = pack(e[4 * o + 2 * h], e[4 * o + 2 * h + 1]);
+      x.ds[2 * o + h] = pack(g[2 * h], g[2 * h + 1]);
     }
-    x.p[2 * o] = pack(e[0], e[1]), x.p[2 * o + 1] = pack(e[2], e[3]);
-    x.ds[2 * o] = pack(g[0], g[1]), x.ds[2 * o + 1] = pack(g[2], g[3]);
   }
 }
 // What a warp makes of a block: nothing where its keys are hidden, or are not on the map.
@@ -85,29 +93,44 @@ struct Visit {
   bool works;
   u32 seen;           // a mask: whether the block sees a lane's column
 };
-// A tile meets a block. The last products are under way at the end; ``next`` is where the walk goes on.
-DEVICE void visit_block(State& w, const HopperKeyArgs& all, const Visit& visit, const Walk& next, Refills& refills,
-                        float scale, const Role& me) {
+// The operands of a piece's gradients.
+DEVICE void finish_piece(Weights& x, const float (&e)[PIECE / 2], const float (&dp)[PIECE / 2], const Visit& visit,
+                         int from, const Role& me) {
+  if (visit.works) {
+    differentiate(x, e, dp, visit.stage, from, me);
 #pragma unroll
-  for (int from = 0; from < QUERIES; from += PIECE) {
-    float s[PIECE / 2], dp[PIECE / 2];
-    Weights x;
-    const Matrices m = matrices_of(visit.stage, from, me);
-    scores(s, dp, w.k, w.hot, w.v, m.queries, m.biases, m.gradients);
-    if (from) refills.poll(all, me);
-    products_wait(s, dp, w.dv, w.dk);
-    if (from == 0 && me.lane == 0) barrier_arrive(visit.behind);
-    if (from + PIECE == QUERIES) pick(w.hot, next, me);  // while nothing is under way
-    if (visit.works) {
-      differentiate(x, s, dp, visit.stage, from, scale, me);
+    for (int i = 0; HIDES && i < PIECE / 4; i++) x.p[i] &= visit.seen, x.ds[i] &= visit.seen;
+  } else {
 #pragma unroll
-      for (int i = 0; HIDES && i < PIECE / 4; i++) x.p[i] &= visit.seen, x.ds[i] &= visit.seen;
-    } else {
-#pragma unroll
-      for (int i = 0; i < PIECE / 4; i++) x.p[i] = zero_here(), x.ds[i] = zero_here();
-    }
-    gradients(w.dv, w.dk, x.p, x.ds, m.gradients, m.queries);
+    for (int i = 0; i < PIECE / 4; i++) x.p[i] = zero_here(), x.ds[i] = zero_here();
   }
+}
+// A tile meets a block, in two pieces. The second one's scores are there before its weights are wanted: they are
+// computed under the first one's weights. The last products are under way at the end. The walk goes on under the first.
+static_assert(QUERIES == 2 * PIECE, "two pieces");
+DEVICE void visit_block(State& w, const HopperKeyArgs& all, const Visit& visit, Walk& walk, Refills& refills,
+                        float scale, const Role& me) {
+  float s[PIECE / 2], dp[PIECE / 2], t[PIECE / 2], u[PIECE / 2];
+  const Matrices m = matrices_of(visit.stage, 0, me), n = matrices_of(visit.stage, PIECE, me);
+  Weights x, y;
+  logits(s, w.k, w.hot, m.queries, m.biases);
+  weight_gradients(dp, w.v, m.gradients);
+  logits(t, w.k, w.hot, n.queries, n.biases);
+  walk.next(all);
+  logits_wait(s);
+  if (me.lane == 0) barrier_arrive(visit.behind);
+  if (visit.works) weigh(s, visit.stage, 0, scale, me);
+  weight_gradients_wait(dp);
+  finish_piece(x, s, dp, visit, 0, me);
+  gradients(w.dv, w.dk, x.p, x.ds, m.gradients, m.queries);
+  weight_gradients(u, w.v, n.gradients);
+  refills.poll(all, me);
+  logits_wait(t);
+  if (visit.works) weigh(t, visit.stage, PIECE, scale, me);
+  products_wait(u, w.dv, w.dk);
+  pick(w.hot, walk, me);  // while nothing is under way
+  finish_piece(y, t, u, visit, PIECE, me);
+  gradients(w.dv, w.dk, y.p, y.ds, n.gradients, n.queries);
 }
 // Zero, if one of a lane's two keys has finite gradients.
 DEVICE float unless_finite(const State& w, int half) {
@@ -120,28 +143,39 @@ DEVICE float unless_finite(const State& w, int half) {
     if ((i >> 1 & 1) == half) sum = fmaf(w.dv[i], 0.f, sum);
   return sum;
 }
-// The end of a tile: store its gradients. Tells whether some of a warp's are not finite.
-DEVICE bool finish(const State& w, const Args& args, const Place& p, const Lane& lane, const Role& me) {
-  const int y0 = p.y * BLOCK - HALO + 2 * me.warp, x0 = p.x * BLOCK - HALO + me.g, head = p.head + me.head;
-  const int y[2] = {y0, y0 + 1}, x[2] = {x0, x0};
-  bool valid[2];
+// Gradients of a lane's two keys, one row below the other, where they are on the map: 8 bytes a lane.
+template <int dim>
+DEVICE void store_keys(const float (&c)[dim / 2], float factor, const View& view, const Place& p,
+                       const bool (&valid)[2], const Role& me) {
+  const int y = p.y * BLOCK - HALO + 2 * me.warp, x = p.x * BLOCK - HALO + me.g, odd = me.t & 1;
+  u16* target = image_of(view, p.image) + offset_of(view, p.head + me.head, y, x) + 2 * me.t + 6 * odd;
 #pragma unroll
-  for (int h = 0; h < 2; h++)
-    valid[h] = (unsigned)x[h] < (unsigned)args.width && (unsigned)y[h] < (unsigned)args.height;
-  const float factor[2] = {args.scale, args.scale}, one[2] = {1.f, 1.f};
-  const auto& dk = reinterpret_cast<const float(&)[D / 8][4]>(w.dk);
-  const auto& dv = reinterpret_cast<const float(&)[E / 8][4]>(w.dv);
-  store_rows<D, D>(dk, factor, args.key_gradient, p, head, y, x, valid, lane);
-  store_rows<E, E>(dv, one, args.value_gradient, p, head, y, x, valid, lane);
+  for (int n = 0; n < dim / 16; n++)
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+      const int i = 8 * n + 2 * h;
+      const u32 low = pack(c[i] * factor, c[i + 1] * factor), high = pack(c[i + 4] * factor, c[i + 5] * factor);
+      const u32 other = shuffle_xor(odd ? low : high, 1);
+      if (valid[h]) store(target + h * view.row + 16 * n, odd ? make_uint2(other, high) : make_uint2(low, other));
+    }
+}
+// The end of a tile: store its gradients. Tells whether some of a warp's are not finite.
+DEVICE bool finish(const State& w, const Args& args, const Place& p, const Role& me) {
+  const int y = p.y * BLOCK - HALO + 2 * me.warp, x = p.x * BLOCK - HALO + me.g;
+  const bool inside = (unsigned)x < (unsigned)args.width;
+  const bool valid[2] = {inside && (unsigned)y < (unsigned)args.height,
+                         inside && (unsigned)(y + 1) < (unsigned)args.height};
+  store_keys<D>(w.dk, args.scale, args.key_gradient, p, valid, me);
+  store_keys<E>(w.dv, 1.f, args.value_gradient, p, valid, me);
   return warp_any((valid[0] && unless_finite(w, 0) != 0.f) || (valid[1] && unless_finite(w, 1) != 0.f));
 }
 // A warpgroup's walk. Tells whether some of a warp's gradients are not finite.
-DEVICE bool walk_over(const HopperKeyArgs& all, Walk now, Refills& refills, const Lane& lane, const Role& me) {
+DEVICE bool walk_over(const HopperKeyArgs& all, Walk now, Refills& refills, const Role& me) {
   const float scale = all.args.scale * LOG2_E;
   State w;
   bool redo = false;
   while (now.number < all.count) {
-    const Place p = tile_of(all, now.number);
+    const Place p = now.place;
     const int row = 2 * me.warp, y = p.y * BLOCK - HALO + row;
     await(all, now, refills, me);
     load_keys(w, stage_of(now, me), me);
@@ -157,13 +191,12 @@ DEVICE bool walk_over(const HopperKeyArgs& all, Walk now, Refills& refills, cons
       const u32 seen = me.g + now.right() * BLOCK < WINDOW ? ~0u : 0u, own = left(now, me);
       const Visit visit = {stage_of(now, me), behind, works, seen};
       await(all, now, refills, me);
-      now.next(all);
       visit_block(w, all, visit, now, refills, scale, me);
       behind = own;
     }
     products_wait(w.dv, w.dk);
     if (me.lane == 0) barrier_arrive(behind);
-    redo |= finish(w, all.args, p, lane, me);
+    redo |= finish(w, all.args, p, me);
   }
   while (refills.more(all)) refills.poll(all, me);  // for slower warpgroups
   return redo;
@@ -185,8 +218,9 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper_key(const __grid_constant_
   const Walk first = begin(all, me);
   Refills refills = {first, me.warp == 0};
   refills.skip(all, me.head);
+#pragma unroll 1
   for (int i = me.head; i < STAGES && refills.more(all); i += HEADS) refills.fill(all, me);
-  const bool redo = walk_over(all, first, refills, lane, me);
+  const bool redo = walk_over(all, first, refills, me);
   block_sync();
   if (redo) differentiate_again(all, (lane.thread >> 5) * 8 * QUERIES, me);
   // The last CTAs have the fewest tiles.

@@ -46,15 +46,16 @@ struct Role {  // where a warp is
 // A team's way: over tiles and, of each, over its keys and the blocks that see it; and around the ring.
 struct Walk {
   int number;
+  Place place;                     // of the tile
   u32 step, steps, stage, parity;  // a tile's steps are a bit each: this one and those to come
   DEVICE int down() const { return (step - 1) / REACH; }  // of the tile in a block's window, in tiles
   DEVICE int right() const { return (step - 1) % REACH; }
   DEVICE void enter(const HopperKeyArgs& all, int tile_number) {
     number = tile_number, step = 0, steps = 1;
-    const Place p = tile_of(all, number);
+    place = tile_of(all, number);
 #pragma unroll
     for (int i = 1; i < STEPS; i++) {
-      const int y = p.y - (i - 1) / REACH, x = p.x - (i - 1) % REACH;
+      const int y = place.y - (i - 1) / REACH, x = place.x - (i - 1) % REACH;
       if (y >= 0 && x >= 0 && y < all.args.blocks_y && x < all.args.blocks_x) steps |= 1u << i;
     }
   }
@@ -76,7 +77,7 @@ DEVICE u32 left(const Walk& walk, const Role& me) { return me.barriers + 16 * wa
 
 // Have a stage filled with what a step needs.
 DEVICE void refill(const HopperKeyArgs& all, const Walk& walk, const Role& me) {
-  const Place p = tile_of(all, walk.number);
+  const Place& p = walk.place;
   const u32 to = stage_of(walk, me), barrier = full(walk, me);
   const bool keys = walk.step == 0;
   const TensorMap &first = keys ? all.key : all.query, &second = keys ? all.value : all.output_gradient;
@@ -98,6 +99,7 @@ struct Refills {
   Walk walk;
   bool mine;
   DEVICE void skip(const HopperKeyArgs& all, int count) {
+#pragma unroll 1
     for (int i = 0; i < count; i++) walk.next(all);
   }
   DEVICE void fill(const HopperKeyArgs& all, const Role& me) {

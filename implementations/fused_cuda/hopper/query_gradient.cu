@@ -7,8 +7,6 @@
 // exact, whatever the logits, and those of the pass by keys. So nothing leaves a safe range, or is computed again.
 #include "query_item.cuh"
 
-// Whether a piece's gradients are computed under the next one's scores: four warpgroups lack the registers (C7512).
-constexpr bool UNDER_WAY = WARPGROUPS < 4;
 // A piece of the window's keys.
 template <int N>
 DEVICE void visit(Sums& sums, const Operands& w, u64 keys, const u64 (&values)[CHUNKS], u64 hot, float scale) {
@@ -26,32 +24,40 @@ DEVICE void visit(Sums& sums, const Operands& w, u64 keys, const u64 (&values)[C
   }
   if (N / 8 % 2) ds[N / 4] = ds[N / 4 + 1] = 0;
   add_gradients(sums.query, sums.positions, ds, keys, hot);
-  if (!UNDER_WAY) products_wait(sums.query, sums.positions);
 }
-// The keys of a window: whole pieces, then what is left, up to 16 keys more.
+// The keys of a window: whole pieces, and a last one that has up to 16 keys more. Gradients of a piece are computed
+// under the next one's scores.
 constexpr int whole_pieces(int keys) { return (keys - 17) / PIECE; }
 constexpr int rest_of(int keys) { return keys - whole_pieces(keys) * PIECE; }
-// Between them, one warp looks for stages to refill: with two of them, a window has no time to lose.
-DEVICE void walk(Sums& sums, const Operands& w, const Seen& s, const Item& item, Refills& refills, bool polls,
-                 const HopperQueryArgs& all, const Role& me) {
-  constexpr int FEW = octets_of(SEEN * WINDOW), FEWEST = octets_of(SEEN * SEEN);
-  const bool few = s.few_rows() || s.few_columns(), fewest = s.few_rows() && s.few_columns();
-  u64 keys = keys_of(item, me), hot = hot_of(s.few_columns(), me);
-  Values values = values_of(item, me);
-  const float scale = all.args.scale * LOG2_E;
-  const int whole = fewest ? whole_pieces(FEWEST) : few ? whole_pieces(FEW) : whole_pieces(MOST);
-#pragma unroll 1
-  for (int i = 0; i < whole; i++) {
-    visit<PIECE>(sums, w, keys, values.chunks, hot, scale);
+struct Matrices {
+  u64 keys, hot;
+  Values values;
+  DEVICE void advance() {
     keys += PIECE * KEY_LINE / 16, hot += PIECE * 4;
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) values.chunks[c] += PIECE * VALUE_LINE / 16;
-    if (polls) refills.poll(all, me);
   }
-  if (fewest) visit<rest_of(FEWEST)>(sums, w, keys, values.chunks, hot, scale);
-  else if (few) visit<rest_of(FEW)>(sums, w, keys, values.chunks, hot, scale);
-  else visit<rest_of(MOST)>(sums, w, keys, values.chunks, hot, scale);
+};
+// Between some of them, one warp looks for stages to refill: with two of them, a window has no time to lose.
+template <int KEYS_HERE>
+DEVICE void pieces(Sums& sums, const Operands& w, Matrices m, float scale, Refills& refills, bool polls,
+                   const HopperQueryArgs& all, const Role& me) {
+#pragma unroll
+  for (int i = 0; i < whole_pieces(KEYS_HERE); i++) {
+    visit<PIECE>(sums, w, m.keys, m.values.chunks, m.hot, scale), m.advance();
+    if (polls && i % 2 == 0) refills.poll(all, me);
+  }
+  visit<rest_of(KEYS_HERE)>(sums, w, m.keys, m.values.chunks, m.hot, scale);
   products_wait(sums.query, sums.positions);
+}
+DEVICE void walk(Sums& sums, const Operands& w, const Seen& s, const Item& item, Refills& refills, bool polls,
+                 const HopperQueryArgs& all, const Role& me) {
+  const bool few = s.few_rows() || s.few_columns(), fewest = s.few_rows() && s.few_columns();
+  const Matrices m = {keys_of(item, me), hot_of(s.few_columns(), me), values_of(item, me)};
+  const float scale = all.args.scale * LOG2_E;
+  if (fewest) pieces<octets_of(SEEN * SEEN)>(sums, w, m, scale, refills, polls, all, me);
+  else if (few) pieces<octets_of(SEEN * WINDOW)>(sums, w, m, scale, refills, polls, all, me);
+  else pieces<MOST>(sums, w, m, scale, refills, polls, all, me);
 }
 
 // The CTA's share of the tables' gradients, summed over its warpgroups, where its windows were.
@@ -73,11 +79,31 @@ DEVICE void store_tables(const float (&tables)[D / 8][4], const Args& args, u32 
   }
 }
 
+// What is known of an item before its window is there. The log-sum-exps come from memory, while the item before ends.
+struct Ahead {
+  Seen seen;
+  u32 index;
+  float reference[2];
+};
+DEVICE Ahead look_ahead(const Item& item, const HopperQueryArgs& all, const Role& me) {
+  Ahead x;
+  x.seen = seen_of(all, block_of(item.number, me));
+  x.index = index_of(all.args, x.seen, x.seen.first_head + item.head);
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    const float* from = all.args.log_sum_exp + x.index + 16 * me.warp + me.g + 8 * h;
+    x.reference[h] = item.number < me.end ? as_float(load(from)) : 0.f;
+  }
+  return x;
+}
+
 KERNEL __launch_bounds__(THREADS, 1) void halo_hopper_query(const __grid_constant__ HopperQueryArgs all) {
   const Lane lane = who();
-  const Role me = role_of(lane);
+  Role me = role_of(lane);
+  share_last_round(me, all.count);
   const u32 base = me.base - shared_base();
   // Lines that no copy writes count for nothing, but must be numbers.
+#pragma unroll 1
   for (u32 i = 16 * lane.thread; i < STAGES * STAGE_SIZE; i += 16 * THREADS)
     at<uint4>(base + i) = make_uint4(0, 0, 0, 0);
   if (lane.thread < 1 + 2 * SHAPES) prefetch((&all.query)[lane.thread]);
@@ -91,25 +117,28 @@ KERNEL __launch_bounds__(THREADS, 1) void halo_hopper_query(const __grid_constan
   Item now = first_item(me);
   Refills refills = {(int)(cta() + (STAGES + me.group) * ctas()), me.group, 0};
   float tables[D / 8][4] = {};
-  for (u32 turn = 0; now.number < all.count; now.next(), turn ^= 1) {
-    const Seen seen = seen_of(all, now.number);
-    const u32 index = index_of(args, seen, seen.first_head + now.head);
-    Operands w;
-#pragma unroll
-    for (int h = 0; h < 2; h++) w.reference[h] = as_float(load(args.log_sum_exp + index + 16 * me.warp + me.g + 8 * h));
+  Ahead next = look_ahead(now, all, me);
+  for (u32 turn = 0; now.number < me.end; turn ^= 1) {
+    const Ahead here = next;
     if (polls || SKIPS) {
       while (!arrived(now, me))
         if (polls) refills.poll(all, me);
     } else {
       barrier_wait(me.barriers + 16 * now.stage, now.parity);
     }
-    load_operands(w, now, index, args, me);
-    load_positions(w, seen, index, args, me);
+    Operands w;
+#pragma unroll
+    for (int h = 0; h < 2; h++) w.reference[h] = here.reference[h];
+    load_operands(w, now, here.index, args, me);
+    load_positions(w, here.seen, here.index, args, me);
     Sums sums = {};
-    walk(sums, w, seen, now, refills, polls, all, me);
-    finish(sums, tables, seen, now, turn, args, me);
-    if (me.lane == 0) barrier_arrive(me.barriers + 16 * now.stage + 8);
+    walk(sums, w, here.seen, now, refills, polls, all, me);
+    const Item done = now;
+    now.next();
+    next = look_ahead(now, all, me);
+    finish(sums, tables, here.seen, done, turn, args, me);
+    if (me.lane == 0) barrier_arrive(me.barriers + 16 * done.stage + 8);
   }
-  while (polls && refills.number < all.count) refills.poll(all, me);  // for slower warpgroups
+  while (polls && refills.number < me.count) refills.poll(all, me);  // for slower warpgroups
   if (RELATIVE) store_tables(tables, args, base, me);
 }

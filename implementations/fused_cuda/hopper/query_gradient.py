@@ -21,7 +21,7 @@ def layout_of(shape: Shape) -> Layout | None:
         return None
     # Registers that a thread keeps through a piece: operands, gradients of queries and tables, sums by position.
     kept = shape.key_dim * (5 / 4 + shape.relative / 2) + shape.value_dim / 4 + SLOTS / 2
-    teams = ((4, 32), (3, 32), (2, 32))[(kept > 72) + (kept > 140) :]
+    teams = ((4, 32), (3, 32), (2, 32))[(kept > 72) + (kept > 104) :]
     narrow = geometry.border == "masked" and geometry.halo > 0
     for (groups, piece), heads, narrowed in product(teams, (4, 2, 1), (narrow, False)):
         layout = Layout(heads, 0, groups, piece, narrowed)
@@ -44,7 +44,7 @@ def constant_bytes(shape: Shape, layout: Layout) -> int:
     """Everything but the stages and their barriers."""
     window, seen = shape.geometry.window, shape.geometry.window - shape.geometry.halo
     hot = 2 * SLOTS * (whole(window**2, 16) + layout.narrow * whole(window * seen, 16))
-    tables, kept, asked, alignment = shape.relative * 128 * forward.key_channels(shape, 1), 17 * 32, 16, 1024
+    tables, kept, asked, alignment = forward.table_bytes(shape), 17 * 32, 16, 1024
     skews = QUERIES * 112 if shape.relative else 2048
     return hot + tables + kept + layout.warpgroups * (skews + 16) + asked + alignment
 

@@ -52,7 +52,7 @@ DEVICE uint2 first_of(int count, const Role& me) {
 // Positions as operands. The pass by keys reads those of whole windows, this one begins with what is seen.
 DEVICE void load_positions(Operands& w, const Seen& s, u32 index, const Args& args, const Role& me) {
   if (RELATIVE) {
-    positions(w.rows, w.columns, w.q, me.base + AT_POSITIONS, 0, 0, me);
+    positions(w.rows, w.columns, w.q, 0, 0, me);
     const uint2 inside = first_of(WINDOW, me);
     u32 c[4];
 #pragma unroll
@@ -60,7 +60,7 @@ DEVICE void load_positions(Operands& w, const Seen& s, u32 index, const Args& ar
     uint4* target = args.biases + (index / 8 + 2 * me.warp) * 32ll + me.lane;
     target[0] = make_uint4(w.rows[0], w.rows[2], c[0], c[2]);
     target[32] = make_uint4(w.rows[1], w.rows[3], c[1], c[3]);
-    if (s.top || s.left) positions(w.rows, w.columns, w.q, me.base + AT_POSITIONS, s.top, s.left, me);
+    if (s.top || s.left) positions(w.rows, w.columns, w.q, s.top, s.left, me);
   }
   hide(w.rows, w.columns, first_of(s.rows, me), first_of(s.columns, me));
 }
@@ -98,8 +98,8 @@ DEVICE void add_positions(Sums& sums, u32 (&entries)[2][3][2], const Seen& s, co
 #pragma unroll
     for (int d = 0; d < D / 16; d++) {
       u32 b[4], last[2];
-      ldmatrix_transposed(b, from + swizzled<POSITION_LINE>(me.lane & 15, 2 * d + (me.lane >> 4)));
-      ldmatrix_transposed(last, from + swizzled<POSITION_LINE>(16 + (me.lane & 7), 2 * d + (me.lane >> 3 & 1)));
+      ldmatrix_transposed(b, from + (me.lane & 15) * POSITION_LINE + 32 * d + (me.lane >> 4) * 16);
+      ldmatrix_transposed(last, from + (16 + (me.lane & 7)) * POSITION_LINE + 32 * d + (me.lane >> 3 & 1) * 16);
 #pragma unroll
       for (int n = 0; n < 2; n++) {
         float q[4];

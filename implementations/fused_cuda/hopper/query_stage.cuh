@@ -38,8 +38,8 @@ DEVICE void clear_behind(u32 stage, int keys) {
 }
 // Have a stage of the ring filled with a block's queries, outputs and their gradients, and with its window.
 DEVICE void refill(const HopperQueryArgs& all, const Role& me, int stage, int number) {
-  if (number >= all.count) return;
-  const Seen s = seen_of(all, number);
+  if (number >= me.count) return;
+  const Seen s = seen_of(all, block_of(number, me));
   const u32 full = me.barriers + 16 * stage, to = me.base + stage * STAGE_SIZE;
   const int rows = s.few_rows() ? SEEN : WINDOW, columns = s.few_columns() ? SEEN : WINDOW;
   const int shape = 2 * s.few_rows() + s.few_columns();

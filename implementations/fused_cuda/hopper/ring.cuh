@@ -10,7 +10,7 @@ struct Refills {
   int number, stage;
   u32 parity;
   template <class Arguments> DEVICE void poll(const Arguments& all, const Role& me) {
-    if (number >= all.count || !barrier_test(me.barriers + 16 * stage + 8, parity)) return;
+    if (number >= me.count || !barrier_test(me.barriers + 16 * stage + 8, parity)) return;
     if (me.lane == 0) refill(all, me, stage, number);
     number += REFILLERS * ctas();
     if (SKIPS && me.lane == 0) store_shared(me.base + AT_ASKED, number);
@@ -46,13 +46,13 @@ DEVICE Values values_of(const Item& item, const Role& me) {
   }
   return values;
 }
-DEVICE u32 index_of(const Args& args, const Seen& s, int head) {  // of a block's first log-sum-exp
-  return (((s.image * HEAD_COUNT + head) * args.blocks_y + s.y) * args.blocks_x + s.x) * 64;
-}
 
 // What is the same for all items, in shared memory: one-hot operands, tables, ones, what of 16 slots the first n are.
+// Loops that few threads turn more than once are not unrolled: what is run once is waited for as it is fetched.
 DEVICE void lay_out_constants(const HopperArgs& all, u32 base, int thread) {
+#pragma unroll 1
   for (int width = WINDOW; width >= (BORDERED && NARROW ? SEEN : WINDOW); width -= max(HALO, 1))
+#pragma unroll 1
     for (int key = thread; key < hot_lines(width); key += THREADS) {
       const int row = key / width, column = 16 + key % width;
       const u32 line = base + (width == WINDOW ? AT_HOT : AT_HOT_NARROW);
@@ -61,13 +61,16 @@ DEVICE void lay_out_constants(const HopperArgs& all, u32 base, int thread) {
       at<u16>(line + swizzled<64>(key, row >> 3) + (row & 7) * 2) = ONE;
       if (row < WINDOW) at<u16>(line + swizzled<64>(key, column >> 3) + (column & 7) * 2) = ONE;
     }
-  for (int i = thread; RELATIVE && i < 2 * 32 * (D / 8); i += THREADS) {
-    const int chunk = i % (D / 8), row = i / (D / 8) % 32, table = i / (D / 8) / 32;
+#pragma unroll 1
+  for (int i = thread; RELATIVE && i < 2 * POSITION_LINES * (D / 8); i += THREADS) {
+    const int chunk = i % (D / 8), row = i / (D / 8) % POSITION_LINES, table = i / (D / 8) / POSITION_LINES;
     const uint4* source = static_cast<const uint4*>(table ? all.args.columns : all.args.rows) + row * (D / 8) + chunk;
-    at<uint4>(base + AT_POSITIONS + table * POSITIONS + swizzled<POSITION_LINE>(row, chunk)) =
+    at<uint4>(base + AT_POSITIONS + table * POSITIONS + row * POSITION_LINE + 16 * chunk) =
         row < ENTRIES ? *source : make_uint4(0, 0, 0, 0);
   }
+#pragma unroll 1
   for (int i = thread; i < ONES; i += THREADS) at<u32>(base + AT_ONES + 4 * i) = ONE | ONE << 16;
+#pragma unroll 1
   for (int i = thread; i < 17 * 8; i += THREADS) {
     const int left = i / 8 - (i % 2 * 8 + i / 2 % 4 * 2);
     at<u32>(base + AT_KEPT + 4 * i) = left <= 0 ? 0u : left == 1 ? 0xffffu : 0xffffffffu;
@@ -79,6 +82,13 @@ DEVICE Role role_of(const Lane& lane) {
   me.base = (shared_base() + 1023) & ~1023u, me.barriers = me.base + AT_BARRIERS;
   me.lane = lane.lane, me.g = lane.g, me.t = lane.t;
   me.warp = shuffle(lane.warp & 3, 0), me.group = shuffle(lane.warp >> 2, 0);
+  const int octet = me.lane >> 4, chunk = me.lane >> 3 & 1, query = 16 * me.warp + (me.lane & 15);
+  const u32 tables = me.base + AT_POSITIONS + ((me.lane & 7) + 8 * octet) * POSITION_LINE + 16 * chunk;
+  me.queries = kept(me.base + STAGE_QUERIES + swizzled<KEY_LINE>(query, me.group % HEADS * (D / 8) + octet));
+  me.rows = kept(tables + (BLOCK - 1 - 2 * me.warp) * POSITION_LINE), me.columns = kept(tables + POSITIONS);
+  const int whole = (7 - me.g) >> 1;
+  me.near = (int)kept((u32)((me.lane & 28) | ((me.t + whole) & 3)));
+  me.next = (int)kept((u32)((me.lane & 28) | ((me.t + whole + 1) & 3)));
   return me;
 }
 // The ring's barriers and first windows, and what is the same for all items. What else must stand in shared memory, a
@@ -96,6 +106,7 @@ template <class Arguments> DEVICE void begin_ring(const Arguments& all, const Ro
   fence_async();
   block_sync();
   if (thread == 0)
+#pragma unroll 1
     for (int s = 0; s < STAGES; s++) refill(all, me, s, cta() + s * ctas());
   lay_out_constants(all, base, thread);
   fence_async();

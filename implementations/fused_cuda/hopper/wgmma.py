@@ -18,8 +18,9 @@ def vocabulary(
     for steps in sorted({-(-keys // 16) for keys in pieces}):
         functions += [weigh(half, steps, chunk, chunks, value_line, more=more) for more in (False, True)]
     sums = chunk * chunks // 2, 4
-    groups = [*((keys // 2,) for keys in pieces), sums, (piece // 2, *sums)]
-    return "".join([*functions, *map(wait, groups)])
+    # Until scores are there; products with weights that were issued behind them, two groups, may be under way.
+    functions += [wait((keys // 2,), "scores_wait", behind=2) for keys in pieces]
+    return "".join([*functions, *map(wait, (sums, (piece // 2, *sums)))])
 
 
 def scores(half: str, keys: int, steps: int) -> str:
@@ -75,34 +76,53 @@ def key_vocabulary(
     sums = chunk * chunks // 2, key_dim // 2
     return "".join(
         (
-            transposed_scores(half, queries, key_dim // 16, chunk, chunks, relative=relative),
+            transposed(half, queries, key_dim // 16, relative=relative),
+            weight_gradients(half, queries, chunk, chunks),
             gradients(half, key_dim, queries // 16, chunk, chunks, lines),
-            wait((queries // 2, queries // 2, *sums)),
+            wait((queries // 2,), "logits_wait", behind=2),
+            wait((queries // 2,), "weight_gradients_wait", behind=1),
+            wait((queries // 2, *sums)),
             wait(sums),
         )
     )
 
 
-def transposed_scores(half: str, queries: int, steps: int, chunk: int, chunks: int, *, relative: bool) -> str:
-    """S^T (64 x queries) = [k one-hot] [queries biases]^T and dP^T = v gradients^T, not waited for."""
-    count, value_steps = queries // 2, chunk * chunks // 16
-    operands = [("k", step) for step in range(steps)] + [("hot", step) for step in range(2 * relative)]
-    operands += [("v", step) for step in range(value_steps)]
-    names = [f"{name}[{step}][{i}]" for name, step in operands for i in range(4)]
-    after = 2 * count + len(names)
-    matrices = ["queries", *["biases"] * relative, *(f"gradients[{i}]" for i in range(chunks))]
+def transposed(half: str, queries: int, steps: int, *, relative: bool) -> str:
+    """S^T (64 x queries) = [k one-hot] [queries biases]^T, not waited for."""
+    count = queries // 2
+    names = [
+        f"{name}[{step}][{i}]"
+        for name, many in (("k", steps), ("hot", 2 * relative))
+        for step in range(many)
+        for i in range(4)
+    ]
+    after = count + len(names)
     lines = []
-    for number, (name, step) in enumerate(operands):
-        matrix = relative + 1 + step * 16 // chunk if name == "v" else int(name == "hot")
-        begins = step % (chunk // 16) == 0 if name == "v" else step == 0
-        lines.append(f"mov.b64 b, %{after + matrix};" if begins else "add.s64 b, b, 2;")  # 16 channels, 32 bytes
-        into, first = (count, ("v", 0)) if name == "v" else (0, ("k", 0))
-        lines.append(product(half, queries, into, 2 * count + 4 * number, "b", add=(name, step) != first))
-    inputs = [f'"r"({name})' for name in names] + [f'"l"({name})' for name in matrices]
-    text = assembly([".reg .b64 b;", FENCE, *lines, COMMIT], outputs("=", s=count, dp=count), inputs)
+    for number in range(steps + 2 * relative):
+        new = {0: after, steps: after + 1}.get(number)
+        lines.append("add.s64 b, b, 2;" if new is None else f"mov.b64 b, %{new};")  # 16 channels, 32 bytes
+        lines.append(product(half, queries, 0, count + 4 * number, "b", add=number > 0))
+    inputs = [f'"r"({name})' for name in names] + ['"l"(queries)', *['"l"(biases)'] * relative]
+    text = assembly([".reg .b64 b;", FENCE, *lines, COMMIT], outputs("=", s=count), inputs)
     return (
-        f"DEVICE void scores(float (&s)[{count}], float (&dp)[{count}], const u32 (&k)[{steps}][4], "
-        f"const u32 (&hot)[2][4], const u32 (&v)[{value_steps}][4], u64 queries, u64 biases, "
+        f"DEVICE void logits(float (&s)[{count}], const u32 (&k)[{steps}][4], const u32 (&hot)[2][4], u64 queries, "
+        f"u64 biases) {text}"
+    )
+
+
+def weight_gradients(half: str, queries: int, chunk: int, chunks: int) -> str:
+    """dP^T (64 x queries) = v gradients^T, not waited for."""
+    count, steps = queries // 2, chunk * chunks // 16
+    names = [f"v[{step}][{i}]" for step in range(steps) for i in range(4)]
+    lines = []
+    for number in range(steps):
+        new, rest = divmod(16 * number, chunk)
+        lines.append("add.s64 b, b, 2;" if rest else f"mov.b64 b, %{count + len(names) + new};")
+        lines.append(product(half, queries, 0, count + 4 * number, "b", add=number > 0))
+    inputs = [f'"r"({name})' for name in names] + [f'"l"(gradients[{i}])' for i in range(chunks)]
+    text = assembly([".reg .b64 b;", FENCE, *lines, COMMIT], outputs("=", dp=count), inputs)
+    return (
+        f"DEVICE void weight_gradients(float (&dp)[{count}], const u32 (&v)[{steps}][4], "
         f"const u64 (&gradients)[{chunks}]) {text}"
     )
 
@@ -129,11 +149,11 @@ def gradients(half: str, key_dim: int, steps: int, chunk: int, chunks: int, line
     )
 
 
-def wait(sizes: Sequence[int]) -> str:
-    """Until no product is under way; nothing that is in these accumulators is read before."""
+def wait(sizes: Sequence[int], name: str = "products_wait", behind: int = 0) -> str:
+    """Until no product is under way but the last groups; what is in these accumulators is not read before."""
     parameters = ", ".join(f"float (&x{i})[{size}]" for i, size in enumerate(sizes))
     tied = outputs("+", **{f"x{i}": size for i, size in enumerate(sizes)})
-    return f"DEVICE void products_wait({parameters}) {assembly(['wgmma.wait_group.sync.aligned 0;'], tied, [])}"
+    return f"DEVICE void {name}({parameters}) {assembly([f'wgmma.wait_group.sync.aligned {behind};'], tied, [])}"
 
 
 FENCE, COMMIT = "wgmma.fence.sync.aligned;", "wgmma.commit_group.sync.aligned;"
