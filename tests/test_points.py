@@ -1,0 +1,40 @@
+"""1x1 convolutions with a stride: the same sums as ``nn.Conv2d``'s."""
+
+import pytest
+import torch
+from torch import nn
+
+from halobench import models
+from halobench.attention.points import PointConv2d, pointwise
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (1, 2)], ids=str)
+def test_the_same_sums(size: tuple[int, int], stride: int) -> None:
+    """Output and both gradients, of maps that the stride does not divide, too."""
+    point = PointConv2d(6, 4, stride).double()
+    convolution = nn.Conv2d(6, 4, 1, stride, bias=False).double()
+    convolution.load_state_dict(point.state_dict())
+    found = []
+    for module in (point, convolution):
+        pixels = torch.randn(2, 6, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        output = module(pixels.requires_grad_())
+        found.append((output, *torch.autograd.grad(output.square().sum(), [pixels, module.weight])))
+    torch.testing.assert_close(*found)
+
+
+def test_only_a_stride_makes_one() -> None:
+    assert type(pointwise(6, 4)) is nn.Conv2d
+    assert type(pointwise(6, 4, 2)) is PointConv2d
+
+
+def test_all_of_a_halonet_are_such() -> None:
+    """Shortcuts and queries of strided blocks: no convolution of 1x1 is left to a library's strided kernels."""
+    model = models.create("halonet_h0", "strided_gather")
+    strided = [
+        one
+        for one in model.modules()
+        if isinstance(one, nn.Conv2d) and one.kernel_size == (1, 1) and one.stride != (1, 1)
+    ]
+    assert len(strided) == 6
+    assert all(isinstance(one, PointConv2d) for one in strided)
