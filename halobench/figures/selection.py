@@ -143,10 +143,14 @@ def networks(results: Results) -> pd.DataFrame:
 
 
 def newest(table: pd.DataFrame, results: Results) -> pd.DataFrame:
-    """Of a case measured more than once on a machine in a dtype, the row of the newest file; by case."""
-    aged = table.assign(age=table["file"].map(results.by_age.index)).sort_values(["age", "case"])
-    latest = aged.drop_duplicates(["machine", "dtype", "case"], keep="last")
-    return latest.drop(columns="age").sort_values("case").reset_index(drop=True)
+    """Of a case measured more than once on a machine in a dtype, the row of the newest file; by case.
+
+    Training steps whose gradients are averaged otherwise are another case.
+    """
+    ages, gradients = table["file"].map(results.by_age.index), table["gradients"].fillna("buckets")
+    aged = table.assign(age=ages, averaged=gradients).sort_values(["age", "case"])
+    latest = aged.drop_duplicates(["machine", "dtype", "case", "averaged"], keep="last")
+    return latest.drop(columns=["age", "averaged"]).sort_values("case").reset_index(drop=True)
 
 
 def by_machine(table: pd.DataFrame, results: Results) -> list[Selection]:

@@ -1,5 +1,6 @@
 """Training steps on 1, 2, ... ranks with a part of the batch each, with communication and without."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
@@ -19,6 +20,12 @@ from halobench.scale.settings import Settings
 from halobench.train.workload import network_model, training_step
 
 SUITE = "scaling"
+# What of DistributedDataParallel sends running statistics before every step, which training does not read.
+STATISTICS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")  # called so before PyTorch 2.14
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
 BUCKETS = ("rebuilt_bucket_sizes", "bucket_sizes")  # what DistributedDataParallel logs of them, the last first
 
 
@@ -80,8 +87,8 @@ def spread(model: nn.Module, settings: Settings, group: ProcessGroup, device: to
         process_group=group,
         bucket_cap_mb=settings.bucket_mib,
         gradient_as_bucket_view=True,
-        broadcast_buffers=False,  # running statistics, which training does not read
         static_graph=settings.static_graph,
+        **{STATISTICS: False},
     )
     if settings.compress:
         together.register_comm_hook(group, bf16_compress_hook)
