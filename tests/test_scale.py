@@ -377,7 +377,7 @@ def test_the_table_of_networks_that_share_an_image(of_one_image: dict[str, list[
     """A line an image, inference and training beside one another; none where the ranks had too few blocks."""
     rows = [row for what in ("inference", "training") for row in of_one_image[what] if row["status"] == "OK"]
     command.write(tmp_path / "mine.json", results_files.section(dtype="float32") | {"failures": []}, rows)
-    head, _, *lines = page.table(network_selections(read_all([tmp_path / "mine.json"))).splitlines()
+    head, _, *lines = page.table(network_selections(read(tmp_path / "mine.json"))).splitlines()
     assert head.startswith("| network | side of the image | ranks | forward, one rank (ms) | several (ms) |")
     [line] = [line for line in lines if line.startswith("| ")]
     assert line.startswith("| halonet_mini, sdpa, eager | 256 | 2 | ")
@@ -396,7 +396,7 @@ def test_the_table_of_training_steps(rows: list[dict], gradients: str, called: s
             row["scaling"] |= {"efficiency_low": 0.5, "efficiency_high": 0.95}
             row["scaling"] |= {"communication_ms": 0.25, "exposed_ms": 1.5}
     command.write(tmp_path / "mine.json", results_files.section(dtype="float32") | {"failures": []}, rows)
-    chosen = network_selections(read_all([tmp_path / "mine.json"))
+    chosen = network_selections(read(tmp_path / "mine.json"))
     lines = steps.table(chosen).splitlines()[2:4]
     start = f"| halonet_mini, sdpa, {called} |"
     assert lines == [

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +21,9 @@ from halobench.scale.settings import Settings
 from halobench.train.workload import network_model, training_step
 
 SUITE = "scaling"
-# What of DistributedDataParallel sends running statistics before every step, which training does not read.
-STATISTICS = next(
-    name
-    for name in ("forward_sync_buffers", "broadcast_buffers")  # called so before PyTorch 2.14
-    if name in inspect.signature(DistributedDataParallel).parameters
-)
+GIVEN = inspect.signature(DistributedDataParallel).parameters
+# Running statistics, which training does not read, are not sent before every step; the second name is from before 2.14.
+UNSENT: dict[str, Any] = {next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in GIVEN): False}
 BUCKETS = ("rebuilt_bucket_sizes", "bucket_sizes")  # what DistributedDataParallel logs of them, the last first
 
 
@@ -88,7 +86,7 @@ def spread(model: nn.Module, settings: Settings, group: ProcessGroup, device: to
         bucket_cap_mb=settings.bucket_mib,
         gradient_as_bucket_view=True,
         static_graph=settings.static_graph,
-        **{STATISTICS: False},
+        **UNSENT,
     )
     if settings.compress:
         together.register_comm_hook(group, bf16_compress_hook)
