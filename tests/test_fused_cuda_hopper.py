@@ -81,14 +81,14 @@ def test_order(near: int, images: int, ran: list[Program], monkeypatch: pytest.M
     launch.images_near.cache_clear()
 
 
-@pytest.mark.parametrize("ctas", [4, 5])
-def test_last_round(ctas: int, ran: list[Program], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sixth of six blocks by four of five CTAs, a head each; the last two by two of four, which are too few."""
-    monkeypatch.setattr(launch, "resident", lambda *_: ctas)
+@pytest.mark.parametrize("height", [24, 32])
+def test_last_round(height: int, ran: list[Program], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By five CTAs: the last of six blocks by four of them, a head each; the last three of eight, 12 heads, whole."""
+    monkeypatch.setattr(launch, "resident", lambda *_: 5)
     only(monkeypatch, "hopper", "hopper_query")
     backend = replace(backends.load("strided_gather"), name="emulated", attend=fused_cuda.attend)
     with poisoned():
-        assert accuracy.check(backend, WHOLE, "cpu", "training").fault is None
+        assert accuracy.check(backend, replace(WHOLE, height=height), "cpu", "training").fault is None
     assert ran[:2] == ["hopper", "hopper_query"]
 
 

@@ -2,8 +2,8 @@
 #pragma once
 #include "window.cuh"
 
-// Queries times the tables, from the window's row ``top`` and column ``left`` on: by
-// rows (the same for half a warp) and by columns (skewed).
+// Queries times the tables, from the window's row ``top`` and column ``left`` on: by rows (the same for half a warp) and
+// by columns (skewed).
 DEVICE void positions(u32 (&rows)[4], u32 (&columns)[4], const u32 (&q)[KEY_STEPS][4], int top, int left,
                       const Role& me) {
   const u32 row = me.rows + top * POSITION_LINE, column = me.columns + left * POSITION_LINE;
