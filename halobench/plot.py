@@ -72,7 +72,7 @@ def draw(results: Results, output: Path, file_format: str = "png", folder: Path 
 def saved(drawn: Drawn, output: Path, file_format: str) -> Iterator[Path]:
     """Save the figures; the paths of those that there are."""
     for name, figure in drawn:
-        path = output / f"{name}.{file_format}"
+        path = output / f"{plain(name)}.{file_format}"
         if isinstance(figure, str):
             print(f"no {path.name}: {figure}")
             continue
@@ -121,12 +121,12 @@ def figures(selection: Selection) -> Drawn:
     for suite in suites:
         if suite not in ("operator", shared.SUITE):
             for name, figure in other_suite(selection, suite):
-                yield f"{plain(suite)}-{name}", figure
+                yield f"{suite}-{name}", figure
 
 
-def plain(suite: str) -> str:
-    """A suite's name as a part of a file's name, whatever stands in it."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", suite)
+def plain(name: str) -> str:
+    """A figure's name as a file's, whatever suites and modes somebody's results have."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)
 
 
 def other_suite(selection: Selection, suite: str) -> Drawn:

@@ -51,10 +51,11 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def fuzz(tmp_path, capfd, command: str):
-    """Exit status, rows and what was printed of a run on float32."""
+    """Exit status, rows and what was printed of a run on float32, on stderr first."""
     path = tmp_path / "fuzz.jsonl"
     status = main([*f"{command} --device cpu --dtype float32 --members 3 --output".split(), str(path)])
-    return status, [json.loads(line) for line in path.read_text().splitlines()], capfd.readouterr().out
+    printed = capfd.readouterr()
+    return status, [json.loads(line) for line in path.read_text().splitlines()], printed.err + printed.out
 
 
 def test_a_right_backend_passes_and_a_wrong_one_is_shrunk(tmp_path, capfd):
@@ -105,14 +106,15 @@ def test_crashes_and_hangs_are_named_and_the_run_goes_on(tmp_path, capfd):
 
 
 def test_refusals_are_counted_by_reason_and_end(tmp_path, capfd, monkeypatch):
-    """A backend that refuses everything is asked no more after a while."""
+    """A backend that refuses everything is asked no more after a while, and not found right."""
     monkeypatch.setattr("halobench.fuzz.pool.MOST_REFUSED", 20)
     status, rows, said = fuzz(tmp_path, capfd, "refusing --cases 5 --workers 1")
-    assert status == 0
+    assert status == 2
     assert {row["status"] for row in rows} == {"UNSUPPORTED"}
     assert len(rows) == 20
     assert "nothing works today  " in " ".join(said.split("\n"))
     assert "0 tried, 20 refused" in said
+    assert "halobench.fuzz: nothing was tried of refusing: all was refused, or time was too short\n" in said
 
 
 @pytest.mark.parametrize(

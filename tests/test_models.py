@@ -162,11 +162,12 @@ def test_stochastic_depth_skips_blocks_in_training_only():
 @pytest.mark.parametrize("side", [3, 5, 7])
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (63, 61), (32, 17), (1, 2)])
 def test_a_folded_convolution_is_the_convolution(side, height, width):
-    """Output and both gradients, at even and odd sizes."""
+    """Output and both gradients, at even and odd sizes, with a bias that somebody gave it."""
     convolution = FoldedConv2d(3, 8, side).double()
+    convolution.bias = nn.Parameter(torch.randn(8, dtype=torch.float64))
     pixels = torch.randn(2, 3, height, width, dtype=torch.float64, requires_grad=True)
     outcomes = []
-    for output in (convolution(pixels), folded(pixels, convolution.weight)):
+    for output in (convolution(pixels), folded(pixels, convolution.weight, convolution.bias)):
         gradients = torch.autograd.grad(output.square().sum(), [pixels, convolution.weight])
         outcomes.append([output, *gradients])
     torch.testing.assert_close(*outcomes, rtol=1e-10, atol=1e-10)

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from halobench import models
 from halobench.attention.points import PointConv2d, pointwise
+from halobench.models.folded import FoldedConv2d
 
 
 @pytest.mark.parametrize("stride", [2, 3])
@@ -21,6 +23,17 @@ def test_the_same_sums(size: tuple[int, int], stride: int) -> None:
         output = module(pixels.requires_grad_())
         found.append((output, *torch.autograd.grad(output.square().sum(), [pixels, module.weight])))
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize(("kind", "number"), [(PointConv2d, 2), (FoldedConv2d, 7)])
+def test_normalisation_may_be_folded_into_it(kind: type[nn.Conv2d], number: int) -> None:
+    """PyTorch's own way gives it a bias, which it has not had before; a map without a batch is one, too."""
+    norm = nn.BatchNorm2d(4)
+    norm(torch.randn(8, 4, 3, 3) + 1)
+    both = nn.Sequential(kind(6, 4, number), norm).eval()
+    one, pixels = fuse_conv_bn_eval(*both), torch.randn(2, 6, 9, 8)
+    torch.testing.assert_close(one(pixels), both(pixels))
+    torch.testing.assert_close(one(pixels[0]), both(pixels)[0])
 
 
 def test_only_a_stride_makes_one() -> None:

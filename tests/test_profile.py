@@ -172,6 +172,10 @@ def test_a_model(tmp_path, capsys):
             "--nvtx marks ranges on a GPU's timeline, and there is none on the CPU",
         ),
         (["sdpa", "--block", "0"], "block must be"),
+        (["resnet50", "--block", "4"], "--block is for backends, got resnet50"),
+        (["resnet50", "--diff", "halonet_h0", "--no-positions"], "--no-positions is for backends, got resnet50 and"),
+        (["sdpa", "--image-side", "64"], "--image-side is for models, got sdpa"),
+        (["nonsense", "--block", "4"], "no backend or model is called 'nonsense'"),
         (["conv", "--diff", "conv"], "--diff must name another backend or model than what is profiled, got 'conv'"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from halobench import Geometry, Problem, models
+from halobench import Geometry, Problem, models, plot
 from halobench.distributed import RankLost
 from halobench.figures import predicted, shared
 from halobench.figures import ranks as figure
@@ -76,6 +76,7 @@ def test_one_message_is_measured_as_buckets_are(rows: list[dict], two: Ranks) ->
     (found, _), _ = two.ask(2, scaled_calls.campaign, replace(SETTINGS, flat=True, scaling=("weak",)))
     assert found[1]["scaling"]["communicated_bytes"] == rows[1]["scaling"]["communicated_bytes"]
     assert found[1]["scaling"]["communication_ms"] > 0
+    assert not {row["case"] for row in found} & {row["case"] for row in rows}  # readers show both
 
 
 def test_the_bytes_are_those_of_all_gradients(rows: list[dict], two: Ranks) -> None:
@@ -209,6 +210,11 @@ def test_numbers_of_ranks(text: str | None, world: int, counts: tuple[int, ...])
         ),
         (["--batch", "0"], "argument --batch: must be at least 1, got 0"),
         (["--flat", "--compress"], "argument --compress: is for buckets of gradients, got --flat"),
+        (["--flat", "--bucket-mib", "50"], "argument --bucket-mib: is for buckets of gradients, got --flat"),
+        (
+            ["--what", "operator", "--bucket-mib", "5"],
+            "argument --bucket-mib: is for --what steps, got --what operator",
+        ),
         (["--what", "operator", "--flat"], "argument --flat: is for --what steps, got --what operator"),
         (["--bucket-mib", "-1"], "argument --bucket-mib: must be at least 1, got -1"),
         (["--device", "cpu", "--sync-batch-norm"], "argument --sync-batch-norm: PyTorch's SyncBatchNorm needs a GPU"),
@@ -404,7 +410,20 @@ def test_the_table_of_training_steps(rows: list[dict], gradients: str, called: s
         f"{start} weak | 2 | 4 | 10.0 | 12.5 | 80.0% [50.0%, 95.0%] | 250 / 1500 |",
     ]
     with look():
-        assert [name for name, _ in figure.draw(chosen[0])] == [f"efficiency-{called.replace(', ', '-')}"]
+        [(name, drawn)] = figure.draw(chosen[0])
+    assert name == f"efficiency-{called.replace(', ', '-')}"
+    assert ("gradients in one message" in str([each.get_text() for each in drawn.texts])) == (gradients == "flat")
+
+
+def test_a_mode_is_no_folder(rows: list[dict], tmp_path: Path) -> None:
+    """A file of somebody else may have any."""
+    found = deepcopy(rows)
+    for row in found:
+        row["network"] |= {"compiled": True, "compile_mode": "../a, b"}
+    command.write(tmp_path / "mine.json", results_files.section(dtype="float32") | {"failures": []}, found)
+    [selection] = network_selections(read(tmp_path / "mine.json"))
+    with look():
+        assert [*plot.saved(figure.draw(selection), tmp_path, "png")] == [tmp_path / "efficiency--a-b.png"]
 
 
 def test_gradients_in_one_message_are_no_newer_buckets(rows: list[dict], tmp_path: Path) -> None:
@@ -541,6 +560,7 @@ def test_what_runs_out_of_memory_alone_is_a_row(monkeypatch: pytest.MonkeyPatch)
 
     [row] = made.timed([Point(1, "strong", 1, None, too_large, {"case": "one"})])
     assert (row["status"], row["reason"]) == ("OOM", "no room")
+    assert row["scaling"]["gradients"] == "buckets"
 
 
 def test_a_call_that_answers_nothing_can_be_captured() -> None:

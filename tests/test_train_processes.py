@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from halobench.scale.__main__ import main as scale
 from halobench.train.__main__ import main
 from halobench.train.processes import LOST, Processes
 from halobench.train.unusable import Unusable
@@ -101,6 +102,16 @@ def test_processes_that_do_not_find_each_other_are_one_line(tmp_path, fashion, m
     monkeypatch.setattr("halobench.train.processes.rendezvous", refused)
     assert main(command(fashion, tmp_path)) == 2
     said = "halobench.train: the 2 processes do not find each other: The client socket has timed out\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("of", ["train", "scale"])
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE"])
+def test_what_torchrun_tells_is_numbers(tmp_path, fashion, monkeypatch, capsys, of, name):
+    monkeypatch.setenv(name, "x")
+    started = {"train": lambda: main(command(fashion, tmp_path)), "scale": lambda: scale(["--output", "mine.json"])}
+    assert started[of]() == 2
+    said = f"halobench.{of}: {name} in the environment must be a number, as torchrun sets it, got 'x'\n"
     assert capsys.readouterr().err == said
 
 

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 
 class PointConv2d(nn.Conv2d):
-    """``nn.Conv2d`` of 1x1 without bias: the pixels that it sees are taken first, and then multiplied."""
+    """``nn.Conv2d`` of 1x1: the pixels that it sees are taken first, and then multiplied.
+
+    It begins without bias, and others may give it one, as those do who fold normalisation into convolutions.
+    """
 
     def __init__(self, channels: int, out_channels: int, stride: int) -> None:
         super().__init__(channels, out_channels, 1, stride, bias=False)
@@ -17,7 +20,7 @@ class PointConv2d(nn.Conv2d):
     def forward(self, pixels: Tensor) -> Tensor:
         """(b c H W) -> (b c' H/s W/s), sizes rounded up."""
         down, across = self.stride
-        return F.conv2d(pixels[:, :, ::down, ::across], self.weight)
+        return F.conv2d(pixels[..., ::down, ::across], self.weight, self.bias)
 
 
 def pointwise(channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:

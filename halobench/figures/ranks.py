@@ -20,22 +20,16 @@ def draw(selection: Selection) -> Drawn:
     if rows.empty or rows["ranks"].max() < 2:
         yield "efficiency", "no training step was measured on several ranks"
         return
-    for name, part in rows.groupby(rows.apply(manner, axis="columns"), sort=True):
+    for (mode, flat), part in rows.groupby(["mode", rows["gradients"] == "flat"], sort=True):
         if part["ranks"].max() > 1:
-            yield f"efficiency-{str(name).replace(', ', '-')}", over_ranks(selection, part, str(name))
-
-
-def manner(row: pd.Series) -> str:
-    """How steps are called, and how gradients are averaged, where it is not in buckets."""
-    return f"{row['mode']}, flat" if row["gradients"] == "flat" else str(row["mode"])
+            called = SAID.get(mode, mode) + (", gradients in one message" if flat else "")
+            yield f"efficiency-{mode}{'-flat' if flat else ''}", over_ranks(selection, part, called)
 
 
 def over_ranks(selection: Selection, rows: pd.DataFrame, called: str) -> Figure:
     """A panel a kind of scaling, a colour a pair, a line a network."""
     kinds = sorted(rows["scaling"].unique(), reverse=True)  # weak first
     single = rows[rows["ranks"] == 1]  # of both kinds
-    mode, _, flat = called.partition(", ")
-    called = SAID.get(mode, mode) + (", gradients in one message" if flat else "")
     batches = "/".join(f"{batch:g}" for batch in sorted(single["batch"].unique()))
     subtitle = f"{called}, batch {batches} on one rank. {READ}"
     title = "Efficiency of training steps over the number of ranks"

@@ -33,7 +33,11 @@ MOST_NAMED = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Exit status: 0 nothing is wrong, 1 something is, 2 unusable arguments, 130 interrupted."""
+    """Run the command.
+
+    Exit status: 0 nothing is wrong, 1 something is, 2 unusable arguments or a backend that tried nothing, 130
+    interrupted.
+    """
     options = parser().parse_args(arguments)
     try:
         plan = planned(options)
@@ -68,7 +72,12 @@ def hunt(plan: Plan, file: TextIO | None, shrink_s: float) -> int:
             show_shrunk(plan, failures, shrink_s)
         except KeyboardInterrupt:
             interrupted = True
-    return FAILED if failures else terminal.INTERRUPTED if interrupted else 0
+    if failures or interrupted:
+        return FAILED if failures else terminal.INTERRUPTED
+    idle = [name for name, each in coverages.items() if not each.tried]
+    if idle:
+        return terminal.refuse(NAME, f"nothing was tried of {', '.join(idle)}: all was refused, or time was too short")
+    return 0
 
 
 def report(plan: Plan, coverages: dict[str, Coverage], failures: Sequence[Result], seconds: float) -> None:

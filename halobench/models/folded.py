@@ -15,9 +15,10 @@ CHANNELS = 8  # the matrix units take channels in multiples of it
 
 
 class FoldedConv2d(nn.Conv2d):
-    """``nn.Conv2d`` with an odd kernel, stride 2, half the kernel as padding and no bias, folded on a GPU.
+    """``nn.Conv2d`` with an odd kernel, stride 2 and half the kernel as padding, folded on a GPU.
 
-    Elsewhere it is computed as it is written, so that counted FLOPs are those of the convolution.
+    Elsewhere it is computed as it is written, so that counted FLOPs are those of the convolution. It begins without
+    bias, and others may give it one, as those do who fold normalisation into convolutions.
     """
 
     def __init__(self, channels: int, out_channels: int, side: int) -> None:
@@ -25,20 +26,20 @@ class FoldedConv2d(nn.Conv2d):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(b c H W) -> (b c' H/2 W/2), sizes rounded up."""
-        return convolution(pixels, self.weight)
+        return convolution(pixels, self.weight, self.bias)
 
 
-def convolution(pixels: Tensor, weight: Tensor) -> Tensor:
+def convolution(pixels: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The convolution of ``FoldedConv2d``, folded on a GPU."""
     if pixels.is_cuda:
-        return folded(pixels, weight)
-    return F.conv2d(pixels, weight, stride=FOLD, padding=weight.shape[-1] // 2)
+        return folded(pixels, weight, bias)
+    return F.conv2d(pixels, weight, bias, stride=FOLD, padding=weight.shape[-1] // 2)
 
 
 torch.fx.wrap("convolution")  # a tracer, which has no device to ask for, keeps it whole
 
 
-def folded(pixels: Tensor, weight: Tensor) -> Tensor:
+def folded(pixels: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The convolution of a map (b c H W) with a kernel (c' c k k), k odd, stride 2, padding k // 2."""
     if torch.is_autocast_enabled(pixels.device.type):  # folding half the bytes
         dtype = torch.get_autocast_dtype(pixels.device.type)
@@ -52,5 +53,7 @@ def folded(pixels: Tensor, weight: Tensor) -> Tensor:
     missing = -channels * FOLD * FOLD % CHANNELS
     blocks, kernel = (F.pad(tensor, (0, 0, 0, 0, 0, missing)) for tensor in (blocks, kernel))
     return F.conv2d(
-        blocks.contiguous(memory_format=torch.channels_last), kernel.contiguous(memory_format=torch.channels_last)
+        blocks.contiguous(memory_format=torch.channels_last),
+        kernel.contiguous(memory_format=torch.channels_last),
+        bias,
     )

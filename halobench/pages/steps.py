@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from halobench.figures.ranks import SUITE, manner
+from halobench.figures.ranks import SUITE
 from halobench.figures.scale import three_digits
 from halobench.figures.selection import NO_BACKEND, Selection, measured
 from halobench.pages.networks import with_source
@@ -32,7 +32,8 @@ def lines(rows: pd.DataFrame) -> Iterator[list[str]]:
     single = rows[rows["ranks"] == 1].rename(columns={"median_ms": "single_ms"})
     several = rows[rows["ranks"] > 1].merge(single[[*KEYS, "single_ms"]])
     for _, row in several.sort_values([*KEYS, "scaling", "ranks"]).iterrows():
-        name = [row["model"], *([] if row["backend"] == NO_BACKEND else [row["backend"]]), manner(row)]
+        name = [row["model"], *([] if row["backend"] == NO_BACKEND else [row["backend"]]), row["mode"]]
+        name += ["flat"] if row["gradients"] == "flat" else []
         interval = f"[{row['efficiency_low']:.1%}, {row['efficiency_high']:.1%}]"
         yield [
             ", ".join(name), row["scaling"], f"{row['ranks']:g}", f"{row['batch']:g}",

@@ -10,7 +10,8 @@ from typing import get_args
 
 import torch
 
-from halobench import terminal
+from halobench import models, terminal
+from halobench.attention import backends
 from halobench.attention.geometry import Border, Geometry
 from halobench.attention.problem import Direction, Problem, Unsupported
 from halobench.cases.options import DTYPES
@@ -25,6 +26,10 @@ from halobench.records.roofline import Ceilings
 NAME = "halobench.profile"
 CALLS = 5
 NVTX_CALLS = 20
+OF_BACKENDS = {
+    "block": 8, "halo": 3, "stride": 1, "border": "masked", "side": 32, "heads": 4, "dim": 16, "no_positions": False,
+}  # fmt: skip
+OF_MODELS = {"image_side": 256}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,17 +68,36 @@ def chosen(options: argparse.Namespace) -> list[Subject]:
     if options.diff == options.name:
         raise ValueError(f"--diff must name another backend or model than what is profiled, got {options.diff!r}")
     options.dtype = options.dtype or ("bfloat16" if options.device == "cuda" else "float32")
+    names = [options.name, *([options.diff] if options.diff else [])]
+    complete(options, names)
     problem = Problem(
         Geometry(options.block, options.halo, options.stride, options.border), options.side, options.side,
         options.batch, options.heads, options.dim, options.dim, relative=not options.no_positions, dtype=options.dtype,
     )  # fmt: skip
     subjects = []
-    for name in [options.name, *([options.diff] if options.diff else [])]:
+    for name in names:
         one = subject(name, problem, options.direction, options.device, options.image_side)
         one.call()
         synchronize(options.device)
         subjects.append(one)
     return subjects
+
+
+def complete(options: argparse.Namespace, names: Sequence[str]) -> None:
+    """Put defaults where nothing was given.
+
+    Raises:
+        ValueError: something was given that is for none of these names.
+    """
+    operators = set(backends.names())
+    for kind, defaults, others in (
+        ("backends", OF_BACKENDS, set(models.names()) - operators), ("models", OF_MODELS, operators),
+    ):  # fmt: skip
+        for option, usual in defaults.items():
+            if getattr(options, option) is None:
+                setattr(options, option, usual)
+            elif others.issuperset(names):
+                raise ValueError(f"--{option.replace('_', '-')} is for {kind}, got {' and '.join(names)}")
 
 
 def profiled(one: Subject, options: argparse.Namespace, ceilings: Ceilings) -> Recording:
@@ -118,16 +142,16 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("name", metavar="BACKEND|MODEL", help="what to profile: python -m halobench list shows names")
     command.add_argument("--diff", metavar="NAME", help="profile this one too, and show where the two differ")
     command.add_argument("--direction", choices=get_args(Direction), default="forward", help="default: forward")
-    command.add_argument("--block", type=int, default=8, help="side of a block (default: 8)")
-    command.add_argument("--halo", type=int, default=3, help="margin on each side (default: 3)")
-    command.add_argument("--stride", type=int, default=1, help="of the queries (default: 1)")
-    command.add_argument("--border", choices=get_args(Border), default="masked", help="default: masked")
-    command.add_argument("--side", type=int, default=32, help="side of the map (default: 32)")
+    command.add_argument("--block", type=int, help="side of a block (default: 8)")
+    command.add_argument("--halo", type=int, help="margin on each side (default: 3)")
+    command.add_argument("--stride", type=int, help="of the queries (default: 1)")
+    command.add_argument("--border", choices=get_args(Border), help="default: masked")
+    command.add_argument("--side", type=int, help="side of the map (default: 32)")
     command.add_argument("--batch", type=int, default=1, help="images a call (default: 1)")
-    command.add_argument("--heads", type=int, default=4, help="default: 4")
-    command.add_argument("--dim", type=int, default=16, help="channels of a head (default: 16)")
-    command.add_argument("--no-positions", action="store_true", help="without relative positions")
-    command.add_argument("--image-side", type=int, default=256, help="side of a model's images (default: 256)")
+    command.add_argument("--heads", type=int, help="default: 4")
+    command.add_argument("--dim", type=int, help="channels of a head (default: 16)")
+    command.add_argument("--no-positions", action="store_true", default=None, help="without relative positions")
+    command.add_argument("--image-side", type=int, help="side of a model's images (default: 256)")
     command.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     command.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 on a GPU, float32 on a CPU")
     command.add_argument("--nvtx", action="store_true", help="only run under NVTX ranges, for Nsight; no traces")

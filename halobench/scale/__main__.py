@@ -23,7 +23,7 @@ from halobench.records.schema import OK, SCHEMA_VERSION
 from halobench.scale import replay
 from halobench.scale.campaign import Campaign
 from halobench.scale.settings import NAME, STEPS, Settings, parse
-from halobench.train.processes import LOST, Processes
+from halobench.train.processes import LOST, Processes, told
 from halobench.train.unusable import Unusable
 from halobench.train.whole_file import whole
 from halobench.wording import counted
@@ -33,8 +33,9 @@ Fields = dict[str, Any]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command on this rank. Exit status: 0, 2 for what cannot be used, 130 interrupted."""
-    settings = parse(arguments, int(os.environ.get("WORLD_SIZE", "1")))
     try:
+        _, count, _ = told()
+        settings = parse(arguments, max(count, 1))
         processes = Processes.of_environment()
     except Unusable as error:
         return terminal.refuse(NAME, error)

@@ -99,7 +99,7 @@ class Campaign:
 
     def row(self, point: Point, single: Point) -> Fields:
         """The row of a point, the same on all its ranks."""
-        known = {**point.row, "status": "OK", "reason": None, "scaling": point.named}
+        known = {**point.row, "status": "OK", "reason": None, "scaling": self.named(point)}
         if point.calls is None:
             assert point.fault is not None
             return known | dict(zip(("status", "reason"), point.fault, strict=True))
@@ -128,11 +128,14 @@ class Campaign:
             }
         return row
 
+    def named(self, point: Point) -> Fields:
+        """Which point of scaling it is, also where it has no time."""
+        gradients = {"gradients": "flat" if self.settings.flat else "buckets"} if self.settings.what == STEPS else {}
+        return point.named | gradients
+
     def scaling(self, point: Point, single: Point) -> Fields:
         """What a row says about scaling."""
-        found = point.named
-        if self.settings.what == STEPS:
-            found |= {"gradients": "flat" if self.settings.flat else "buckets"}
+        found = self.named(point)
         if self.rank == 0 and (shares := point.efficiencies(single)):  # which took part in all points
             share = summarize(shares)
             found |= {"efficiency": share.median, "efficiency_low": share.low, "efficiency_high": share.high}

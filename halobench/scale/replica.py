@@ -31,7 +31,7 @@ def steps(
     model: str, settings: Settings, groups: Mapping[int, ProcessGroup | None], device: torch.device
 ) -> Iterator[list[Point]]:
     """One rank first; then, of what is asked for, weak and, where the batch can be divided, strong scaling."""
-    batch = settings.batch
+    batch, averaged = settings.batch, "-flat" if settings.flat else ""
     found = []
     for count, group in groups.items():
         for kind in settings.scaling if count > 1 else ("weak",):  # a single rank is of both
@@ -40,7 +40,7 @@ def steps(
             own = batch if kind == "weak" else batch // count
             network = settings.network(model, own)
             case = NetworkCase(SUITE, network, "training", settings.device, (SUITE,))
-            row = case.row() | {"case": f"{case.name}-{kind}-x{count}"}
+            row = case.row() | {"case": f"{case.name}-{kind}-x{count}{averaged}"}
             make = partial(replica, network, settings, group, device)
             found.append(Point(count, kind, own * count, group, make, row))
     yield found

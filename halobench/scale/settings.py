@@ -24,6 +24,7 @@ WHAT = {
     "training": "its training step",
 }
 SCALING = ("weak", "strong")
+BUCKET_MIB = 25  # as DistributedDataParallel has it
 MAP_DIVISOR = 32  # the side of an image over that of a HaloNet's last map
 SHARED = {  # models and sides of an image, if the user names none: on a GPU, and on a CPU
     ("operator", True): (("halonet_h0",), (1024, 2048, 4096, 8192)),
@@ -120,7 +121,7 @@ def parse(arguments: Sequence[str] | None, world: int) -> Settings:
     return Settings(
         names, backend, "cuda" if gpu else "cpu", "bfloat16" if gpu else "float32",
         batch, counts, options.steps or (20 if gpu else 2),
-        options.rounds or (10 if gpu else 2), options.compiled, options.bucket_mib, options.compress,
+        options.rounds or (10 if gpu else 2), options.compiled, options.bucket_mib or BUCKET_MIB, options.compress,
         options.sync_batch_norm, options.output, options.what, sides, options.captured, options.static_graph,
         options.flat, grid, (options.scaling,) if options.scaling else SCALING,
     )  # fmt: skip
@@ -134,13 +135,14 @@ def refuse(command: argparse.ArgumentParser, options: argparse.Namespace, *, gpu
     needs = {
         "sync_batch_norm": (gpu, "PyTorch's SyncBatchNorm needs a GPU"),
         "captured": (gpu, "CUDA graphs need a GPU"),
+        "bucket_mib": (not options.flat, "is for buckets of gradients, got --flat"),
         "compress": (not options.flat, "is for buckets of gradients, got --flat"),
         "static_graph": (not options.flat, "is for DistributedDataParallel, got --flat"),
     }
     for name, (there, said) in needs.items():
         if getattr(options, name) and not there:
             command.error(f"argument --{name.replace('_', '-')}: {said}")
-    for name in ("batch", "scaling", "compiled", "compress", "sync_batch_norm", "static_graph", "flat"):
+    for name in ("batch", "scaling", "compiled", "bucket_mib", "compress", "sync_batch_norm", "static_graph", "flat"):
         if shared and getattr(options, name):
             command.error(f"argument --{name.replace('_', '-')}: is for --what {STEPS}, got --what {options.what}")
     if options.sides and not shared:
@@ -241,7 +243,7 @@ def parser() -> argparse.ArgumentParser:
         help="average gradients in one message behind the backward pass, without DistributedDataParallel",
     )  # fmt: skip
     command.add_argument(
-        "--bucket-mib", type=int, default=25, metavar="N", help="gradients of an all-reduce; default: 25"
+        "--bucket-mib", type=int, metavar="N", help=f"gradients of an all-reduce; default: {BUCKET_MIB}"
     )
     command.add_argument("--compress", action="store_true", help="send gradients in bfloat16")
     command.add_argument("--sync-batch-norm", action="store_true", help="normalise over the batch of all ranks")

@@ -19,6 +19,23 @@ LOST = "another process of the run ended"
 TOLD = "told"  # the key under which processes count what they told
 
 
+def told() -> tuple[int, int, int]:
+    """What torchrun says: this process's rank, how many there are, and its number on this host; zeros if nothing.
+
+    Raises:
+        Unusable: it is no number.
+    """
+    numbers = []
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        said = os.environ.get(name, "0")
+        try:
+            numbers.append(int(said))
+        except ValueError:
+            raise Unusable(f"{name} in the environment must be a number, as torchrun sets it, got {said!r}") from None
+    rank, count, local = numbers
+    return rank, count, local
+
+
 @contextmanager
 def finding(count: int) -> Iterator[None]:
     """Look for the other processes in here; ``Unusable`` where they are not found."""
@@ -46,7 +63,7 @@ class Processes:
         Raises:
             Unusable: the others are not found.
         """
-        rank, count, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        rank, count, local = told()
         if count <= 1:
             return cls()
         with finding(count):
