@@ -51,9 +51,9 @@ class Layout:
             raise ValueError(f"the image must have {height} x {width} pixels on rank {rank}, got {shards}")
 
     def of(self, size: Sequence[int]) -> Shards:
-        """The shards of the map of which this rank has so many rows and columns: layers halve the image's, or keep them.
+        """The shards of the map of which this rank has so many rows and columns.
 
-        Both are asked for: of few rows, the maps of two strides have one.
+        Layers halve the image's, or keep them. Both are asked for: of few rows, the maps of two strides have one.
         """
         shards, rank = self.image, self.group.rank()
         while shards.size(rank) > tuple(size):  # the first that differ

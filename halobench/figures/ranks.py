@@ -22,7 +22,7 @@ def draw(selection: Selection) -> Drawn:
         return
     for (mode, flat), part in rows.groupby(["mode", rows["gradients"] == "flat"], sort=True):
         if part["ranks"].max() > 1:
-            called = SAID.get(mode, mode) + (", gradients in one message" if flat else "")
+            called = SAID.get(str(mode), str(mode)) + (", gradients in one message" if flat else "")
             yield f"efficiency-{mode}{'-flat' if flat else ''}", over_ranks(selection, part, called)
 
 
