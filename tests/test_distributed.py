@@ -275,23 +275,26 @@ def test_training_step_of_a_network(ranks: Ranks, name: str) -> None:
     sharded_calls.assert_alike(parts, whole, shards)
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_two_images_before_their_gradients(ranks: Ranks, again: bool) -> None:
-    """Of different heights: each backward pass knows its own image."""
+def test_two_images_before_their_gradients(ranks: Ranks) -> None:
+    """Of different heights: each backward pass knows its own image, also where it computes blocks again.
+
+    Of the first the last rank has 16 rows, which are one row of both last maps.
+    """
     torch.manual_seed(0)
     model = sharded_calls.unlike_itself(models.create("halonet_mini", "sdpa", 10).double())
-    images = tuple(torch.randn(1, 3, height, 40, dtype=torch.float64) for height in (160, 256))
+    images = tuple(torch.randn(1, 3, height, 33, dtype=torch.float64) for height in (144, 192))
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     whole = sharded_calls.gradients_of(model, list(images))
-    parts = ranks.ask(2, sharded_calls.before_any_backward, images, state, again)
-    sharded_calls.assert_alike(parts, whole, Shards((0, 0)))
+    for again in (False, True):
+        parts = ranks.ask(2, sharded_calls.before_any_backward, images, state, again)
+        sharded_calls.assert_alike(parts, whole, Shards((0, 0)))
 
 
 def test_a_network_that_is_changed_after_it_was_sharded(ranks: Ranks) -> None:
     """A copy, with weights that were assigned and a new head, called method by method."""
     torch.manual_seed(0)
     model = sharded_calls.unlike_itself(models.create("halonet_mini", "sdpa", 10).double()).eval()
-    images, shards = torch.randn(1, 3, 228, 40, dtype=torch.float64), Shards((128, 100))
+    images, shards = torch.randn(1, 3, 177, 33, dtype=torch.float64), Shards((128, 49))
     parts = ranks.ask(2, sharded_calls.changed_network, images, model.state_dict(), shards)
     sharded_calls.assert_alike(parts, sharded_calls.by_parts(model.train(), images), shards)
 
@@ -332,6 +335,13 @@ def test_dropout_is_not_sharded() -> None:
     shard_network(model, Alone(), backend="sdpa")
     with pytest.raises(Unsupported, match=r"dropout .* would differ on each rank, got drop_rate 0.1"):
         model(torch.zeros(2, 3, 64, 64))
+
+
+def test_maps_that_are_not_told_apart_are_not_sharded() -> None:
+    model = models.create("halonet_mini", "sdpa", 10)
+    shard_network(model, Alone(), backend="sdpa", shards=Shards((128, 16), (16,)))
+    with pytest.raises(Unsupported, match=r"every rank needs more than 16 rows or columns of an image, got "):
+        model(torch.zeros(2, 3, 128, 16))
 
 
 class Alone:

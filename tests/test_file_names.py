@@ -17,7 +17,11 @@ from tests.compared_runs import rows
 NO_TEXT = os.fsdecode(b"m\xffine")
 FOREIGN = '{"benchmarks": [{"fullname": "t.py::a", "stats": {"data": [0.1, 0.2], "median": 0.15}}]}'
 COMMANDS = {
-    "report": (report, ["mine.json"], ["-o", ".html"]),
+    "report": (
+        report,
+        ["failed.json"],
+        ["-o", ".html"],
+    ),  # charts, which take a second, have the name from the same row
     "csv": (export, ["mine.json"], ["--to", ".csv"]),
     "parquet": (export, ["mine.json"], ["--to", ".parquet"]),
     "sqlite": (export, ["mine.json"], ["--to", ".sqlite"]),
@@ -36,6 +40,7 @@ def folder(tmp_path):
         pytest.skip("this system has no such names")
     for number, name in enumerate(("mine", "again")):
         files.write(place / f"{NO_TEXT} {name}.json", rows(number), gpu=files.H100)
+    files.write(place / f"{NO_TEXT} failed.json", [files.failed("OOM", "no room")], gpu=files.H100)
     (place / f"{NO_TEXT} theirs.json").write_text(FOREIGN)
     (place / f"{NO_TEXT} once more.json").write_text(FOREIGN.replace("0.2", "0.21"))
     return place

@@ -1,5 +1,6 @@
 """What a sharded network's layers share: the group, and who holds which pixels of each map."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -43,19 +44,25 @@ class Layout:
         shards = self.image = (self.told or sharded.asked(images, self.group)).of_width(width)
         if 0 in (*shards.heights, *(shards.widths or ())):
             raise ValueError(f"every rank of a sharded network needs pixels, got {shards}")
+        least = network.feature_info[-1]["reduction"] // 2  # of it and less, the last two maps are a pixel each
+        if shards.ranks > 1 and any(max(shards.size(each)) <= least for each in range(shards.ranks)):
+            raise Unsupported(f"every rank needs more than {least} rows or columns of an image, got {shards}")
         if shards.ranks != self.group.size() or shards.size(rank) != (height, width):
             raise ValueError(f"the image must have {height} x {width} pixels on rank {rank}, got {shards}")
 
-    def of(self, height: int) -> Shards:
-        """The shards of the map of which this rank has so many rows: layers halve the image's, or keep them."""
+    def of(self, size: Sequence[int]) -> Shards:
+        """The shards of the map of which this rank has so many rows and columns.
+
+        Layers halve the image's, or keep them. Both are asked for: of few rows, the maps of two strides have one.
+        """
         shards, rank = self.image, self.group.rank()
-        while shards.size(rank)[0] > height:
+        while shards.size(rank) > tuple(size):  # the first that differ
             shards = shards.strided(2)
         return shards
 
     def shares(self, features: Tensor) -> Tensor:
         """Which share of a map (b c h w) each rank has, (ranks,). It is kept: the device would be waited for."""
-        shards, dtype = self.of(features.shape[2]), exact(features.dtype)
+        shards, dtype = self.of(features.shape[2:]), exact(features.dtype)
         key = shards, dtype, features.device
         if key not in self.known_shares:
             held = [shards.area(rank).pixels for rank in range(shards.ranks)]
@@ -65,7 +72,7 @@ class Layout:
 
     def pixels(self, features: Tensor) -> int:
         """Pixels of the whole map of which this rank has (b c h w)."""
-        shards = self.of(features.shape[2])
+        shards = self.of(features.shape[2:])
         return shards.height * shards.width
 
     def sum(self, tensor: Tensor, wanted: str) -> Tensor:

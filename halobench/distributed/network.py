@@ -163,7 +163,7 @@ def attended(
     geometry: Geometry,
 ) -> Tensor:
     """As every ``attend``, on this rank's pixels."""
-    shards = layout.of(key.shape[2])
+    shards = layout.of(key.shape[2:4])
     return sharded.attend(
         query, key, value, relative, geometry, layout.group,
         backend=backend, shards=shards, exchanged=layout.travels,
@@ -172,7 +172,7 @@ def attended(
 
 def windowed(layout: Layout, forward: Callable[[Tensor], Tensor], reach: int, stride: int, pixels: Tensor) -> Tensor:
     """A convolution, or pooling, of this rank's pixels (b c h w): outputs that others own are dropped."""
-    shards, geometry = layout.of(pixels.shape[2]), Geometry(stride, -(-reach // stride) * stride)
+    shards, geometry = layout.of(pixels.shape[2:]), Geometry(stride, -(-reach // stride) * stride)
     shards.check(geometry)
     exchange = Exchange(shards, geometry, layout.group, layout.travels)
     channels_last = pixels.permute(0, 2, 3, 1).unsqueeze(1)
