@@ -4,6 +4,7 @@ import argparse
 import errno
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -121,6 +122,14 @@ def flush() -> None:
     if sys.stdout is None:
         raise Unshown(os.strerror(errno.EBADF))
     sys.stdout.flush()
+
+
+def leave_interrupts(_worker: int) -> None:
+    """At the start of a process that helps a command: Ctrl-C, which all processes get, is the command's to handle.
+
+    A helper that dies of it may hold what the others, and the end of the command, wait for.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def end(name: str, main: Callable[[], int]) -> NoReturn:

@@ -340,7 +340,7 @@ def test_dropout_is_not_sharded() -> None:
 def test_maps_that_are_not_told_apart_are_not_sharded() -> None:
     model = models.create("halonet_mini", "sdpa", 10)
     shard_network(model, Alone(), backend="sdpa", shards=Shards((128, 16), (16,)))
-    with pytest.raises(Unsupported, match=r"every rank needs more than 16 rows or columns of an image, got "):
+    with pytest.raises(Unsupported, match=r"every rank needs more than 16 rows of an image, or as many columns, got "):
         model(torch.zeros(2, 3, 128, 16))
 
 

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from halobench import models
+from halobench.attention import points
 from halobench.attention.points import PointConv2d, pointwise
 from halobench.models.folded import FoldedConv2d
 
@@ -15,14 +16,14 @@ from halobench.models.folded import FoldedConv2d
 def test_the_same_sums(size: tuple[int, int], stride: int) -> None:
     """Output and both gradients, of maps that the stride does not divide, too."""
     point = PointConv2d(6, 4, stride).double()
-    convolution = nn.Conv2d(6, 4, 1, stride, bias=False).double()
-    convolution.load_state_dict(point.state_dict())
+    assert sorted(point.state_dict()) == ["weight"]
     found = []
-    for module in (point, convolution):
+    for called in (points.convolution, points.product):
         pixels = torch.randn(2, 6, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        output = module(pixels.requires_grad_())
-        found.append((output, *torch.autograd.grad(output.square().sum(), [pixels, module.weight])))
+        output = called(pixels.requires_grad_(), point.weight, None, point.stride)
+        found.append((output, *torch.autograd.grad(output.square().sum(), [pixels, point.weight])))
     torch.testing.assert_close(*found)
+    torch.testing.assert_close(point(pixels), found[0][0])
 
 
 @pytest.mark.parametrize(("kind", "number"), [(PointConv2d, 2), (FoldedConv2d, 7)])

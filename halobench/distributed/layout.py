@@ -14,6 +14,7 @@ from halobench.distributed import sharded
 from halobench.distributed.messages import exact, sum_over
 from halobench.distributed.shards import Shards
 from halobench.models.halonet import HaloNet
+from halobench.wording import counted
 
 
 @dataclass
@@ -46,7 +47,8 @@ class Layout:
             raise ValueError(f"every rank of a sharded network needs pixels, got {shards}")
         least = network.feature_info[-1]["reduction"] // 2  # of it and less, the last two maps are a pixel each
         if shards.ranks > 1 and any(max(shards.size(each)) <= least for each in range(shards.ranks)):
-            raise Unsupported(f"every rank needs more than {least} rows or columns of an image, got {shards}")
+            most = counted(least, "row")
+            raise Unsupported(f"every rank needs more than {most} of an image, or as many columns, got {shards}")
         if shards.ranks != self.group.size() or shards.size(rank) != (height, width):
             raise ValueError(f"the image must have {height} x {width} pixels on rank {rank}, got {shards}")
 

@@ -93,8 +93,9 @@ def write(
     (options.output / "annotations").mkdir(exist_ok=True)
     scenes = Scenes(folder, options, stamps, backgrounds)
     written: DataLoader[Written] = DataLoader(
-        scenes, batch_size=None, sampler=range(1, count + 1), num_workers=min(cgroup.workers(), count)
-    )
+        scenes, batch_size=None, sampler=range(1, count + 1), num_workers=min(cgroup.workers(), count),
+        worker_init_fn=terminal.leave_interrupts,
+    )  # fmt: skip
     found = iter(written)  # the processes begin here: before the bar, whose thread they would copy
     instances = []
     with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
+from halobench import terminal
 from halobench.train.data import Images
 from halobench.train.processes import Processes
 from halobench.train.settings import Settings
@@ -153,6 +154,6 @@ def loader(
     made: DataLoader[Batch] = DataLoader(
         prepared,  # type: ignore[arg-type]  # a batch is no item
         batch_sampler=batches, num_workers=workers, collate_fn=join, pin_memory=settings.device == "cuda",
-        persistent_workers=workers > 0,
+        persistent_workers=workers > 0, worker_init_fn=terminal.leave_interrupts,
     )  # fmt: skip
     return made, batches

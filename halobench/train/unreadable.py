@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader, Dataset
 
+from halobench import terminal
 from halobench.train.data import Images
 from halobench.train.processes import Processes
 from halobench.train.reading import Unread
@@ -78,8 +79,9 @@ def bad_headers(parts: Iterable[Images], workers: int, processes: Processes) -> 
     for images in parts:
         share = range(processes.rank, len(images), processes.count)
         loaded: DataLoader[list[Unread]] = DataLoader(
-            Headers(images), batch_size=64, sampler=share, num_workers=workers, collate_fn=flat
-        )
+            Headers(images), batch_size=64, sampler=share, num_workers=workers, collate_fn=flat,
+            worker_init_fn=terminal.leave_interrupts,
+        )  # fmt: skip
         mine = [each for batch in loaded for each in batch]
         found += sorted(each for theirs in processes.gathered(mine) for each in theirs)
     return found
