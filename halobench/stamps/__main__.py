@@ -5,13 +5,14 @@ import importlib.util
 import json
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from rich.progress import Progress
-from torch.utils.data import DataLoader, Dataset
 
 from halobench import terminal
 from halobench.machine import cgroup
@@ -24,8 +25,6 @@ STAMPS = Path("/usr/share/tuxpaint/stamps")  # where Debian's package tuxpaint-s
 BACKGROUNDS = (Path("/usr/share/backgrounds"), Path("/usr/share/wallpapers"))
 SMALLEST, LARGEST, QUALITY = 64, 65500, 90  # a JPEG has no more pixels on a side
 PARTLY = "what was written is not whole: give a new folder"
-Written = list[dict[str, Any]] | Exception
-"""What COCO says of a scene's objects, or why it could not be written."""
 SOURCE = "Debian's tuxpaint-stamps-default (GPL-2) over Debian's wallpapers"
 
 
@@ -39,10 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make(options)
     except (DataError, OSError, ValueError) as error:
         return terminal.refuse(NAME, error)
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        return terminal.refuse(NAME, f"a process that makes scenes ended: {error}")
     except MemoryError:
         return terminal.refuse(NAME, f"too little memory for scenes of --side {options.side}")
     except KeyboardInterrupt:
@@ -91,18 +86,10 @@ def write(
     folder = options.output / part
     folder.mkdir(parents=True)
     (options.output / "annotations").mkdir(exist_ok=True)
-    scenes = Scenes(folder, options, stamps, backgrounds)
-    written: DataLoader[Written] = DataLoader(
-        scenes, batch_size=None, sampler=range(1, count + 1), num_workers=min(cgroup.workers(), count),
-        worker_init_fn=terminal.leave_interrupts,
-    )  # fmt: skip
-    found = iter(written)  # the processes begin here: before the bar, whose thread they would copy
-    instances = []
-    with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
-        for one in progress.track(found, total=count, description=part):
-            if isinstance(one, Exception):
-                raise one
-            instances.append(one)
+    one = partial(write_one, folder, options, stamps, backgrounds)
+    bar = Progress(transient=True, disable=not sys.stdout.isatty())
+    with ThreadPoolExecutor(cgroup.workers()) as pool, bar as progress:
+        instances = list(progress.track(pool.map(one, range(1, count + 1)), total=count, description=part))
     numbers = {name: number for number, name in enumerate(categories, 1)}
     annotations: list[dict[str, Any]] = []
     for image, objects in enumerate(instances, 1):
@@ -123,23 +110,14 @@ def write(
     return len(annotations)
 
 
-class Scenes(Dataset[Written]):
-    """The scenes of a part by their numbers: one that is asked for is written, and answered by what it shows."""
-
-    def __init__(
-        self, folder: Path, options: argparse.Namespace, stamps: list[pictures.Stamp], backgrounds: list[Image.Image]
-    ) -> None:
-        self.folder, self.options, self.stamps, self.backgrounds = folder, options, stamps, backgrounds
-
-    def __getitem__(self, number: int) -> Written:
-        """Write the scene of this number, which depends on nothing else but the seed."""
-        try:
-            generator = np.random.default_rng([self.options.seed, pictures.PARTS.index(self.folder.name), number])
-            image, found = scene.make(generator, self.stamps, self.backgrounds, self.options.side)
-            image.save(self.folder / file_name(number), quality=QUALITY)
-        except (OSError, MemoryError) as error:  # returned: from another process, it would come with its traceback
-            return error
-        return [{"category": one.category, **described(one.mask)} for one in found]
+def write_one(
+    folder: Path, options: argparse.Namespace, stamps: list[pictures.Stamp], backgrounds: list[Image.Image], number: int
+) -> list[dict[str, Any]]:
+    """Write the scene of this number, which depends on nothing else but the seed; what COCO says of its objects."""
+    generator = np.random.default_rng([options.seed, pictures.PARTS.index(folder.name), number])
+    image, found = scene.make(generator, stamps, backgrounds, options.side)
+    image.save(folder / file_name(number), quality=QUALITY)
+    return [{"category": one.category, **described(one.mask)} for one in found]
 
 
 def described(mask: np.ndarray) -> dict[str, Any]:
