@@ -62,8 +62,12 @@ def lines(axes: Axes, rows: pd.DataFrame) -> dict[str, Line2D]:
         line: LineStyle = "--" if backend == NO_BACKEND else "-"
         by_rank = part.sort_values("ranks")
         share = by_rank["efficiency"]
-        beside = share - by_rank["efficiency_low"], by_rank["efficiency_high"] - share
-        spread = [length.clip(lower=0) for length in beside]  # a file of somebody else may have any interval
-        axes.errorbar(by_rank["ranks"], share, spread, linestyle=line, capsize=2, label=name, **look.marked())
+        axes.errorbar(by_rank["ranks"], share, beside(by_rank), linestyle=line, capsize=2, label=name, **look.marked())
         handles[name] = entry(look, name, line)
     return handles
+
+
+def beside(rows: pd.DataFrame) -> list["pd.Series[float]"]:
+    """How far the intervals of efficiencies reach below and above; of somebody else's file, maybe not at all."""
+    share = rows["efficiency"].astype(float)
+    return [length.clip(lower=0) for length in (share - rows["efficiency_low"], rows["efficiency_high"] - share)]

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
+from halobench.figures.ranks import beside
 from halobench.figures.scale import plain_log
 from halobench.figures.selection import Drawn, Selection, measured
 from halobench.figures.style import INK, LineStyle, canvas, distinct, entry, legend
@@ -97,8 +98,7 @@ def lines(axes: Axes, rows: pd.DataFrame, panel: Panel) -> dict[str, Line2D]:
         by_side, look = part.sort_values("side"), looks[part["subject"].iloc[0]]
         values, spread = by_side[panel.column].astype(float) * panel.scale, None
         if panel.share:
-            beside = values - by_side["efficiency_low"], by_side["efficiency_high"] - values
-            spread = [length.clip(lower=0) for length in beside]  # a file of somebody else may have any interval
+            spread = beside(by_side)
             if single:  # the line that is drawn already
                 continue
         axes.errorbar(by_side["side"], values, spread, linestyle=line, capsize=2, label=name, **look.marked())
